@@ -1,0 +1,1 @@
+"""Engines: what the gateway asks of them, and an adapter for each kind."""

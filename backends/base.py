@@ -1,7 +1,7 @@
 """What the gateway asks of an engine, whatever its make.
 
-`Backend` is the protocol, `Snapshot` what an engine says of itself at one moment, `BackendSpec` what its operator says of
-it. An adapter holds what differs between engines and only that; the bytes of a request travel past it untouched.
+`Backend` is the protocol, `Snapshot` what an engine says of itself at one moment, `BackendSpec` what its operator says
+of it. An adapter holds what differs between engines and only that; the bytes of a request travel past it untouched.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class BackendUnreachableError(Exception):
-    """The engine does not answer, or answers what cannot be understood; the message says which and is free of secrets."""
+    """The engine does not answer, or answers what cannot be understood; the message says which, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,10 @@ class EngineError:
 class Backend(Protocol):
     """One engine."""
 
-    spec: BackendSpec
+    @property
+    def spec(self) -> BackendSpec:
+        """The engine as its operator describes it."""
+        ...
 
     async def scrape(self) -> Snapshot:
         """Ask the engine for its models, memory and load.

@@ -13,8 +13,8 @@ engine or the way to it did."""
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of a request once it is over. Durations in milliseconds, None where it never came to that.
 
-    `id` is unique (UUID); `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are the
-    engine's own counts where it told them (`usage`), else None for input and the events counted so far for output.
+    `id` is unique (UUID); `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are
+    the engine's own counts where it told them (`usage`), else None for input and the events counted so far for output.
     `output_tokens` sums over `sequences` (n, or the prompts of a list).
     """
 

@@ -1,0 +1,99 @@
+"""Read an engine's own pages: one bounded GET, and one error for everything that can go wrong with it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TypeVar
+
+import aiohttp
+import httpx2
+import msgspec
+
+from backends.base import BackendSpec, BackendUnreachableError
+
+T = TypeVar("T")
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+
+# The aiohttp transport lets aiohttp's own error through where an engine's answer is not HTTP.
+_TRANSPORT_ERRORS = (httpx2.RequestError, aiohttp.ClientError, OSError)
+
+
+class StatusError(BackendUnreachableError):
+    """The engine answers with another status than 200."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine's pages are, how to get there, and how long each may take in all."""
+
+    spec: BackendSpec
+    transport: httpx2.AsyncBaseTransport = field(repr=False)
+    timeout_s: float
+
+    async def get(self, path: str) -> bytes:
+        """Read the page at `path`.
+
+        Raises:
+            BackendUnreachableError: no answer in time, no connection, or more than `MAX_PAGE_BYTES`.
+            StatusError: a status other than 200.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._exchange(path)
+        except _TRANSPORT_ERRORS as error:
+            raise BackendUnreachableError(self._describe(path, self._cause(error))) from error
+
+    async def attempt(self, path: str) -> bytes | BackendUnreachableError:
+        """Read the page at `path`; a failure is returned, so that attempts made side by side do not end each other."""
+        try:
+            return await self.get(path)
+        except BackendUnreachableError as error:
+            return error
+
+    def decode(self, path: str, page: bytes, kind: type[T]) -> T:
+        """Decode the JSON page that `path` gave.
+
+        Raises:
+            BackendUnreachableError: the page is not a `kind`.
+        """
+        try:
+            return msgspec.json.decode(page, type=kind)
+        except (ValueError, RecursionError) as error:
+            raise BackendUnreachableError(self._describe(path, str(error))) from error
+
+    async def _exchange(self, path: str) -> bytes:
+        response = await self.transport.handle_async_request(self._request(path))
+        try:
+            if response.status_code != HTTPStatus.OK:
+                raise StatusError(self._describe(path, f"status {response.status_code}"), response.status_code)
+            page = bytearray()
+            async for chunk in response.aiter_bytes():
+                page += chunk
+                if len(page) > MAX_PAGE_BYTES:
+                    raise BackendUnreachableError(self._describe(path, f"more than {MAX_PAGE_BYTES} bytes"))
+            return bytes(page)
+        finally:
+            await response.aclose()
+
+    def _request(self, path: str) -> httpx2.Request:
+        # Compressing 60 kB for a neighbour costs both sides more than sending it.
+        headers = {"accept-encoding": "identity"}
+        if self.spec.api_key is not None:
+            headers["authorization"] = f"Bearer {self.spec.api_key}"
+        patience = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
+        url = self.spec.url.rstrip("/") + path
+        return httpx2.Request("GET", url, headers=headers, extensions={"timeout": patience})
+
+    def _describe(self, path: str, cause: str) -> str:
+        return f"backend {self.spec.name!r}: GET {path}: {cause}"
+
+    def _cause(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self.timeout_s:g} s"
+        cause = " ".join(str(error).split()) or type(error).__name__
+        return cause.replace(self.spec.api_key, "***") if self.spec.api_key else cause

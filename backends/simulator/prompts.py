@@ -1,0 +1,47 @@
+"""Prompts as the engine takes them: how long they are, and under what name their answer is looked up."""
+
+from dataclasses import dataclass
+
+from backends.simulator.tokenizer import count_tokens, detokenize
+from backends.simulator.truth import Answer
+from backends.simulator.workload import Message, last_user_text, sha_of
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt: the SHA-1 that its answer is known by, and its tokens; `exact` ones outrank what the truth says."""
+
+    sha: str
+    tokens: int
+    exact: bool = False
+
+    def tokens_given(self, answer: Answer) -> int:
+        """Return the prompt's tokens, now that its answer is known."""
+        return self.tokens if self.exact else answer.input_tokens or self.tokens
+
+
+def chat_prompt(messages: list[Message]) -> Prompt:
+    """Return the prompt that a chat is; its template counts for nothing."""
+    return Prompt(sha_of(last_user_text(messages)), count_tokens("".join(message.text for message in messages)))
+
+
+def completion_prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+    """Return the prompts of a completion request: a text, its tokens, or a list of either."""
+    if isinstance(prompt, str):
+        return [text_prompt(prompt)]
+    if prompt and isinstance(prompt[0], int):
+        return [_token_prompt([token for token in prompt if isinstance(token, int)])]
+    return [
+        text_prompt(item) if isinstance(item, str) else _token_prompt(item)
+        for item in prompt
+        if not isinstance(item, int)
+    ]
+
+
+def text_prompt(text: str) -> Prompt:
+    """Return the prompt that a text is."""
+    return Prompt(sha_of(text), count_tokens(text))
+
+
+def _token_prompt(tokens: list[int]) -> Prompt:
+    return Prompt(sha_of(detokenize(tokens)), max(1, len(tokens)), exact=True)

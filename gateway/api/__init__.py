@@ -1,0 +1,1 @@
+"""The HTTP edge: routes, bodies, keys, errors in the caller's own API."""

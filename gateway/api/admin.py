@@ -1,0 +1,107 @@
+"""What the operator sees: history, queue, backends and predictor on one page of JSON."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar import get
+from litestar.connection import ASGIConnection
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.api.auth import require_admin
+from gateway.clock import Clock
+from gateway.dispatch.pool import Member, Pool
+from gateway.errors import InvalidRequest
+from gateway.history.stats import Stats
+from gateway.prediction.predictor import Predictor
+from gateway.scheduling.scheduler import Scheduler
+
+ReadStats = Callable[[str | None, str | None, datetime | None], Awaitable[Stats | None]]
+"""(app, user, since) to what history has; None while the database is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Puts `/admin/stats` together."""
+
+    read_stats: ReadStats
+    recorder_state: Callable[[], dict[str, Any]]
+    scheduler: Scheduler
+    pool: Pool
+    predictor: Predictor
+    clock: Clock
+
+    async def stats(self, app: str | None, user: str | None, since: datetime | None) -> dict[str, Any]:
+        """Return the stats of the contract, narrowed by application, user and time."""
+        stats = await self.read_stats(app, user, since)
+        history = msgspec.to_builtins(stats) if stats else {"apps": [], "users": [], "totals": {}}
+        return {
+            **history,
+            "queue": self._queue(),
+            "backends": [self._backend(member) for member in self.pool.members.values()],
+            "predictor": self._predictor(),
+            "history": {"available": stats is not None, **self.recorder_state()},
+        }
+
+    def _queue(self) -> dict[str, Any]:
+        oldest_s = self.scheduler.oldest_arrival_s()
+        return {
+            "waiting": self.scheduler.waiting,
+            "oldest_ms": None if oldest_s is None else round(1000 * (self.clock.monotonic() - oldest_s), 1),
+            "by_class": {},
+            "policy": "fcfs",
+        }
+
+    def _backend(self, member: Member) -> dict[str, Any]:
+        snapshot = member.snapshot
+        return {
+            "name": member.name,
+            "kind": member.backend.spec.kind,
+            "healthy": member.healthy,
+            "models": [card.id for card in member.models],
+            "kv_capacity_tokens": snapshot.kv_capacity_tokens if snapshot else None,
+            "kv_used_tokens": snapshot.kv_used_tokens if snapshot else None,
+            "kv_reserved_tokens": self.scheduler.reserved_tokens(member.name),
+            "in_flight": self.scheduler.running_on(member.name),
+            "running": snapshot.running if snapshot else None,
+            "waiting": snapshot.waiting if snapshot else None,
+            "preemptions": snapshot.preemptions if snapshot else None,
+        }
+
+    def _predictor(self) -> dict[str, Any]:
+        """The model that serves is the history itself, so it has neither a version nor a day of training."""
+        quality = self.predictor.quality
+        return {
+            "version": None,
+            "trained_at": None,
+            "rows": quality.seen,
+            "mae": quality.mae(),
+            "kendall_tau": quality.kendall_tau(),
+            "p90_coverage": quality.p90_coverage(),
+            "source": "history",
+        }
+
+
+def admin_routes(overview: Overview, admin_key: str | None) -> list[HTTPRouteHandler]:
+    """Return `/admin/stats`, behind the admin key."""
+
+    @get("/admin/stats")
+    async def stats(request: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
+        require_admin(admin_key, dict(request.headers))
+        query = request.query_params
+        return await overview.stats(query.get("app"), query.get("user"), _since(query.get("since")))
+
+    return [stats]
+
+
+def _since(text: str | None) -> datetime | None:
+    """Read an ISO 8601 time; one without a zone is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(f"since: {text[:50]!r} is not an ISO 8601 time", param="since") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

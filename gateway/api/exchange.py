@@ -1,0 +1,79 @@
+"""One request at the edge, what is known of it so far, and the client who waits for its answer."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from litestar.types import Send
+
+from gateway.api.asgi import respond, start
+from gateway.dispatch.trip import Trip
+from gateway.errors import GatewayError
+from gateway.prediction.history import Caller
+from gateway.prediction.predictor import Forecast
+from gateway.wire.error_bodies import openai_error, openai_error_event
+from gateway.wire.fields import Generation
+
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what is known of it so far."""
+
+    id: str
+    request_id: str
+    route: str
+    arrived_at: datetime
+    trip: Trip
+    app: str | None = None
+    asked: Generation | None = None
+    forecast: Forecast | None = None
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who asks for what, once both are known."""
+        if self.asked is None or self.app is None:
+            return None
+        return Caller(self.app, self.asked.model, self.asked.user)
+
+    def headers(self) -> dict[str, str]:
+        """The response headers that tell how the request fared, as far as it came."""
+        headers = {"x-request-id": self.request_id}
+        if self.forecast:
+            headers["x-magnus-predicted-tokens"] = str(self.forecast.p50_tokens)
+        if self.trip.dispatched_s is not None:
+            headers["x-magnus-queue-ms"] = f"{1000 * (self.trip.dispatched_s - self.trip.arrival_s):.1f}"
+        if self.trip.backend is not None:
+            headers["x-magnus-backend"] = self.trip.backend
+        return headers
+
+
+@dataclass(slots=True)
+class AsgiClient:
+    """The relay's client, over ASGI."""
+
+    exchange: Exchange
+    _send: Send
+    started: bool = field(default=False)
+
+    async def start(self, status: int, content_type: str, *, length: int | None) -> None:
+        """Send the status and the headers."""
+        self.started = True
+        headers = {"content-type": content_type, **self.exchange.headers()}
+        if length is None:
+            headers["cache-control"] = "no-cache"
+        else:
+            headers["content-length"] = str(length)
+        await start(self._send, status, headers)
+
+    async def send(self, body: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def fail(self, error: GatewayError) -> None:
+        """Tell the client of an error in the shape that it can still get."""
+        if self.started:
+            await self.send(openai_error_event(error), more=False)
+            return
+        headers = {"content-type": JSON, **self.exchange.headers(), **error.headers}
+        await respond(self._send, error.status, headers, openai_error(error))

@@ -1,0 +1,41 @@
+"""Whether the gateway lives, and whether it can serve."""
+
+from collections.abc import Callable
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.dispatch.pool import Pool
+from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+
+
+def health_routes(pool: Pool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
+    """Return `/health/live` (the process works) and `/health/ready` (some backend can take work).
+
+    Args:
+        pool: the backends.
+        alive: whether all that must run in the background does; a gateway without its dispatcher is to be restarted.
+    """
+
+    @get("/health/live")
+    async def live() -> Response[dict[str, str]]:
+        return Response({"status": "ok"}) if alive() else Response({"status": "failed"}, status_code=503)
+
+    @get("/health/ready")
+    async def ready() -> Response[dict[str, object]]:
+        backends = {name: "healthy" if member.healthy else "unreachable" for name, member in pool.members.items()}
+        body: dict[str, object] = {"status": "ok" if pool.ready else "no backend", "backends": backends}
+        return Response(body, status_code=200 if pool.ready else 503)
+
+    return [live, ready]
+
+
+def metrics_route(metrics: Metrics, refresh: Callable[[], None]) -> HTTPRouteHandler:
+    """Return `/metrics`, in Prometheus's text format; `refresh` sets the gauges just before."""
+
+    @get("/metrics", media_type=CONTENT_TYPE)
+    async def show() -> bytes:
+        refresh()
+        return metrics.render()
+
+    return show

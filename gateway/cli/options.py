@@ -1,0 +1,57 @@
+"""Options that several commands share, and what all of them do with bad input."""
+
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+import uvloop
+from rich.console import Console
+
+from gateway.settings import Settings, SettingsError, load
+
+console = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+DEFAULT_CONFIG = Path("magnus.toml")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="MAGNUS_CONFIG", help="Settings file; magnus.toml here if there is one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def read_settings(config: Path | None) -> Settings:
+    """Read the settings, from `magnus.toml` in this folder if none is named; bad ones end the command."""
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
+    try:
+        return load(config, os.environ)
+    except SettingsError as error:
+        bad_input(error)
+
+
+def bad_input(error: Exception | str) -> NoReturn:
+    """End the command over something that its user can mend: one line on stderr, exit code 2."""
+    err.print(f"magnus: {error}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+def failed(error: Exception | str) -> NoReturn:
+    """End the command over something in its surroundings: one line on stderr, exit code 1."""
+    err.print(f"magnus: {error}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a command's coroutine."""
+    uvloop.run(main)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on stdout."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

@@ -1,0 +1,52 @@
+"""`magnus serve` and `magnus db upgrade`."""
+
+import typer
+
+from gateway.app import data_dir
+from gateway.cli.options import ConfigOption, err, failed, read_settings, run
+from gateway.history.database import DATABASE_ERRORS
+from gateway.history.embedded import EmbeddedPostgresError, database_url
+from gateway.history.journal import JournalInUse
+from gateway.history.migrate import upgrade
+from gateway.serve import ListenError, running
+from gateway.settings import Settings
+from gateway.telemetry import logs
+
+START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse)
+"""What keeps a gateway from starting, each with a message for its operator."""
+
+db = typer.Typer(help="The database.", no_args_is_help=True)
+
+
+def serve(config: ConfigOption = None) -> None:
+    """Run the gateway."""
+    settings = read_settings(config)
+    logs.configure(settings.log.level, settings.log.format)
+    try:
+        run(_serve(settings))
+    except START_ERRORS as error:
+        failed(error)
+
+
+async def _serve(settings: Settings) -> None:
+    if not settings.backends:
+        err.print("magnus: no backends are configured: every request will be answered 503", style="yellow")
+    async with running(settings) as gateway:
+        err.print(f"Magnus answers at {gateway.url}/v1", markup=False, soft_wrap=True)
+        await gateway.stopped()
+
+
+@db.command("upgrade")
+def db_upgrade(config: ConfigOption = None) -> None:
+    """Bring the database to this version's schema."""
+    settings = read_settings(config)
+    try:
+        run(_upgrade(settings))
+    except (EmbeddedPostgresError, *DATABASE_ERRORS) as error:
+        failed(f"the database cannot be upgraded: {error}")
+
+
+async def _upgrade(settings: Settings) -> None:
+    async with database_url(settings.database.url, data_dir(settings)) as url:
+        await upgrade(url)
+    err.print("The database is up to date.")

@@ -1,0 +1,114 @@
+"""`magnus stats`."""
+
+from typing import Annotated, Any
+
+import httpx2
+import msgspec
+import typer
+from rich.table import Table
+
+from gateway.app import data_dir
+from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings
+from gateway.demo.admin_key import kept_admin_key
+from gateway.settings import Settings
+
+TIMEOUT_S = 30.0
+
+
+def stats(
+    url: Annotated[str | None, typer.Option(help="The gateway's; the configured host and port if not given.")] = None,
+    app: Annotated[str | None, typer.Option(help="This application alone.")] = None,
+    user: Annotated[str | None, typer.Option(help="This end user alone.")] = None,
+    since: Annotated[str | None, typer.Option(help="Requests from this time on (ISO 8601).")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what a running gateway remembers, holds and predicts."""
+    settings = read_settings(config)
+    filters = {name: value for name, value in (("app", app), ("user", user), ("since", since)) if value is not None}
+    page = _fetch(url or f"http://{settings.server.host}:{settings.server.port}", _admin_key(settings), filters)
+    if as_json:
+        print_json(page)
+        return
+    for table in (_apps(page), _backends(page)):
+        console.print(table)
+    console.print(_summary(page), markup=False)
+
+
+def _admin_key(settings: Settings) -> str:
+    """The configured key, else the one that the demo keeps."""
+    return settings.auth.admin_key or kept_admin_key(data_dir(settings), create=False) or ""
+
+
+def _fetch(url: str, key: str, filters: dict[str, str]) -> dict[str, Any]:
+    try:
+        with httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+            headers = {"authorization": f"Bearer {key}"}
+            response = client.get(f"{url.rstrip('/')}/admin/stats", params=filters, headers=headers)
+        page = msgspec.json.decode(response.content)
+    except (httpx2.HTTPError, msgspec.DecodeError) as error:
+        failed(f"no stats from {url}: {error}")
+    if response.status_code == 400:
+        bad_input(page["error"]["message"])
+    if response.status_code != 200:
+        failed(f"no stats from {url}: {page['error']['message']}")
+    return dict(page)
+
+
+def _apps(page: dict[str, Any]) -> Table:
+    table = Table("application", title="Applications")
+    headings = (
+        "requests",
+        "users",
+        "tokens mean",
+        "p50",
+        "p90",
+        "error",
+        "p90 covers",
+        "queue p99",
+        "e2e p50",
+        "e2e p99",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for app in page["apps"]:
+        tokens, prediction = app["output_tokens"], app["prediction"]
+        figures = (app["requests"], app["users"], tokens["mean"], tokens["p50"], tokens["p90"], prediction["mae"])
+        times = (app["queue_ms"]["p99"], app["e2e_ms"]["p50"], app["e2e_ms"]["p99"])
+        table.add_row(
+            app["app"],
+            *map(_figure, figures),
+            _percent(prediction["p90_coverage"]),
+            *(f"{_figure(t)} ms" for t in times),
+        )
+    return table
+
+
+def _backends(page: dict[str, Any]) -> Table:
+    table = Table("backend", "kind", "healthy", title="Backends")
+    for heading in ("KV used", "reserved", "capacity", "running", "waiting", "preemptions"):
+        table.add_column(heading, justify="right")
+    for backend in page["backends"]:
+        names = ("kv_used_tokens", "kv_reserved_tokens", "kv_capacity_tokens", "running", "waiting", "preemptions")
+        healthy = "yes" if backend["healthy"] else "no"
+        table.add_row(backend["name"], backend["kind"], healthy, *(_figure(backend[name]) for name in names))
+    return table
+
+
+def _summary(page: dict[str, Any]) -> str:
+    queue, predictor = page["queue"], page["predictor"]
+    return (
+        f"Queue: {queue['waiting']} waiting, the oldest for {_figure(queue['oldest_ms'])} ms ({queue['policy']})\n"
+        f"Predictor: {predictor['source']}, {predictor['rows']} answers seen since the start, mean error "
+        f"{_figure(predictor['mae'])} tokens, p90 covers {_percent(predictor['p90_coverage'])}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

@@ -1,0 +1,19 @@
+"""The demo's admin key, made once and kept in the data directory, readable by its owner alone."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def kept_admin_key(directory: Path, *, create: bool = True) -> str | None:
+    """Return the key that is kept in `directory`; make it if there is none, unless told not to."""
+    path = directory / "admin_key"
+    if path.exists():
+        return path.read_text().strip()
+    if not create:
+        return None
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = f"mg-admin-{secrets.token_urlsafe(24)}"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key + "\n")
+    return key

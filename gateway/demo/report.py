@@ -1,0 +1,25 @@
+"""A replay's report for people."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from gateway.demo.replay import ReplayReport
+
+
+def replay_table(report: ReplayReport) -> RenderableType:
+    """Lay the report out: each application as sent and as remembered, then the whole."""
+    table = Table("application", title="Replay")
+    for column in ("requests", "remembered", "output tokens", "remembered tokens"):
+        table.add_column(column, justify="right")
+    for app in report.apps:
+        counts = (app.sent, app.remembered_requests, app.output_tokens, app.remembered_output_tokens)
+        table.add_row(app.app, *map(str, counts))
+    verdict = "agrees to the token" if report.history_agrees else "DOES NOT AGREE"
+    summary = (
+        f"{report.answered} of {report.rows} rows answered, {report.failed} failed, "
+        f"{report.wrong_length} of another length than their row says\n"
+        f"{report.seconds:.1f} s, {report.req_per_s:.1f} requests a second; end to end: "
+        f"mean {report.e2e_mean_s:.2f} s, p50 {report.e2e_p50_s:.2f} s, p99 {report.e2e_p99_s:.2f} s\n"
+        f"history {verdict}: {len(report.apps)} applications, {report.users_compared} users"
+    )
+    return Group(table, summary)

@@ -1,0 +1,152 @@
+"""The loop that owns the scheduler: whatever happens is posted to it, and it alone steps.
+
+A request is a `Ticket`. Who finishes it: the one who submitted it, by leaving the ticket's context, whatever came of
+it. The loop itself ends only requests that it drops, and then the ticket's waiter gets the error.
+"""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from gateway.errors import BackendUnavailable, GatewayError, QueueFull, QueueTimeout, ShuttingDown
+from gateway.scheduling.messages import (
+    Action,
+    Dispatch,
+    Drop,
+    Finished,
+    Message,
+    Progress,
+    Reason,
+    Request,
+    Returned,
+    Submit,
+)
+from gateway.scheduling.scheduler import Scheduler
+
+PROGRESS_TOKENS = 16
+"""The scheduler hears of an answer's growth every so many tokens."""
+
+
+class Ticket:
+    """One request's place in the queue and, later, on a backend. Leaving the context forgets the request."""
+
+    def __init__(self, request: Request, post: Callable[[Message], None]) -> None:
+        self.request = request
+        self._post = post
+        self._reported = 0
+        self._assignment: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._assignment.cancel() and not self._assignment.cancelled():
+            self._assignment.exception()  # an error that nobody waits for any more is not one to warn of
+        self._post(Finished(self.request.id))
+
+    async def assigned(self) -> str:
+        """Wait for a backend and return its name.
+
+        Raises:
+            GatewayError: the request was dropped: `QueueFull`, `QueueTimeout`, `BackendUnavailable`, `ShuttingDown`.
+        """
+        return await self._assignment
+
+    def grew(self, output_tokens: int) -> None:
+        """Tell that the answer has so many tokens now."""
+        if output_tokens - self._reported >= PROGRESS_TOKENS:
+            self._reported = output_tokens
+            self._post(Progress(self.request.id, output_tokens))
+
+    def put_back(self, *, full: bool) -> None:
+        """Tell that the backend did not take the request; wait on `assigned` again."""
+        self._assignment = asyncio.get_running_loop().create_future()
+        self._reported = 0
+        self._post(Returned(self.request.id, full))
+
+    def settle(self, outcome: str | GatewayError) -> None:
+        """Give the waiter its backend or its error; a waiter that has left gets nothing."""
+        if self._assignment.done():
+            return
+        if isinstance(outcome, GatewayError):
+            self._assignment.set_exception(outcome)
+        else:
+            self._assignment.set_result(outcome)
+
+
+class Dispatcher:
+    """Steps the scheduler on every message, and whenever it asked to be woken."""
+
+    def __init__(self, scheduler: Scheduler, monotonic: Callable[[], float]) -> None:
+        self.scheduler = scheduler
+        self._monotonic = monotonic
+        self._inbox: list[Message] = []
+        self._tickets: dict[str, Ticket] = {}
+        self._wakeup = asyncio.Event()
+        self._closed = False
+
+    def submit(self, request: Request) -> Ticket:
+        """Queue a request.
+
+        Raises:
+            ShuttingDown: the gateway is stopping.
+        """
+        if self._closed:
+            raise ShuttingDown("The gateway is stopping")
+        ticket = self._tickets[request.id] = Ticket(request, self.post)
+        self.post(Submit(request))
+        return ticket
+
+    def post(self, message: Message) -> None:
+        """Tell the scheduler, at the loop's next turn."""
+        if isinstance(message, Finished):
+            self._tickets.pop(message.id, None)
+        self._inbox.append(message)
+        self._wakeup.set()
+
+    def close(self) -> None:
+        """Take nothing new and evict what waits; what runs goes on to its end."""
+        self._closed = True
+        for ticket in list(self._tickets.values()):
+            ticket.settle(ShuttingDown("The gateway is stopping"))
+
+    async def run(self) -> None:
+        """Step for ever; ends by being cancelled."""
+        while True:
+            self._wakeup.clear()
+            inbox, self._inbox = self._inbox, []
+            now = self._monotonic()
+            for action in self.scheduler.step(inbox, now):
+                self._apply(action)
+            await self._sleep_until(self.scheduler.wake_at_s(now))
+
+    async def _sleep_until(self, wake_at_s: float | None) -> None:
+        delay_s = None if wake_at_s is None else max(0.0, wake_at_s - self._monotonic())
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wakeup.wait()
+        except TimeoutError:
+            return
+
+    def _apply(self, action: Action) -> None:
+        ticket = self._tickets.get(action.id)
+        match action:
+            case Dispatch(_, backend) if ticket is not None:
+                ticket.settle(backend)
+            case Drop() if ticket is not None:
+                ticket.settle(_error_of(action))
+            case _:  # its client left in this very turn; its Finished is in the inbox
+                return
+
+
+def _error_of(drop: Drop) -> GatewayError:
+    match drop.reason:
+        case Reason.QUEUE_FULL:
+            return QueueFull("The queue is full; try again later", retry_after_s=drop.retry_after_s)
+        case Reason.QUEUE_TIMEOUT:
+            return QueueTimeout("No engine had room for the request in time")
+        case Reason.BACKENDS_FAILED:
+            return BackendUnavailable("Every backend that serves the model has failed this request")

@@ -1,0 +1,1 @@
+"""How long an answer will be, before it begins: a distribution of its tokens, never an error."""

@@ -1,0 +1,119 @@
+"""What the scheduler is told, and what it answers: plain values."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.scheduling.length import LengthQuantiles
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation request in the scheduler's terms. Times in monotonic seconds.
+
+    `sequences` answers grow from the one prompt (or from the prompts of a list, whose tokens are summed).
+    """
+
+    id: str
+    model: str
+    prompt_tokens: int
+    length: LengthQuantiles
+    arrival_s: float
+    deadline_s: float
+    sequences: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """A backend as last seen; None is 'not known'. A backend that does not answer is not `healthy` and gets nothing."""
+
+    name: str
+    models: frozenset[str]
+    healthy: bool
+    kv_capacity_tokens: int | None = None
+    kv_used_tokens: int | None = None
+    kv_block_tokens: int = 1
+    max_concurrency: int | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A request arrived."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """An answer has grown to `output_tokens`, summed over its sequences."""
+
+    id: str
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The backend is through with the request, well or not; or its client went. Waiting or running, it is forgotten."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A backend did not take the request: back to its place in the queue.
+
+    With `full`, the backend has no room for now; otherwise it failed, and this request does not go there again.
+    """
+
+    id: str
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSeen:
+    """A backend was added, or looked at again."""
+
+    state: BackendState
+
+
+@dataclass(frozen=True, slots=True)
+class BackendGone:
+    """A backend was taken out of the configuration; what runs there runs on."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time went by: the only thing that a deadline needs."""
+
+
+Message = Submit | Progress | Finished | Returned | BackendSeen | BackendGone | Tick
+
+
+class Reason(StrEnum):
+    """Why a request is not dispatched."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    BACKENDS_FAILED = "backends_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send the request to the backend, now."""
+
+    id: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Answer the request with an error; it is no longer known here."""
+
+    id: str
+    reason: Reason
+    retry_after_s: float = field(default=1.0)
+
+
+Action = Dispatch | Drop

@@ -1,0 +1,128 @@
+"""The gateway on a socket: started, announced, and stopped in good order."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import uvicorn
+from litestar import Litestar
+
+from gateway.app import create_app, data_dir, default_transport
+from gateway.clock import SystemClock
+from gateway.history.embedded import EmbeddedPostgres
+from gateway.settings import Settings
+
+
+class ListenError(RuntimeError):
+    """The address cannot be listened on; the message names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """A gateway that answers requests at `url`."""
+
+    url: str
+    _serving: asyncio.Task[None]
+
+    async def stopped(self) -> None:
+        """Wait until the gateway has stopped, by a signal or a failure to start."""
+        await asyncio.shield(self._serving)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncGenerator[RunningGateway]:
+    """Run the gateway, with an embedded Postgres where the settings say so, for as long as the block lasts.
+
+    SIGINT and SIGTERM stop it: what waits is evicted, what runs may end within `server.shutdown_s`; a second SIGINT does
+    not wait.
+
+    Raises:
+        ListenError: the port is taken, or the address is not this machine's.
+        EmbeddedPostgresError: it does not start, or another gateway owns it.
+    """
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_bound(settings.server.host, settings.server.port))
+        settings = await _with_database(settings, stack)
+        app = create_app(settings, clock=SystemClock(), transport=default_transport())
+        server = _Server(app, settings)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stack.push_async_callback(_stop, server, serving)
+        await server.listening.wait()
+        host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+        yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", serving)
+
+
+async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
+    """Start the embedded Postgres if there is to be one; give the settings with the database's real URL."""
+    if settings.database.url != "embedded":
+        return settings
+    directory = data_dir(settings)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url = await stack.enter_async_context(EmbeddedPostgres(directory / "postgres"))
+    return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, url=url))
+
+
+async def _stop(server: "_Server", serving: asyncio.Task[None]) -> None:
+    server.should_exit = True
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it listens, and letting the app know first when it stops."""
+
+    def __init__(self, app: Litestar, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(settings.server.shutdown_s),
+            )
+        )
+        self.listening = asyncio.Event()
+        self._app = app
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            self.listening.set()  # nobody is to wait for a server that did not start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.begin_shutdown()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals on the loop: uvicorn raises them once more at its end, before we are at ours."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[4])
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener

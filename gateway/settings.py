@@ -1,0 +1,226 @@
+"""The settings: one frozen tree, read once from `magnus.toml` and from `MAGNUS_*` variables, which win.
+
+`MAGNUS_<SECTION>_<KEY>` sets one value (`MAGNUS_SERVER_PORT=9000`), `MAGNUS_BACKENDS` the list of backends as JSON. A
+wrong key, type or value is a `SettingsError` that names it.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+BackendKind = Literal["vllm", "tgi", "openai", "static"]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class SettingsError(ValueError):
+    """A setting that is wrong; the message is one line that names it and where it was set."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Server(_Section, frozen=True):
+    """Where the gateway listens and how much it takes."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback only with `auth.mode = "keys"`."""
+    port: Port = 8080
+    """Port to listen on; 0 takes a free one."""
+    max_body_bytes: Positive = 32 * 1024 * 1024
+    """Largest request body: room for images of up to 20 MB."""
+    max_text_bytes: Positive = 8 * 1024 * 1024
+    """Largest prompt text in a request."""
+    body_timeout_s: PositiveSeconds = 30.0
+    """Longest silence of a client that is sending its body."""
+    shutdown_s: PositiveSeconds = 30.0
+    """How long running answers may go on after a stop was asked for."""
+
+
+class Database(_Section, frozen=True):
+    """Where history is kept."""
+
+    url: str = "embedded"
+    """`embedded` starts a PostgreSQL of its own; else `postgresql+asyncpg://user:password@host/database`."""
+    data_dir: str = "~/.local/share/magnus"
+    """Where the embedded database, the journal and generated keys are kept."""
+    retention_days: Positive = 90
+    """Requests older than this are forgotten."""
+    store_prompts: bool = False
+    """Keep the last user message's text with each request."""
+
+
+class Auth(_Section, frozen=True):
+    """Who may call."""
+
+    mode: Literal["open", "keys"] = "open"
+    """`open` asks nobody for a key and binds loopback only; `keys` takes keys made by `magnus keys create`."""
+    admin_key: str | None = None
+    """Key for `/admin`; without one, `/admin` is closed."""
+
+
+class Scheduling(_Section, frozen=True):
+    """How requests wait."""
+
+    policy: Literal["fcfs"] = "fcfs"
+    """Order of the queue."""
+    max_queue: Positive = 10_000
+    """Requests that may wait; the next one is answered 429 with a Retry-After."""
+    queue_timeout_s: PositiveSeconds = 600.0
+    """Longest wait; then 504."""
+
+
+class Upstream(_Section, frozen=True):
+    """How long an engine may take."""
+
+    connect_timeout_s: PositiveSeconds = 5.0
+    """To take a connection."""
+    first_byte_timeout_s: PositiveSeconds = 600.0
+    """From sending the request to the first byte of the answer; the whole answer, where it is not a stream."""
+    idle_timeout_s: PositiveSeconds = 120.0
+    """Longest silence within a stream."""
+    scrape_interval_s: PositiveSeconds = 1.0
+    """How often each engine is asked for its load."""
+    scrape_timeout_s: PositiveSeconds = 5.0
+    """How long an engine may take to tell."""
+
+
+class Log(_Section, frozen=True):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto` is text on a terminal, JSON elsewhere."""
+
+
+class BackendSettings(_Section, frozen=True):
+    """One engine."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    """Its name in stats, metrics and the `x-magnus-backend` header."""
+    kind: BackendKind
+    """What it is: `vllm`, `tgi`, `openai` (anything OpenAI-style) or `static` (one padded batch at a time)."""
+    url: str
+    """Base URL, without `/v1`."""
+    api_key: str | None = None
+    """Sent to the engine as a bearer token."""
+    models: list[str] | None = None
+    """Models that it serves; the engine is asked where this is not set."""
+    kv_tokens: Positive | None = None
+    """KV memory in tokens; the engine is asked where this is not set."""
+    max_concurrency: Positive | None = None
+    """Most requests that it gets at once."""
+
+
+class Settings(_Section, frozen=True):
+    """The whole tree."""
+
+    server: Server = Server()
+    database: Database = Database()
+    auth: Auth = Auth()
+    scheduling: Scheduling = Scheduling()
+    upstream: Upstream = Upstream()
+    log: Log = Log()
+    backends: list[BackendSettings] = []
+
+
+def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file; None for defaults and environment alone.
+        environ: the environment; only `MAGNUS_*` is looked at, but for `MAGNUS_CONFIG` and `MAGNUS_CACHE`.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed, or a key, type or value is wrong.
+    """
+    tree = _read_toml(path) if path else {}
+    settings = _check(tree, source=str(path), strict=True)
+    for name, section, key, value in _overrides(environ):
+        tree = {**tree, section: value if key is None else {**tree.get(section, {}), key: value}}
+        settings = _check(tree, source=name, strict=False)
+    _check_whole(settings)
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+_NOT_SETTINGS = {"MAGNUS_CONFIG", "MAGNUS_CACHE"}
+
+
+def _overrides(environ: Mapping[str, str]) -> list[tuple[str, str, str | None, Any]]:
+    """(variable, section, key or None for the list, value) of each `MAGNUS_*` variable."""
+    overrides: list[tuple[str, str, str | None, Any]] = []
+    for name in sorted(environ):
+        if not name.startswith("MAGNUS_") or name in _NOT_SETTINGS:
+            continue
+        section, _, key = name.removeprefix("MAGNUS_").lower().partition("_")
+        if name == "MAGNUS_BACKENDS":
+            overrides.append((name, section, None, _read_json(name, environ[name])))
+        elif key and section in Settings.__struct_fields__ and section != "backends":
+            overrides.append((name, section, key, environ[name]))
+        else:
+            raise SettingsError(f"{name}: no such setting")
+    return overrides
+
+
+def _read_json(name: str, text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{name}: {error}") from error
+
+
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+
+
+def _check(tree: dict[str, Any], *, source: str, strict: bool) -> Settings:
+    """Convert the tree. Environment variables are text: unless `strict`, text that reads as a number is one."""
+    try:
+        return msgspec.convert(tree, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        path = match["path"] if (match := _PATH.search(text)) else ""
+        where = f"{source}: {path}: " if path else f"{source}: "
+        raise SettingsError(where + _PATH.sub("", text)) from error
+
+
+def _check_whole(settings: Settings) -> None:
+    """What no single value shows."""
+    if settings.auth.mode == "open" and settings.server.host not in _LOOPBACK:
+        raise SettingsError(f'server.host: {settings.server.host} is beyond loopback, which needs auth.mode = "keys"')
+    if settings.auth.admin_key is not None and len(settings.auth.admin_key) < 16:
+        raise SettingsError("auth.admin_key: at least 16 characters")
+    names = [backend.name for backend in settings.backends]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"backends: name {min(twice)!r} is used twice")
+    for i, backend in enumerate(settings.backends):
+        if not _is_base_url(backend.url):
+            raise SettingsError(f"backends[{i}].url: {backend.url!r} is not an http(s) base URL")
+    database = settings.database.url
+    if database != "embedded" and not database.startswith("postgresql+asyncpg://"):
+        raise SettingsError('database.url: "embedded" or "postgresql+asyncpg://…" expected')
+
+
+def _is_base_url(text: str) -> bool:
+    url = urlsplit(text)
+    return url.scheme in {"http", "https"} and bool(url.hostname) and not (url.query or url.fragment)

@@ -1,0 +1,41 @@
+"""Prometheus metrics, in a registry of their own: two gateways in one process do not share counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+class Metrics:
+    """Every metric of the gateway."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests by route and what became of them.", "route", "status")
+        self.queue_s = self._histogram("queue_seconds", "Arrival to dispatch.", _SECONDS)
+        self.ttft_s = self._histogram("ttft_seconds", "Arrival to the first byte of a streamed answer.", _SECONDS)
+        self.e2e_s = self._histogram("e2e_seconds", "Arrival to the last byte.", _SECONDS)
+        self.output_tokens = self._histogram("output_tokens", "Tokens generated a request.", _TOKENS)
+        self.prediction_error = self._histogram("prediction_error_tokens", "|predicted - actual|, p50.", _TOKENS)
+        self.fallbacks = self._counter("fallbacks", "Times that something less good took over, by cause.", "cause")
+        self.backend_failures = self._counter("backend_failures", "Failed attempts.", "backend", "code")
+        self.scrape_failures = self._counter("scrape_failures", "Looks at a backend that failed.", "backend")
+        self.waiting = self._gauge("queue_waiting", "Requests in the queue.")
+        self.running = self._gauge("requests_running", "Requests that backends have.")
+        self.history = self._gauge("history_records", "Records since start, by what became of them.", "state")
+
+    def render(self) -> bytes:
+        """Write all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"magnus_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"magnus_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"magnus_{name}", text, buckets=buckets, registry=self.registry)

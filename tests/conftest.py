@@ -1,0 +1,64 @@
+"""Fixtures that several kinds of tests share."""
+
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy import URL, make_url
+
+from gateway.history.embedded import EmbeddedPostgres
+from gateway.history.migrate import upgrade
+
+_TEMPLATE = "magnus_template"
+_numbers = count(1)
+
+
+async def execute(server: URL, statement: str) -> None:
+    """Run one statement in the server's maintenance database."""
+    query = server.query
+    connection = await asyncpg.connect(
+        host=str(query["host"]), port=int(str(query["port"])), user=server.username, database="postgres"
+    )
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def database_at(server: URL, name: str) -> str:
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[URL]:
+    """A Postgres server for the whole run, with a migrated template database."""
+    home: Path = tmp_path_factory.mktemp("postgres")
+    async with EmbeddedPostgres(home) as url:
+        server = make_url(url)
+        await execute(server, f"CREATE DATABASE {_TEMPLATE}")
+        await upgrade(database_at(server, _TEMPLATE))
+        yield server
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: URL) -> AsyncIterator[str]:
+    """A database of the test's own without any table."""
+    async for url in _database(postgres_server, "template1"):
+        yield url
+
+
+@pytest.fixture
+async def database_url(postgres_server: URL) -> AsyncIterator[str]:
+    """A database of the test's own, migrated and empty."""
+    async for url in _database(postgres_server, _TEMPLATE):
+        yield url
+
+
+async def _database(server: URL, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    await execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield database_at(server, name)
+    await execute(server, f"DROP DATABASE {name} WITH (FORCE)")

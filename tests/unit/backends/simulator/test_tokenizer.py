@@ -1,0 +1,25 @@
+from backends.simulator.prompts import completion_prompts
+from backends.simulator.tokenizer import count_tokens, detokenize, tokenize
+
+
+def test_text_survives_tokens_and_back():
+    text = "naïve 😀 text, of any length"
+
+    assert detokenize(tokenize(text)) == text
+    assert len(tokenize(text)) == count_tokens(text)
+
+
+def test_any_integers_are_some_text():
+    assert isinstance(detokenize([-1, 0, 2**40, 7]), str)
+
+
+def test_tokens_of_a_text_are_looked_up_as_that_text():
+    as_text, as_tokens, as_list = (
+        completion_prompts(prompt)[0] for prompt in ("hello", tokenize("hello"), [tokenize("hello")])
+    )
+
+    assert as_text.sha == as_tokens.sha == as_list.sha
+
+
+def test_list_of_prompts_keeps_its_order():
+    assert [prompt.tokens for prompt in completion_prompts(["a" * 8, "a" * 4])] == [2, 1]

@@ -1,0 +1,61 @@
+import pytest
+
+from backends.base import BackendSpec, EngineError, ModelCard
+from backends.openai_api import model_cards, read_error
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (
+            b'{"error":{"message":"too long","type":"BadRequestError","param":"prompt","code":400}}',
+            EngineError("too long", "BadRequestError", "prompt", 400),
+        ),
+        (
+            b'{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}',
+            EngineError("too long", "BadRequestError", None, 400),
+        ),
+        (
+            b'{"error":{"message":"no credit","type":"insufficient_quota","code":"insufficient_quota"}}',
+            EngineError("no credit", "insufficient_quota", None, "insufficient_quota"),
+        ),
+        (
+            b'{"type":"error","error":{"type":"overloaded_error","message":"busy"}}',
+            EngineError("busy", "overloaded_error"),
+        ),
+        (
+            b'{"error":{"message":"odd","type":1,"param":["a"],"code":null}}',
+            EngineError("odd", "invalid_request_error"),
+        ),
+        (b'{"error":"Unauthorized"}', EngineError("Unauthorized", "invalid_request_error")),
+        (b'{"detail":"Not Found"}', EngineError("Not Found", "invalid_request_error")),
+        (
+            b'{"detail":[{"loc":["body","n"],"msg":"not an integer","type":"int_type"}]}',
+            EngineError("not an integer", "invalid_request_error"),
+        ),
+    ],
+)
+def test_reads_openais_shape_and_its_relatives(body: bytes, error: EngineError):
+    assert read_error(400, body) == error
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>Bad Gateway</html>", b'{"error":{"text":"x"}}', b"[1]", b'{"message":', b"[" * 9999]
+)
+def test_an_unknown_shape_is_quoted(body: bytes):
+    assert read_error(502, body) == EngineError(body.decode()[:500], "server_error")
+
+
+def test_an_empty_body_still_has_a_message():
+    assert read_error(502, b" ").message == "the engine answered 502 without saying why"
+
+
+def test_cards_are_of_the_operators_models_with_the_engines_lengths():
+    spec = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000", models=("a", "b"))
+    assert model_cards(spec, {"a": 4096, "c": 8192}) == (ModelCard("a", 4096), ModelCard("b"))
+
+
+@pytest.mark.parametrize("length", [None, "4096", 0, -1, True, 4096.0])
+def test_a_length_that_is_no_count_is_unknown(length: object):
+    spec = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000")
+    assert model_cards(spec, {"a": length}) == (ModelCard("a"),)
