@@ -105,6 +105,7 @@ class _Gateway:
             lifespan=[self._lifespan],
             exception_handlers={GatewayError: _answer_error, HTTPException: _answer_http, Exception: _answer_bug},
             openapi_config=None,
+            logging_config=None,
         )
         app.state.begin_shutdown = self.dispatcher.close
         return app

@@ -37,8 +37,8 @@ class RunningGateway:
 async def running(settings: Settings) -> AsyncGenerator[RunningGateway]:
     """Run the gateway, with an embedded Postgres where the settings say so, for as long as the block lasts.
 
-    SIGINT and SIGTERM stop it: what waits is evicted, what runs may end within `server.shutdown_s`; a second SIGINT does
-    not wait.
+    SIGINT and SIGTERM stop it: what waits is evicted, what runs may end within `server.shutdown_s`; a second SIGINT
+    does not wait.
 
     Raises:
         ListenError: the port is taken, or the address is not this machine's.
@@ -60,9 +60,7 @@ async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
     """Start the embedded Postgres if there is to be one; give the settings with the database's real URL."""
     if settings.database.url != "embedded":
         return settings
-    directory = data_dir(settings)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    url = await stack.enter_async_context(EmbeddedPostgres(directory / "postgres"))
+    url = await stack.enter_async_context(EmbeddedPostgres(data_dir(settings) / "postgres"))
     return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, url=url))
 
 

@@ -1,7 +1,6 @@
 """One simulated engine, described; and built from its description."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +19,17 @@ from backends.simulator.engine import (
 Kind = Literal["vllm", "tgi", "static"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 
-_POSITIVE = ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_batch_size", "speed", "context_tokens")
+_POSITIVE = (
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_batch_size",
+    "max_concurrent_requests",
+    "speed",
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What an operator would tell the engine on its command line.
 
@@ -59,26 +65,30 @@ class EngineConfig:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be positive")
-        if self.context_tokens > self.capacity_tokens:
-            raise ValueError(f"max_model_len: {self.context_tokens} exceeds {self.capacity_tokens} tokens of KV memory")
+        if self.capacity_tokens < 1:
+            raise ValueError(f"kv_tokens: {self.kv_tokens} do not fill one block of {self.block_size}")
+        if not 0 < self.context_tokens <= self.capacity_tokens:
+            raise ValueError(
+                f"max_model_len: {self.max_model_len} is not within 1 and {self.capacity_tokens} KV tokens"
+            )
 
-    @cached_property
+    @property
     def hardware(self) -> Preset:
         """The preset by its name."""
         return PRESETS[self.preset]
 
-    @cached_property
+    @property
     def num_gpu_blocks(self) -> int:
         """KV blocks, with the one that vLLM keeps for itself."""
         kv_tokens = self.hardware.kv_tokens if self.kv_tokens is None else self.kv_tokens
         return kv_tokens // self.block_size + 1
 
-    @cached_property
+    @property
     def capacity_tokens(self) -> int:
         """KV memory in whole blocks, in tokens."""
         return (self.num_gpu_blocks - 1) * self.block_size
 
-    @cached_property
+    @property
     def context_tokens(self) -> int:
         """The longest prompt and answer together."""
         if self.max_model_len is None:

@@ -61,7 +61,8 @@ async def listening(config: EngineConfig, *, host: str = "127.0.0.1", port: int 
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.listening.wait()
-            yield f"http://{host}:{listener.getsockname()[1]}"
+            name = f"[{host}]" if ":" in host else host
+            yield f"http://{name}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             app.state.engine_loop.abort_all()
@@ -125,6 +126,7 @@ def _uvicorn_config(app: Litestar) -> uvicorn.Config:
         log_level="critical",
         access_log=False,
         lifespan="on",
+        ws="none",
         timeout_graceful_shutdown=1,
     )
 

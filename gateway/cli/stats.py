@@ -57,36 +57,25 @@ def _fetch(url: str, key: str, filters: dict[str, str]) -> dict[str, Any]:
 
 def _apps(page: dict[str, Any]) -> Table:
     table = Table("application", title="Applications")
-    headings = (
-        "requests",
-        "users",
-        "tokens mean",
-        "p50",
-        "p90",
-        "error",
-        "p90 covers",
-        "queue p99",
-        "e2e p50",
-        "e2e p99",
-    )
-    for heading in headings:
+    for heading in ("requests", "users", "tokens mean/p50/p90", "error", "p90 covers", "e2e p50/p99 s"):
         table.add_column(heading, justify="right")
     for app in page["apps"]:
-        tokens, prediction = app["output_tokens"], app["prediction"]
-        figures = (app["requests"], app["users"], tokens["mean"], tokens["p50"], tokens["p90"], prediction["mae"])
-        times = (app["queue_ms"]["p99"], app["e2e_ms"]["p50"], app["e2e_ms"]["p99"])
+        tokens, prediction, e2e = app["output_tokens"], app["prediction"], app["e2e_ms"]
         table.add_row(
             app["app"],
-            *map(_figure, figures),
+            _figure(app["requests"]),
+            _figure(app["users"]),
+            "/".join(_figure(tokens[name]) for name in ("mean", "p50", "p90")),
+            _figure(prediction["mae"]),
             _percent(prediction["p90_coverage"]),
-            *(f"{_figure(t)} ms" for t in times),
+            "/".join("-" if ms is None else f"{ms / 1000:.2f}" for ms in (e2e["p50"], e2e["p99"])),
         )
     return table
 
 
 def _backends(page: dict[str, Any]) -> Table:
     table = Table("backend", "kind", "healthy", title="Backends")
-    for heading in ("KV used", "reserved", "capacity", "running", "waiting", "preemptions"):
+    for heading in ("KV used", "reserved", "of", "running", "waiting", "preempted"):
         table.add_column(heading, justify="right")
     for backend in page["backends"]:
         names = ("kv_used_tokens", "kv_reserved_tokens", "kv_capacity_tokens", "running", "waiting", "preemptions")

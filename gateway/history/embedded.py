@@ -90,6 +90,5 @@ async def database_url(url: str, data_dir: Path) -> AsyncGenerator[str]:
     elif running := url_of_running(home):
         yield running
     else:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with EmbeddedPostgres(home) as started:
             yield started

@@ -94,7 +94,7 @@ class ContinuousEngine:
         while index < len(running):
             state = running[index]
             chunk = min(state.tokens - state.computed, budget)
-            if grow(state, chunk):
+            if state.computed + chunk <= state.held or grow(state, chunk):
                 state.chunk = chunk
                 budget -= chunk
                 index += 1
@@ -105,7 +105,7 @@ class ContinuousEngine:
                 budget += victim.chunk
                 index -= 1
             self._preempt(position)
-            preempted.append(victim.sequence.id)
+            preempted.append(victim.id)
         return budget, preempted
 
     def _preempt(self, position: int) -> None:
@@ -142,19 +142,19 @@ class ContinuousEngine:
                 prefill_tokens += chunk
             if state.computed < state.tokens:
                 continue
-            emitted.append(state.sequence.id)
-            if state.tokens == state.sequence.prompt_tokens:
-                first.append(state.sequence.id)
+            emitted.append(state.id)
+            if state.tokens == state.prompt_tokens:
+                first.append(state.id)
             state.tokens += 1
             if state.tokens == state.final_tokens:
                 finished.append(state)
         if finished:
             self._retire(finished)
         duration_s = self._step_time(scheduled, kv_tokens, prefill_tokens) if scheduled else 0.0
-        return StepResult(duration_s, emitted, first, [state.sequence.id for state in finished], preempted)
+        return StepResult(duration_s, emitted, first, [state.id for state in finished], preempted)
 
     def _retire(self, finished: list[SequenceState]) -> None:
         for state in finished:
             self._kv.free(state)
-            del self._states[state.sequence.id]
+            del self._states[state.id]
         self._running = [state for state in self._running if state.tokens < state.final_tokens]

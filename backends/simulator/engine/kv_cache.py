@@ -68,19 +68,20 @@ class PagedKV:
 
     def grow(self, state: SequenceState, chunk: int) -> bool:
         """Take the blocks that `chunk` more tokens need, down to the last one."""
-        return state.computed + chunk <= state.blocks * self.block_size or self._take(state, chunk, spare=0)
+        return self._take(state, chunk, spare=0)
 
     def free(self, state: SequenceState) -> None:
         """Give the blocks back."""
-        self.free_blocks += state.blocks
-        state.blocks = 0
+        self.free_blocks += state.held // self.block_size
+        state.held = 0
 
     def _take(self, state: SequenceState, chunk: int, spare: int) -> bool:
-        needed = -(-(state.computed + chunk) // self.block_size) - state.blocks
-        if needed + spare > self.free_blocks:
+        missing = state.computed + chunk - state.held
+        blocks = max(0, -(-missing // self.block_size))
+        if blocks + spare > self.free_blocks:
             return False
-        self.free_blocks -= needed
-        state.blocks += needed
+        self.free_blocks -= blocks
+        state.held += blocks * self.block_size
         return True
 
 
@@ -99,7 +100,8 @@ class ReservedKV:
         """Reserve for the whole sequence, whatever the chunk."""
         if self.used_tokens + _reservation(state) > self.capacity_tokens:
             return False
-        self.used_tokens += _reservation(state)
+        state.held = _reservation(state)
+        self.used_tokens += state.held
         return True
 
     def grow(self, state: SequenceState, chunk: int) -> bool:
@@ -108,7 +110,8 @@ class ReservedKV:
 
     def free(self, state: SequenceState) -> None:
         """Give the reservation back."""
-        self.used_tokens -= _reservation(state)
+        self.used_tokens -= state.held
+        state.held = 0
 
 
 def _reservation(state: SequenceState) -> int:

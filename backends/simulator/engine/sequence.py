@@ -65,19 +65,21 @@ class StepResult:
 class SequenceState:
     """A sequence inside an engine.
 
-    `tokens` is the prompt and what was generated; the KV of the first `computed` of them is in memory, in `blocks`
-    blocks. The last generated token has no KV until the next step reads it.
+    `tokens` is the prompt and what was generated; the KV of the first `computed` of them is in memory, which holds
+    `held` tokens. The last generated token has no KV until the next step reads it; `chunk` is what that step computes.
     """
 
-    __slots__ = ("blocks", "chunk", "computed", "final_tokens", "order", "sequence", "tokens")
+    __slots__ = ("chunk", "computed", "final_tokens", "held", "id", "order", "prompt_tokens", "sequence", "tokens")
 
     def __init__(self, sequence: Sequence, order: int) -> None:
         self.sequence = sequence
         self.order = order
+        self.id = sequence.id  # this and the counts are read for every token: not through the sequence
+        self.prompt_tokens = sequence.prompt_tokens
         self.tokens = sequence.prompt_tokens
         self.final_tokens = sequence.final_tokens
         self.computed = 0
-        self.blocks = 0
+        self.held = 0
         self.chunk = 0
 
     @property

@@ -21,6 +21,7 @@ class StaticEngine:
         self._waiting: deque[Sequence] = deque()
         self._batch: dict[SequenceId, Sequence] = {}
         self._prompt_tokens = 0
+        self._answer_tokens = 0
         self._generated = 0
 
     @property
@@ -51,6 +52,7 @@ class StaticEngine:
     def abort(self, sequence_id: SequenceId) -> bool:
         """Drop a sequence and free its share of the memory at once; tell whether it was still there."""
         if self._batch.pop(sequence_id, None) is not None:
+            self._answer_tokens = self._longest_answer()
             return True
         for sequence in self._waiting:
             if sequence.id == sequence_id:
@@ -67,7 +69,7 @@ class StaticEngine:
         if self.kv_used_tokens > self.kv_capacity_tokens:
             return StepResult(self._pass_s(prefill=prefill), failed=self._clear())
         duration_s = self._pass_s(prefill=prefill)
-        if self._generated < max(sequence.answer_tokens for sequence in self._batch.values()):
+        if self._generated < self._answer_tokens:
             return StepResult(duration_s)
         ids = self._clear()
         return StepResult(duration_s, first=ids, finished=ids)
@@ -83,7 +85,11 @@ class StaticEngine:
                 break
             self._prompt_tokens = longest
             self._batch[head.id] = self._waiting.popleft()
+        self._answer_tokens = self._longest_answer()
         return bool(self._batch)
+
+    def _longest_answer(self) -> int:
+        return max((sequence.answer_tokens for sequence in self._batch.values()), default=0)
 
     def _pass_s(self, *, prefill: bool) -> float:
         size = len(self._batch)

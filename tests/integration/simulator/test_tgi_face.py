@@ -37,7 +37,7 @@ async def test_generate_stream_ends_with_text_and_details(serve, path):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_openai_client_chats(serve, stream):
-    client = await serve(kind="tgi", workload=None)
+    client = await serve(kind="tgi")
     async with openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="-") as sdk:
         answer = await sdk.chat.completions.create(
             model="tgi", messages=[{"role": "user", "content": "hello"}], max_tokens=1, stream=stream

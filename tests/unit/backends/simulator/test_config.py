@@ -28,7 +28,8 @@ def test_preset_fills_in_memory_and_context():
         ({"preset": "abacus"}, "preset"),
         ({"speed": 0}, "speed"),
         ({"block_size": 0}, "block_size"),
-        ({"kv_tokens": 8}, "context_tokens"),
+        ({"kv_tokens": 8}, "kv_tokens"),
+        ({"max_model_len": 0}, "max_model_len"),
         ({"kv_tokens": 160, "max_model_len": 161}, "max_model_len"),
     ],
 )
