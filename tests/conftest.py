@@ -38,6 +38,9 @@ async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
     home: Path = tmp_path_factory.mktemp("postgres")
     async with EmbeddedPostgres(home) as url:
         server = make_url(url)
+        # These databases outlive no test, so nothing has to reach the disk.
+        await execute(server, "ALTER SYSTEM SET fsync = off")
+        await execute(server, "SELECT pg_reload_conf()")
         await execute(server, f"CREATE DATABASE {_TEMPLATE}")
         await upgrade(database_at(server, _TEMPLATE))
         yield server

@@ -48,7 +48,10 @@ def demo(  # noqa: PLR0913 - one parameter an option
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Run the gateway on simulated engines, with a Postgres of its own; replay a workload through it."""
+    """Run the gateway on simulated engines, with a Postgres of its own; replay a workload through it.
+
+    With --exit, a row that was not answered, or not at its length, or not remembered so, is exit code 1.
+    """
     settings = _with_port(read_settings(config), port)
     logs.configure("warning", settings.log.format)
     if as_json and not replay:
@@ -74,10 +77,15 @@ async def _run(show: Demo, *, stay: bool, as_json: bool) -> None:
     async with show.running() as (gateway, settings):
         if not as_json:
             console.print(banner(gateway, settings), markup=False, soft_wrap=True)
+        flawless = True
         if show.rows:
-            _print(await show.replay(gateway, settings, err), as_json=as_json)
+            report = await show.replay(gateway, settings, err)
+            _print(report, as_json=as_json)
+            flawless = report.flawless
         if stay or not show.rows:
             await gateway.stopped()
+        elif not flawless:
+            raise typer.Exit(1)
 
 
 def _print(report: ReplayReport, *, as_json: bool) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 STOP_S = 5.0
 
+KV_TOKENS = 60_000
+"""KV memory of each engine: about what an 8B model in fp16 leaves free on a GPU with 24 GB."""
+
 
 class EngineStartError(RuntimeError):
     """An engine's process ended before it listened; its own message stands on stderr."""
@@ -29,7 +32,7 @@ async def simulated_engines(count: int, *, speed: float, truth: Path | None) -> 
 
 @asynccontextmanager
 async def _engine(speed: float, truth: Path | None, seed: int) -> AsyncGenerator[str]:
-    options = ["--port", "0", "--speed", str(speed), "--seed", str(seed)]
+    options = ["--port", "0", "--kv-tokens", str(KV_TOKENS), "--speed", str(speed), "--seed", str(seed)]
     if truth is not None:
         options += ["--truth", str(truth)]
     process = await asyncio.create_subprocess_exec(

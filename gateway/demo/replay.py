@@ -5,7 +5,7 @@ The rows' lengths are the engines' business (a truth file) and the check's; the 
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +25,12 @@ Remembered = dict[tuple[str, str | None], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one row; `output_tokens` None where it was no answer."""
+    """What came back for one row; `error` says what did in an answer's place."""
 
     row: WorkloadRow
-    status: int
-    output_tokens: int | None
+    output_tokens: int
     e2e_s: float
+    error: str | None = None
 
 
 class AppReport(msgspec.Struct, frozen=True):
@@ -46,13 +46,15 @@ class AppReport(msgspec.Struct, frozen=True):
 class ReplayReport(msgspec.Struct, frozen=True):
     """What a replay showed.
 
-    `wrong_length`: answers that are not as long as their row says. `history_agrees`: every application and user in the
-    gateway's stats has just the requests and tokens that the clients saw; the stats list the most active users.
+    `errors`: how often which one came. `wrong_length`: answers that are not as long as their row says.
+    `history_agrees`: every application and user in the gateway's stats has just the requests and tokens that the
+    clients saw; the stats list the most active users.
     """
 
     rows: int
     answered: int
     failed: int
+    errors: dict[str, int]
     wrong_length: int
     seconds: float
     req_per_s: float
@@ -62,6 +64,11 @@ class ReplayReport(msgspec.Struct, frozen=True):
     history_agrees: bool
     users_compared: int
     apps: list[AppReport]
+
+    @property
+    def flawless(self) -> bool:
+        """Every row was answered, at its length, and is remembered so."""
+        return not self.failed and not self.wrong_length and self.history_agrees
 
 
 def draw_rows(paths: Iterable[Path], count: int | None, seed: int) -> list[WorkloadRow]:
@@ -96,7 +103,7 @@ class Replay:
     Args:
         url: the gateway's.
         admin_key: for the stats.
-        model: sent where a row names none.
+        model: what all rows ask for: their own `model` says who answered them once.
         rate: requests a second (Poisson) where rows have no `t`.
         on_answer: called for every row that is done.
     """
@@ -138,13 +145,17 @@ class Replay:
         loop = asyncio.get_running_loop()
         start_s = loop.time()
         headers = {"x-app-id": row.app} if row.app else {}
+        tokens, error = 0, None
         try:
             response = await client.post("/v1/chat/completions", json=self._body(row), headers=headers)
-            status = response.status_code
-            tokens = response.json()["usage"]["completion_tokens"] if status == 200 else None
-        except httpx2.HTTPError:
-            status, tokens = 0, None
-        self._answers.append(Answer(row, status, tokens, loop.time() - start_s))
+            page = response.json()
+            if response.status_code == 200:
+                tokens = page["usage"]["completion_tokens"]
+            else:
+                error = f"{response.status_code} {page['error']['code']}"
+        except httpx2.HTTPError as failure:
+            error = type(failure).__name__
+        self._answers.append(Answer(row, tokens, loop.time() - start_s, error))
         self.on_answer()
 
     def _body(self, row: WorkloadRow) -> dict[str, object]:
@@ -152,7 +163,7 @@ class Replay:
         if row.messages is None:
             system = [{"role": "system", "content": row.system}] if row.system else []
             messages = [*system, {"role": "user", "content": row.text}]
-        body: dict[str, object] = {"model": row.model or self.model, "messages": msgspec.to_builtins(messages)}
+        body: dict[str, object] = {"model": self.model, "messages": msgspec.to_builtins(messages)}
         return body | ({"user": row.user} if row.user else {})
 
     async def _remembered(self, client: httpx2.AsyncClient, since: str) -> Remembered:
@@ -166,7 +177,7 @@ class Replay:
         }
 
     def _report(self, seconds: float, remembered: Remembered) -> ReplayReport:
-        good = [answer for answer in self._answers if answer.output_tokens is not None]
+        good = [answer for answer in self._answers if answer.error is None]
         times = sorted(answer.e2e_s for answer in good) or [0.0]
         percentiles = quantiles(times, n=100, method="inclusive") if len(times) > 1 else times * 99
         sent = self._sent()
@@ -174,6 +185,7 @@ class Replay:
             rows=len(self._answers),
             answered=len(good),
             failed=len(self._answers) - len(good),
+            errors=dict(Counter(answer.error for answer in self._answers if answer.error is not None)),
             wrong_length=sum(answer.output_tokens != answer.row.output_tokens for answer in good),
             seconds=round(seconds, 3),
             req_per_s=round(len(good) / seconds, 3),
@@ -196,5 +208,5 @@ class Replay:
         for answer in self._answers:
             app = answer.row.app or application_of_system_prompt(answer.row.system)
             for key in {(app, None), (app, answer.row.user)}:
-                sent[key].append(answer.output_tokens or 0)
+                sent[key].append(answer.output_tokens)
         return {key: (len(tokens), sum(tokens)) for key, tokens in sent.items()}

@@ -14,10 +14,11 @@ def replay_table(report: ReplayReport) -> RenderableType:
     for app in report.apps:
         counts = (app.sent, app.remembered_requests, app.output_tokens, app.remembered_output_tokens)
         table.add_row(app.app, *map(str, counts))
+    errors = "".join(f"  {count} x {error}\n" for error, count in report.errors.items())
     verdict = "agrees to the token" if report.history_agrees else "DOES NOT AGREE"
     summary = (
         f"{report.answered} of {report.rows} rows answered, {report.failed} failed, "
-        f"{report.wrong_length} of another length than their row says\n"
+        f"{report.wrong_length} of another length than their row says\n{errors}"
         f"{report.seconds:.1f} s, {report.req_per_s:.1f} requests a second; end to end: "
         f"mean {report.e2e_mean_s:.2f} s, p50 {report.e2e_p50_s:.2f} s, p99 {report.e2e_p99_s:.2f} s\n"
         f"history {verdict}: {len(report.apps)} applications, {report.users_compared} users"

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -176,7 +176,8 @@ def _end_orphan(cluster: Cluster, server_lock: IO[str]) -> None:
     """Take the server's lock, stopping first the server that a killed guard left behind."""
     if _try_lock(server_lock):
         return
-    cluster.stop()
+    with suppress(GuardError):  # the lock tells whether it has stopped
+        cluster.stop()
     deadline = time.monotonic() + _STOP_S
     while not _try_lock(server_lock):
         if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from gateway.history.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.history.engine import create_history_engine
+from gateway.history.guard import url_of_running
 
 OWNER = """
 import asyncio, sys
@@ -153,6 +154,13 @@ async def test_stopping_ends_the_server_even_if_its_guard_was_killed(home: Path)
     async with EmbeddedPostgres(home):
         os.kill(child_of(os.getpid()), signal.SIGKILL)
     assert not server_runs(home)
+
+
+async def test_running_server_is_found_by_others(home: Path):
+    assert url_of_running(home) is None
+    async with EmbeddedPostgres(home) as url:
+        assert url_of_running(home) == url
+    assert url_of_running(home) is None
 
 
 def test_stale_pid_file_that_names_a_living_process_is_no_obstacle(home: Path):
