@@ -27,7 +27,14 @@ from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.relay import Relay
 from gateway.dispatch.upstream import Patience, Upstream
-from gateway.errors import BackendError, GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from gateway.errors import (
+    BackendError,
+    GatewayError,
+    InvalidRequest,
+    KeysUnavailable,
+    MethodNotAllowed,
+    RouteNotFound,
+)
 from gateway.history.database import DATABASE_ERRORS, Database
 from gateway.history.engine import create_history_engine
 from gateway.history.journal import Journal
@@ -93,7 +100,7 @@ class _Gateway:
         settings = self.settings
         door: Door = OpenDoor()
         if settings.auth.mode == "keys":
-            door = KeyedDoor(KeyStore(self.engine).lookup, self.clock.monotonic)
+            door = KeyedDoor(self._application_of, self.clock.monotonic)
         app = Litestar(
             route_handlers=[
                 *generation_routes(self._generations(door)),
@@ -197,6 +204,13 @@ class _Gateway:
         for ratio in await self.repository.token_ratios():
             self.predictor.prompt_tokens.learn_one(ratio.app, ratio.model, ratio.prompt_bytes, ratio.input_tokens)
         _log.info("Warm start with %d remembered answers", sum(row.count for row in lengths))
+
+    async def _application_of(self, key_hash: bytes) -> str | None:
+        try:
+            return await KeyStore(self.engine).lookup(key_hash)
+        except DATABASE_ERRORS as error:
+            self.metrics.fallbacks.labels("keys_without_database").inc()
+            raise KeysUnavailable("API keys cannot be checked now; try again later") from error
 
     async def _read_stats(self, app: str | None, user: str | None, since: datetime | None) -> Stats | None:
         try:

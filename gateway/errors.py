@@ -6,7 +6,7 @@ GatewayError(status, type, code)
 │ ├ InvalidRequest 400    ├ BodyTooLarge 413      ├ BodyTimeout 408
 │ ├ Unauthorized 401      ├ Forbidden 403         ├ RouteNotFound 404
 │ ├ MethodNotAllowed 405  ├ ModelNotFound 404     ├ QueueFull 429 (+Retry-After)
-│ └ NoBackend 503
+│ ├ KeysUnavailable 503   └ NoBackend 503
 ├ RequestEvicted     after it was queued, before an engine had it
 │ └ QueueTimeout 504      ├ ShuttingDown 503      └ ClientGone 499
 └ BackendError       the engine, or the way to it
@@ -121,6 +121,14 @@ class QueueFull(RequestRejected):
     def headers(self) -> dict[str, str]:
         """Whole seconds, at least one."""
         return {"retry-after": str(max(1, round(self.retry_after_s)))}
+
+
+class KeysUnavailable(RequestRejected):
+    """The database that knows the API keys is away, and this one has not been seen lately."""
+
+    status = 503
+    type = "server_error"
+    code = "keys_unavailable"
 
 
 class NoBackend(RequestRejected):

@@ -11,6 +11,7 @@ import msgspec
 import uvicorn
 from litestar import Litestar
 
+from gateway.admin_key import kept_admin_key
 from gateway.app import create_app, data_dir, default_transport
 from gateway.clock import SystemClock
 from gateway.history.embedded import EmbeddedPostgres
@@ -23,9 +24,10 @@ class ListenError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class RunningGateway:
-    """A gateway that answers requests at `url`."""
+    """A gateway that answers requests at `url`, and the settings that it runs with: what was left out is filled in."""
 
     url: str
+    settings: Settings
     _serving: asyncio.Task[None]
 
     async def stopped(self) -> None:
@@ -46,14 +48,14 @@ async def running(settings: Settings) -> AsyncGenerator[RunningGateway]:
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound(settings.server.host, settings.server.port))
-        settings = await _with_database(settings, stack)
+        settings = _with_admin_key(await _with_database(settings, stack))
         app = create_app(settings, clock=SystemClock(), transport=default_transport())
         server = _Server(app, settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving)
         await server.listening.wait()
         host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
-        yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", serving)
+        yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", settings, serving)
 
 
 async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
@@ -62,6 +64,13 @@ async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
         return settings
     url = await stack.enter_async_context(EmbeddedPostgres(data_dir(settings) / "postgres"))
     return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, url=url))
+
+
+def _with_admin_key(settings: Settings) -> Settings:
+    if settings.auth.admin_key is not None:
+        return settings
+    key = kept_admin_key(data_dir(settings))
+    return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, admin_key=key))
 
 
 async def _stop(server: "_Server", serving: asyncio.Task[None]) -> None:

@@ -67,7 +67,7 @@ class Auth(_Section, frozen=True):
     mode: Literal["open", "keys"] = "open"
     """`open` asks nobody for a key and binds loopback only; `keys` takes keys made by `magnus keys create`."""
     admin_key: str | None = None
-    """Key for `/admin`; without one, `/admin` is closed."""
+    """Key for `/admin`, at least 16 characters; without one, one is made and kept in `database.data_dir`/admin_key."""
 
 
 class Scheduling(_Section, frozen=True):

@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
-from gateway.errors import Forbidden, InvalidRequest, Unauthorized
+from gateway.errors import Forbidden, InvalidRequest, KeysUnavailable, Unauthorized
 from gateway.history.keys import hash_key
 
 ANONYMOUS = "anonymous"
@@ -22,7 +22,7 @@ MAX_KEYS = 10_000
 _APP_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 Lookup = Callable[[bytes], Awaitable[str | None]]
-"""A key's hash to its application's name."""
+"""A key's hash to its application's name; raises `KeysUnavailable`."""
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
@@ -66,6 +66,7 @@ class KeyedDoor:
 
         Raises:
             Unauthorized: no key, or one that is unknown or revoked.
+            KeysUnavailable: keys cannot be looked up, and this one is new here.
         """
         key = bearer(headers)
         if key is None:
@@ -80,7 +81,12 @@ class KeyedDoor:
         app, until_s = self._seen.get(digest, (None, 0.0))
         if now < until_s:
             return app
-        app = await self._lookup(digest)
+        try:
+            app = await self._lookup(digest)
+        except KeysUnavailable:
+            if app is None:
+                raise
+            return app  # what was true half a minute ago is the best that is known
         self._seen[digest] = app, now + (UNKNOWN_FOR_S if app is None else KNOWN_FOR_S)
         self._seen.move_to_end(digest)
         if len(self._seen) > MAX_KEYS:

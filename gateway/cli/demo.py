@@ -74,12 +74,12 @@ def _with_port(settings: Settings, port: int | None) -> Settings:
 
 
 async def _run(show: Demo, *, stay: bool, as_json: bool) -> None:
-    async with show.running() as (gateway, settings):
+    async with show.running() as gateway:
         if not as_json:
-            console.print(banner(gateway, settings), markup=False, soft_wrap=True)
+            console.print(banner(gateway), markup=False, soft_wrap=True)
         flawless = True
         if show.rows:
-            report = await show.replay(gateway, settings, err)
+            report = await show.replay(gateway, err)
             _print(report, as_json=as_json)
             flawless = report.flawless
         if stay or not show.rows:

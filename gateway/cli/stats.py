@@ -7,9 +7,9 @@ import msgspec
 import typer
 from rich.table import Table
 
+from gateway.admin_key import kept_admin_key
 from gateway.app import data_dir
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings
-from gateway.demo.admin_key import kept_admin_key
 from gateway.settings import Settings
 
 TIMEOUT_S = 30.0
@@ -36,7 +36,7 @@ def stats(
 
 
 def _admin_key(settings: Settings) -> str:
-    """The configured key, else the one that the demo keeps."""
+    """The configured key, else the one that the gateway has made and kept."""
     return settings.auth.admin_key or kept_admin_key(data_dir(settings), create=False) or ""
 
 

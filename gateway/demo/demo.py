@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from backends.simulator.workload import WorkloadRow, write_truth
-from gateway.app import data_dir
-from gateway.demo.admin_key import kept_admin_key
 from gateway.demo.engines import simulated_engines
 from gateway.demo.replay import Replay, ReplayReport
 from gateway.serve import RunningGateway, running
@@ -27,7 +25,7 @@ class Demo:
     """What the demo runs.
 
     Args:
-        settings: of the gateway; backends and a missing admin key are filled in.
+        settings: of the gateway; its backends are filled in.
         engines: simulated engines.
         speed: of their clocks.
         rows: a workload to replay; empty for none.
@@ -43,18 +41,18 @@ class Demo:
     seed: int
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[tuple[RunningGateway, Settings]]:
-        """Run all of it for as long as the block lasts; yield the gateway and the settings it runs with."""
+    async def running(self) -> AsyncGenerator[RunningGateway]:
+        """Run all of it for as long as the block lasts."""
         with TemporaryDirectory(prefix="magnus-") as folder:
             truth = Path(folder) / "truth.jsonl" if self.rows else None
             if truth is not None:
                 write_truth(truth, self.rows)
             async with simulated_engines(self.engines, speed=self.speed, truth=truth) as urls:
-                settings = self._completed(urls)
-                async with running(settings) as gateway:
-                    yield gateway, settings
+                engines = [BackendSettings(name=f"gpu-{i}", kind="vllm", url=url) for i, url in enumerate(urls)]
+                async with running(msgspec.structs.replace(self.settings, backends=engines)) as gateway:
+                    yield gateway
 
-    async def replay(self, gateway: RunningGateway, settings: Settings, console: Console) -> ReplayReport:
+    async def replay(self, gateway: RunningGateway, console: Console) -> ReplayReport:
         """Send the rows, with a progress bar on the console."""
         columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         since = datetime.now(UTC).isoformat()
@@ -62,7 +60,7 @@ class Demo:
             task = progress.add_task("replay", total=len(self.rows))
             replay = Replay(
                 url=gateway.url,
-                admin_key=settings.auth.admin_key or "",
+                admin_key=gateway.settings.auth.admin_key or "",
                 model=MODEL,
                 rate=self.rate,
                 on_answer=lambda: progress.advance(task),
@@ -70,20 +68,14 @@ class Demo:
             )
             return await replay.run(self.rows, since)
 
-    def _completed(self, urls: list[str]) -> Settings:
-        engines = [BackendSettings(name=f"gpu-{i}", kind="vllm", url=url) for i, url in enumerate(urls)]
-        auth = self.settings.auth
-        if auth.admin_key is None:
-            auth = msgspec.structs.replace(auth, admin_key=kept_admin_key(data_dir(self.settings)))
-        return msgspec.structs.replace(self.settings, backends=engines, auth=auth)
 
-
-def banner(gateway: RunningGateway, settings: Settings) -> str:
+def banner(gateway: RunningGateway) -> str:
     """Say where the gateway is and what to do with it."""
     curl = (
         f"curl {gateway.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         f'    -d \'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
     )
+    settings = gateway.settings
     stats = f"curl {gateway.url}/admin/stats -H 'Authorization: Bearer {settings.auth.admin_key}'"
     engines = ", ".join(f"{backend.name} {backend.url}" for backend in settings.backends)
     return (

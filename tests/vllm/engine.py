@@ -25,6 +25,7 @@ from tests.vllm.install import environment, is_complete
 from tests.vllm.tether import members
 
 TETHER = Path(__file__).with_name("tether.py")
+SITE = Path(__file__).with_name("site")
 MODEL = "tiny"
 BLOCK_TOKENS = 32
 BLOCKS = 128
@@ -112,7 +113,8 @@ def _start(folder: Path, arguments: Sequence[str], port: int) -> Engine:
 def _environment_variables(home: Path, folder: Path) -> dict[str, str]:
     # Whatever tunes the caller's Python, such as a virtual environment, is not for the engine's.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_"))}
-    return inherited | OFFLINE | ONE_THREAD | {"VLLM_CACHE_ROOT": str(home / "cache"), "TMPDIR": str(folder)}
+    own = {"VLLM_CACHE_ROOT": str(home / "cache"), "TMPDIR": str(folder), "PYTHONPATH": str(SITE)}
+    return inherited | OFFLINE | ONE_THREAD | own
 
 
 def _wait_until_ready(engine: Engine, timeout_s: float) -> None:
@@ -127,9 +129,11 @@ def _wait_until_ready(engine: Engine, timeout_s: float) -> None:
 
 
 def _answers(url: str) -> bool:
+    # Not through a proxy, whatever the environment says: the engine is on this machine.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.status == 200
+        with direct.open(url, timeout=5) as response:
+            return bool(response.status == 200)
     except OSError:
         return False
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.vllm.engine import MAX_MODEL_TOKENS, Engine
 
-# The first test pays for the start.
+# The first test waits for the start.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 GREETING = [{"role": "user", "content": "hello"}]
@@ -19,7 +19,7 @@ USAGE = re.compile(r"^vllm:kv_cache_usage_perc\{[^}]*\} (\S+)$", re.MULTILINE)
 
 @pytest.fixture
 def client(vllm: Engine) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=vllm.url, timeout=30) as client:
+    with httpx2.Client(base_url=vllm.url, timeout=30, trust_env=False) as client:
         yield client
 
 
@@ -74,7 +74,7 @@ def test_request_id_becomes_part_of_the_response_id(client: httpx2.Client) -> No
 def test_client_that_leaves_frees_its_memory(vllm: Engine, client: httpx2.Client, stream: bool) -> None:
     body = chat(max_tokens=2000, stream=stream)
     timeout = httpx2.Timeout(10, read=0.5)
-    with httpx2.Client(base_url=vllm.url, timeout=timeout) as leaver, pytest.raises(LeavingError):
+    with httpx2.Client(base_url=vllm.url, timeout=timeout, trust_env=False) as leaver, pytest.raises(LeavingError):
         leave_while_generating(leaver, client, body)
     started = time.monotonic()
     wait_for_usage(client, above_zero=False)

@@ -1,4 +1,4 @@
-"""The demo's admin key, made once and kept in the data directory, readable by its owner alone."""
+"""The admin key of who sets none: made once, kept in the data directory, readable by its owner alone."""
 
 import os
 import secrets

@@ -1,0 +1,81 @@
+"""The gateway's surroundings, all real: sockets, a Postgres, engines."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from backends.simulator.config import EngineConfig
+from backends.simulator.server import listening
+from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Respond, fake_engine
+from tests.e2e.gateway import Gateway, serving, settings_of
+from tests.vllm.engine import running_engine
+
+SIMULATED = EngineConfig(
+    model=MODEL, kv_tokens=2 * CONTEXT_TOKENS, block_size=32, max_model_len=CONTEXT_TOKENS, speed=5.0
+)
+"""As large as the real vLLM of these tests: two answers of full length fill it. A token takes some 2 ms."""
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def app() -> str:
+    """An application's name that no other test has."""
+    return f"app-{next(_numbers)}"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def simulated_engine() -> AsyncIterator[Engine]:
+    async with listening(SIMULATED) as url:
+        yield Engine(url)
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("vllm")) as engine:
+        yield Engine(engine.url)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("simulated_engine", id="simulated"),
+        pytest.param("vllm_engine", id="vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(300)]),
+    ],
+)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn; the real vLLM is started only where its tests are selected."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_gateway(database_url: str, tmp_path: Path) -> AsyncIterator[StartGateway]:
+    """Starts gateways over given backends on a database of the test's own; keywords are sections of the settings."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *backends: dict[str, Any], ready: bool = True, database: str = database_url, **sections: Any
+        ) -> Gateway:
+            settings = settings_of(database, tmp_path, list(backends), **sections)
+            return await stack.enter_async_context(serving(settings, ready=ready))
+
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_engine() -> AsyncIterator[StartEngine]:
+    """Starts fake engines that answer as the test says."""
+    async with AsyncExitStack() as stack:
+
+        async def start(respond: Respond) -> FakeEngine:
+            return await stack.enter_async_context(fake_engine(respond))
+
+        yield start

@@ -1,0 +1,178 @@
+"""Engines for the gateway to run on: real ones, simulated ones, and small fake ones that misbehave as they are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import msgspec
+
+from tests.e2e.gateway import DEADLINE_S, sum_of_samples
+
+MODEL = "tiny"
+CONTEXT_TOKENS = 2048
+HUGE_KV_TOKENS = 10**9
+"""Makes a backend the least loaded one, so that it gets the first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine with vLLM's face and a model of `CONTEXT_TOKENS`, looked at from the outside."""
+
+    url: str
+
+    def backend(self, name: str = "gpu-0", **fields: Any) -> dict[str, Any]:
+        """Return it as an entry of a gateway's settings."""
+        return {"name": name, "kind": "vllm", "url": self.url, **fields}
+
+    async def sample(self, name: str, *labels: str) -> float:
+        """Read a sample, or the sum of several, off its metrics page."""
+        async with httpx2.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
+            return sum_of_samples((await client.get(f"{self.url}/metrics")).text, name, *labels)
+
+    async def works(self) -> bool:
+        """Tell whether a request of anybody's has memory in it."""
+        return await self.sample("vllm:kv_cache_usage_perc") > 0
+
+    async def is_empty(self) -> bool:
+        """Tell whether nothing runs, nothing waits and no memory is held."""
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+        return not any([await self.sample(name) for name in names])
+
+    async def answers_finished(self) -> float:
+        """Count the sequences that came to their end since the start; aborted ones did not."""
+        ends = [
+            await self.sample("vllm:request_success_total", f'finished_reason="{why}"') for why in ("stop", "length")
+        ]
+        return sum(ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as a fake engine got it, byte for byte."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Respond = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class FakeEngine:
+    """Lists a model, and answers every generation request by `respond`, which writes to the socket what it likes.
+
+    The connection is closed after each answer, and everything that was posted is kept in `received`.
+    """
+
+    respond: Respond
+    received: list[Received] = field(default_factory=list)
+    _server: asyncio.Server | None = None
+    _connections: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    _port: int = 0
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse connections from now on, and break those that are open."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def backend(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Return it as an entry of a gateway's settings, the first to be chosen."""
+        return {"name": name, "kind": "vllm", "url": self.url, "kv_tokens": HUGE_KV_TOKENS, **fields}
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._answer(await _read_request(reader), writer)
+        except asyncio.CancelledError:
+            return  # stopped
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _answer(self, request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path == "/v1/models":
+            card = {"id": MODEL, "object": "model", "max_model_len": CONTEXT_TOKENS}
+            writer.write(whole(msgspec.json.encode({"object": "list", "data": [card]})))
+        elif request.path == "/metrics":
+            writer.write(whole(b"", status="404 Not Found"))
+        else:
+            self.received.append(request)
+            await self.respond(request, writer)
+        await writer.drain()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Received:
+    line, *fields = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields if field)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Received(line.split(" ")[1], headers, body)
+
+
+@asynccontextmanager
+async def fake_engine(respond: Respond) -> AsyncIterator[FakeEngine]:
+    """Run a fake engine until the block ends."""
+    engine = FakeEngine(respond)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def whole(body: bytes, *, status: str = "200 OK") -> bytes:
+    """Write a JSON response in one piece."""
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def answer(text: str = "hello", *, tokens: int = 1) -> bytes:
+    """Write a completion in one piece, with its usage."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "text": text, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": 3 + tokens}
+    return whole(msgspec.json.encode({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}))
+
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+)
+STREAM_END = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """Write one chunk of a response without a length."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(payload: object) -> bytes:
+    """Write one server-sent event, as a chunk."""
+    return chunk(b"data: " + msgspec.json.encode(payload) + b"\n\n")
+
+
+def token(text: str, *, finish_reason: str | None = None) -> bytes:
+    """Write the event of one token of a chat."""
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+    return event({"id": "x", "object": "chat.completion.chunk", "choices": [choice]})
+
+
+DONE = chunk(b"data: [DONE]\n\n")

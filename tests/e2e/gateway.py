@@ -1,0 +1,134 @@
+"""A gateway on a socket, as its clients and its operator see it."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import asyncpg
+import httpx2
+import msgspec
+from openai import AsyncOpenAI
+from sqlalchemy import URL
+
+from gateway.serve import running
+from gateway.settings import Settings
+
+ADMIN_KEY = "admin-key-of-these-tests"
+DEADLINE_S = 30.0
+POLL_S = 0.01
+
+_numbers = itertools.count(1)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Poll until the condition holds.
+
+    Raises:
+        AssertionError: it does not within the deadline.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + DEADLINE_S
+    while not await condition():
+        assert loop.time() < deadline_s, f"not within {DEADLINE_S:g} s: {what}"
+        await asyncio.sleep(POLL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that answers, and a plain HTTP client of it."""
+
+    url: str
+    http: httpx2.AsyncClient
+
+    def sdk(self, app: str | None = None, *, api_key: str = "none") -> AsyncOpenAI:
+        """Return OpenAI's client, for one application; close it, or use it as a context."""
+        headers = {"X-App-Id": app} if app else {}
+        return AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=DEADLINE_S, default_headers=headers
+        )
+
+    async def stats(self, **narrowed: str) -> dict[str, Any]:
+        """Read `/admin/stats`."""
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        response = await self.http.get("/admin/stats", params=narrowed, headers=headers)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def totals(self, app: str) -> dict[str, int]:
+        """Read what is remembered of an application's requests, by how they ended."""
+        return (await self.stats(app=app))["totals"]
+
+    async def remembered(self, app: str, **expected: int) -> dict[str, int]:
+        """Wait until the application's totals have the expected counts: a record is made when its client has all."""
+
+        async def agrees() -> bool:
+            return (await self.totals(app)).items() >= expected.items()
+
+        await until(agrees, f"{app} remembered with {expected}")
+        return await self.totals(app)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Read the sum of a metric's samples that have these labels."""
+        page = (await self.http.get("/metrics")).text
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum_of_samples(page, name, *wanted)
+
+
+def sum_of_samples(page: str, name: str, *parts: str) -> float:
+    """Add up the samples of a family, in Prometheus's text format, whose line has all the parts in it."""
+    lines = [line for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(part in line for part in parts))
+
+
+def settings_of(database_url: str, data_dir: Path, backends: list[dict[str, Any]], **sections: Any) -> Settings:
+    """Return settings, as a `magnus.toml` would give them, of a gateway on a free port."""
+    tree = {
+        "server": {"port": 0, "shutdown_s": 1} | sections.pop("server", {}),
+        "database": {"url": database_url, "data_dir": str(data_dir)},
+        "auth": {"admin_key": ADMIN_KEY} | sections.pop("auth", {}),
+        "upstream": {"scrape_interval_s": 0.1} | sections.pop("upstream", {}),
+        "backends": backends,
+        **sections,
+    }
+    return msgspec.convert(tree, Settings)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Gateway]:
+    """Run a gateway until the block ends; unless told otherwise, wait until it has seen all its backends."""
+    async with (
+        running(settings) as gateway,
+        httpx2.AsyncClient(base_url=gateway.url, timeout=DEADLINE_S, trust_env=False) as http,
+    ):
+
+        async def sees_all() -> bool:
+            return set((await http.get("/health/ready")).json()["backends"].values()) <= {"healthy"}
+
+        if ready:
+            await until(sees_all, "all backends are healthy")
+        yield Gateway(gateway.url, http)
+
+
+@asynccontextmanager
+async def fresh_database(server: URL) -> AsyncIterator[str]:
+    """Make an empty database, and drop it when the block ends."""
+    name = f"e2e_{next(_numbers)}"
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE template1")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(server: URL, statement: str) -> None:
+    where = {name: unquote(str(value)) for name, value in server.query.items()}
+    connection = await asyncpg.connect(
+        host=where["host"], port=int(where["port"]), user=server.username, database="postgres"
+    )
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
