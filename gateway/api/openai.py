@@ -5,6 +5,7 @@ from typing import Any
 from litestar import asgi, get
 from litestar.connection import ASGIConnection
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+from litestar.params import FromPath
 from litestar.types import Receive, Scope, Send
 
 from gateway.api.auth import Door
@@ -49,7 +50,7 @@ def model_routes(pool: Pool, door: Door, *, started_at: int) -> list[HTTPRouteHa
         return {"object": "list", "data": cards()}
 
     @get("/v1/models/{model:path}")
-    async def show_model(request: ASGIConnection[Any, Any, Any, Any], model: str) -> dict[str, Any]:
+    async def show_model(request: ASGIConnection[Any, Any, Any, Any], model: FromPath[str]) -> dict[str, Any]:
         await door.application(dict(request.headers))
         wanted = model.removeprefix("/")
         for card in cards():

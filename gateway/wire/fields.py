@@ -6,7 +6,7 @@ scheduling need, and it is checked only as far as they rely on it.
 
 import re
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -23,7 +23,8 @@ class Generation:
     """What one generation request asks for.
 
     `text_bytes` is the UTF-8 size of the prompt's text; `prompt_tokens` is set where the prompt came as token ids.
-    `sequences` counts the answers asked for. `includes_usage` tells that a stream's client wants the usage chunk.
+    `sequences` counts the answers asked for. `includes_usage` tells that a stream's client wants the usage chunk. What
+    is from `message_count` on says something of the answer's length; `schema_bytes` is the size of a response format.
     """
 
     model: str
@@ -36,6 +37,17 @@ class Generation:
     prompt_tokens: int | None
     system: str | None
     last_user: str | None
+    message_count: int = 1
+    temperature: float | None = None
+    stop_count: int = 0
+    tools_bytes: int = 0
+    schema_bytes: int = 0
+    reasoning_effort: str | None = None
+
+
+_ABSENT = msgspec.Raw()
+_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)]
+_Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class _Part(msgspec.Struct):
@@ -45,7 +57,7 @@ class _Part(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = _ABSENT
 
 
 class _StreamOptions(msgspec.Struct):
@@ -58,14 +70,19 @@ class _Common(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    n: int | None = None
-    max_tokens: int | None = None
+    n: _Count | None = None
+    max_tokens: _Tokens | None = None
+    # Only looked at, so of any shape: whether they are right is the engine's to say.
+    temperature: Any = None
+    stop: Any = None
+    reasoning_effort: Any = None
+    response_format: msgspec.Raw = _ABSENT
 
 
 class _Chat(_Common, kw_only=True):
     messages: list[_Message]
-    max_completion_tokens: int | None = None
-    tools: msgspec.Raw | None = None
+    max_completion_tokens: _Tokens | None = None
+    tools: msgspec.Raw = _ABSENT
 
 
 class _Completion(_Common, kw_only=True):
@@ -77,6 +94,19 @@ _completion_decoder = msgspec.json.Decoder(_Completion)
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompt:
+    """What the two routes give in different shapes; `count` prompts, summed."""
+
+    count: int = 1
+    text_bytes: int
+    tokens: int | None = None
+    system: str | None = None
+    last_user: str | None = None
+    message_count: int = 1
+    tools_bytes: int = 0
+
+
 def read_chat(body: bytes) -> Generation:
     """Read a `/v1/chat/completions` body.
 
@@ -85,21 +115,17 @@ def read_chat(body: bytes) -> Generation:
     """
     chat = _decode(_chat_decoder, body)
     texts = [_text(message.content) for message in chat.messages]
-    system = "\n".join(t for t, m in zip(texts, chat.messages, strict=True) if m.role in {"system", "developer"})
-    last_user = next(
-        (t for t, m in zip(reversed(texts), reversed(chat.messages), strict=True) if m.role == "user"), None
+    by_role = [(message.role, text) for message, text in zip(chat.messages, texts, strict=True)]
+    tools_bytes = _size(chat.tools)
+    called_bytes = sum(_size(message.tool_calls) for message in chat.messages)
+    prompt = _Prompt(
+        text_bytes=sum(map(_utf8_bytes, texts)) + tools_bytes + called_bytes,
+        system="\n".join(text for role, text in by_role if role in {"system", "developer"}) or None,
+        last_user=next((text for role, text in reversed(by_role) if role == "user"), None),
+        message_count=len(texts),
+        tools_bytes=tools_bytes,
     )
-    extra = _size(chat.tools) + sum(_size(message.tool_calls) for message in chat.messages)
-    limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
-    _require_positive(limit, "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens")
-    return _generation(
-        chat,
-        max_tokens=limit,
-        prompts=1,
-        text_bytes=sum(map(_utf8_bytes, texts)) + extra,
-        system=system or None,
-        last_user=last_user,
-    )
+    return _generation(chat, prompt, chat.max_completion_tokens or chat.max_tokens)
 
 
 def read_completion(body: bytes) -> Generation:
@@ -109,23 +135,21 @@ def read_completion(body: bytes) -> Generation:
         InvalidRequest: as for `read_chat`.
     """
     completion = _decode(_completion_decoder, body)
-    prompt = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
-    if not prompt:
+    items = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
+    texts = [item for item in items if isinstance(item, str)]
+    ids = [item for item in items if isinstance(item, int)]
+    id_lists = [item for item in items if isinstance(item, list)]
+    if not items:
         raise InvalidRequest("prompt must not be empty", param="prompt")
-    _require_positive(completion.max_tokens, "max_tokens")
-    texts = [item for item in prompt if isinstance(item, str)]
-    token_ids = sum(1 for item in prompt if isinstance(item, int))
-    token_lists = [len(item) for item in prompt if isinstance(item, list)]
-    if (bool(texts) + bool(token_ids) + bool(token_lists)) != 1:
+    if bool(texts) + bool(ids) + bool(id_lists) != 1:
         raise InvalidRequest("prompt mixes text and token ids", param="prompt")
-    return _generation(
-        completion,
-        max_tokens=completion.max_tokens,
-        prompts=1 if token_ids else len(prompt),
+    prompt = _Prompt(
+        count=1 if ids else len(items),
         text_bytes=sum(map(_utf8_bytes, texts)),
-        prompt_tokens=None if texts else token_ids + sum(token_lists),
+        tokens=None if texts else len(ids) + sum(map(len, id_lists)),
         last_user=texts[-1] if texts else None,
     )
+    return _generation(completion, prompt, completion.max_tokens)
 
 
 def ask_for_usage(body: bytes) -> bytes:
@@ -145,18 +169,8 @@ def _is_set(fields: dict[str, msgspec.Raw], name: str) -> bool:
     return name in fields and bytes(fields[name]).strip() != b"null"
 
 
-def _generation(
-    common: _Common,
-    *,
-    max_tokens: int | None,
-    prompts: int,
-    text_bytes: int,
-    prompt_tokens: int | None = None,
-    system: str | None = None,
-    last_user: str | None = None,
-) -> Generation:
-    _require_positive(common.n, "n")
-    sequences = prompts * (common.n or 1)
+def _generation(common: _Common, prompt: _Prompt, max_tokens: int | None) -> Generation:
+    sequences = prompt.count * (common.n or 1)
     if sequences > MAX_SEQUENCES:
         raise InvalidRequest(f"{sequences} answers asked for; at most {MAX_SEQUENCES}", param="n")
     options = common.stream_options
@@ -167,16 +181,17 @@ def _generation(
         user=common.user or common.safety_identifier or None,
         max_tokens=max_tokens,
         sequences=sequences,
-        text_bytes=text_bytes,
-        prompt_tokens=prompt_tokens,
-        system=system,
-        last_user=last_user,
+        text_bytes=prompt.text_bytes,
+        prompt_tokens=prompt.tokens,
+        system=prompt.system,
+        last_user=prompt.last_user,
+        message_count=prompt.message_count,
+        temperature=float(common.temperature) if isinstance(common.temperature, int | float) else None,
+        stop_count=len(common.stop) if isinstance(common.stop, list) else int(common.stop is not None),
+        tools_bytes=prompt.tools_bytes,
+        schema_bytes=_size(common.response_format),
+        reasoning_effort=common.reasoning_effort if isinstance(common.reasoning_effort, str) else None,
     )
-
-
-def _require_positive(value: int | None, field: str) -> None:
-    if value is not None and value < 1:
-        raise InvalidRequest(f"{field} must be at least 1, got {value}", param=field)
 
 
 def _text(content: str | list[_Part] | None) -> str:
@@ -189,8 +204,9 @@ def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
-def _size(raw: msgspec.Raw | None) -> int:
-    return 0 if raw is None else len(bytes(raw))
+def _size(raw: msgspec.Raw) -> int:
+    """Bytes of a field that is there and not null."""
+    return 0 if bytes(raw) == b"null" else len(bytes(raw))
 
 
 def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:

@@ -55,15 +55,18 @@ class StreamScanner:
         if len(self._tail) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of over {MAX_EVENT_BYTES} bytes")
         whole = data[:end]
+        if self.error is not None:
+            return b""
         if not _worth_a_look(whole):
-            self.events += whole.count(b'"choices"')  # inside a text the quotes would be escaped
+            # inside a text the quotes are escaped, so this counts keys alone
+            self.events += whole.count(b'"choices":[{') or whole.count(b'"choices": [{')
             return whole
         return b"".join(event for event in _split(whole) if self._look_at(event))
 
     def close(self) -> bytes:
         """Return what is left at the end of the stream: an event that its sender did not finish."""
         tail, self._tail = self._tail, b""
-        return tail
+        return tail if self.error is None else b""
 
     def _look_at(self, event: bytes) -> bool:
         """Learn from one event; return whether it goes on to the client."""

@@ -1,0 +1,169 @@
+"""What a prompt's text shows of its answer's length: sizes, kinds of bytes, and the words that ask for much or little.
+
+Bytes are counted by class in one pass over their histogram; words are looked up in sets. Both cost microseconds, and
+neither depends on a language beyond the cue words, which are English.
+
+Source: Clairvoyant (arXiv 2606.07248) for lexical cues as length features.
+"""
+
+from math import log1p, nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCAN_BYTES = 4096
+"""Bytes read for the histogram; a longer text is judged by its start and its end."""
+
+CUE_CHARS = 1024
+"""Characters read for cue words, at each end of the text."""
+
+_BYTE_CLASSES: dict[str, bytes] = {
+    "lower": bytes(range(ord("a"), ord("z") + 1)),
+    "upper": bytes(range(ord("A"), ord("Z") + 1)),
+    "digit": b"0123456789",
+    "space": b" \t",
+    "newline": b"\n",
+    "sentence_end": b".?!",
+    "question": b"?",
+    "comma": b",",
+    "bracket": b"()[]",
+    "brace": b"{}",
+    "operator": b"=+-*/<>&|^%~",
+    "semicolon": b";",
+    "colon": b":",
+    "quote": b"\"'`",
+    "mark": b"#$@\\_",
+    "latin": bytes(range(0xC3, 0xCA)),
+    "cyrillic": bytes((0xD0, 0xD1, 0xD2, 0xD3)),
+    "hebrew_arabic": bytes(range(0xD6, 0xDC)),
+    "indic": bytes((0xE0,)),
+    "kana": bytes((0xE3,)),
+    "han": bytes(range(0xE4, 0xEA)),
+    "hangul": bytes(range(0xEA, 0xEE)),
+    "emoji": bytes((0xF0,)),
+}
+"""Byte classes; the scripts beyond ASCII by the lead bytes of their UTF-8."""
+
+_CUES: dict[str, str] = {
+    "brief": "brief briefly short shortly concise concisely only just single simply simple quick tldr succinct",
+    "long": "detail detailed details comprehensive thorough thoroughly essay story article blog long elaborate "
+    "extensive depth report letter speech chapter novel poem script lyrics",
+    "list": "list lists examples ideas table steps bullet outline top several ways tips reasons questions",
+    "explain": "explain describe discuss compare analyze why how difference evaluate understand",
+    "write": "write create generate compose design develop make build produce draft give provide",
+    "transform": "rewrite translate convert classify summarize summarise correct fix edit paraphrase extract identify "
+    "replace classify categorize detect sort find determine choose",
+    "code": "code function program python java javascript html sql script class def return implement algorithm api "
+    "const import int void public",
+    "fact": "what who when where which is are does did was many much name calculate compute",
+    "role": "you your act pretend role character imagine play",
+    "tool": "api tool tools call search calculator input output context response json",
+}
+_CUE_SETS = {name: frozenset(words.split()) for name, words in _CUES.items()}
+
+_NUMBERS = {
+    word: float(number)
+    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+} | {"a": 1.0, "an": 1.0, "single": 1.0, "few": 3.0, "couple": 2.0, "fifty": 50.0, "hundred": 100.0}
+
+_TOKENS_PER_UNIT = {
+    "word": 1.4,
+    "token": 1.0,
+    "character": 0.25,
+    "sentence": 25.0,
+    "line": 12.0,
+    "paragraph": 110.0,
+    "page": 600.0,
+    "stanza": 45.0,
+    "verse": 45.0,
+}
+_UNITS = _TOKENS_PER_UNIT | {f"{unit}s": tokens for unit, tokens in _TOKENS_PER_UNIT.items()}
+_UNIT_SET = frozenset(_UNITS)
+
+TEXT_FEATURES: tuple[str, ...] = (
+    "pieces",
+    "words",
+    "lines",
+    *(f"share_{name}" for name in _BYTE_CLASSES),
+    *(f"cue_{name}" for name in _CUES),
+    "cue_fence",
+    "cue_question",
+    "asked_tokens",
+    "asked_count",
+)
+"""Names of the features; sizes are log1p of counts, shares are of the bytes scanned, cues count distinct words."""
+
+_CLASS_MATRIX = np.zeros((256, len(_BYTE_CLASSES)))
+for _column, _bytes in enumerate(_BYTE_CLASSES.values()):
+    _CLASS_MATRIX[list(_bytes), _column] = 1.0
+_KIND = np.full(256, 3, np.uint8)
+_KIND[list(_BYTE_CLASSES["lower"] + _BYTE_CLASSES["upper"])] = 0
+_KIND[list(_BYTE_CLASSES["digit"])] = 1
+_KIND[list(b" \t\r\n")] = 2
+_KIND[0x80:] = 4
+_SPACES = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+def text_features(text: str) -> list[float]:
+    """Return the values of `TEXT_FEATURES`; NaN for what an empty text cannot show."""
+    if not text:
+        return [nan] * len(TEXT_FEATURES)
+    raw = text.encode(errors="surrogatepass")
+    words = (text if len(text) <= 2 * CUE_CHARS else f"{text[:CUE_CHARS]} {text[-CUE_CHARS:]}").lower()
+    return [*_byte_features(raw), *_cue_features(words)]
+
+
+def _byte_features(raw: bytes) -> list[float]:
+    scale = max(1.0, len(raw) / SCAN_BYTES)
+    if scale > 1.0:
+        raw = raw[: SCAN_BYTES // 2] + raw[-SCAN_BYTES // 2 :]
+    codes: NDArray[np.uint8] = np.frombuffer(raw, np.uint8)
+    shares = np.bincount(codes, minlength=256) @ _CLASS_MATRIX / len(raw)
+    kinds = _KIND[codes]
+    pieces = 1 + np.count_nonzero(kinds[1:] != kinds[:-1])
+    return [
+        log1p(pieces * scale),
+        log1p(raw.count(b" ") * scale),
+        log1p(raw.count(b"\n") * scale),
+        *shares.tolist(),
+    ]
+
+
+def _cue_features(text: str) -> list[float]:
+    words = text.translate(_SPACES).split()
+    distinct = frozenset(words)
+    return [
+        *(float(len(distinct & cues)) for cues in _CUE_SETS.values()),
+        float(text.count("```")),
+        float(text.endswith("?")),
+        _asked_tokens(words) if distinct & _UNIT_SET else nan,
+        _asked_count(words),
+    ]
+
+
+def _asked_tokens(words: list[str]) -> float:
+    """Return log tokens asked for, as in "in 200 words" or "two short paragraphs"; NaN for none.
+
+    >>> round(_asked_tokens("write it in 200 words".split()), 2) == round(log1p(280), 2)
+    True
+    """
+    for i, word in enumerate(words):
+        if word in _UNITS:
+            for number in reversed(words[max(0, i - 2) : i]):
+                if (count := _number(number)) is not None:
+                    return log1p(count * _UNITS[word])
+    return nan
+
+
+def _asked_count(words: list[str]) -> float:
+    """Return log1p of the first small number, as in "list 10 ideas"; NaN for none."""
+    for word in words[:64]:
+        if word.isdecimal() and len(word) <= 2:
+            return log1p(int(word))
+    return nan
+
+
+def _number(word: str) -> float | None:
+    if word.isdecimal() and len(word) <= 6:
+        return float(int(word))
+    return _NUMBERS.get(word)
