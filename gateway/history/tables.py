@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -12,12 +13,15 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
     func,
+    text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -25,6 +29,7 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
 
@@ -86,11 +91,31 @@ requests = Table(
     Column("ttft_ms", Double),
     Column("e2e_ms", Double),
     Column("prompt", Text),
+    Column("features", LargeBinary),
+    Column("features_version", SmallInteger),
     Index(None, "application_id", "arrived_at"),
     Index(None, "end_user_id", "arrived_at"),
     postgresql_partition_by="RANGE (arrived_at)",
 )
 """One row per finished request, a partition per UTC day (see `partitions`)."""
+
+length_models = Table(
+    "length_models",
+    metadata,
+    Column("version", BigInteger, Identity(always=True), primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("status", Text, nullable=False),
+    Column("served_at", DateTime(timezone=True)),
+    Column("rows", Integer, nullable=False),
+    Column("window_start", DateTime(timezone=True), nullable=False),
+    Column("window_end", DateTime(timezone=True), nullable=False),
+    Column("features_version", SmallInteger, nullable=False),
+    Column("metrics", JSONB, nullable=False),
+    Column("artifact", LargeBinary, nullable=False),
+    CheckConstraint("status IN ('challenger', 'serving', 'retired', 'rejected')", name="status"),
+    Index("uq_length_models_serving", "status", unique=True, postgresql_where=text("status = 'serving'")),
+)
+"""Every trained length model; `served_at` is when it last began to serve."""
 
 DEFAULT_PARTITION = "requests_default"
 """Takes the rows of days that have no partition of their own yet."""

@@ -186,7 +186,7 @@ def _generation(common: _Common, prompt: _Prompt, max_tokens: int | None) -> Gen
         system=prompt.system,
         last_user=prompt.last_user,
         message_count=prompt.message_count,
-        temperature=float(common.temperature) if isinstance(common.temperature, int | float) else None,
+        temperature=_number(common.temperature),
         stop_count=len(common.stop) if isinstance(common.stop, list) else int(common.stop is not None),
         tools_bytes=prompt.tools_bytes,
         schema_bytes=_size(common.response_format),
@@ -202,6 +202,14 @@ def _text(content: str | list[_Part] | None) -> str:
 
 def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _number(value: object) -> float | None:
+    """Read a number of any size; what no float can hold says nothing."""
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
 
 
 def _size(raw: msgspec.Raw) -> int:

@@ -39,17 +39,21 @@ async def sdk(gateway: Gateway, app: str) -> AsyncIterator[AsyncOpenAI]:
 Ask = Callable[..., Awaitable[Any]]
 
 
-async def ask_chat(sdk: AsyncOpenAI, prompt: str = "hello", *, tokens: int = 8, **fields: Any) -> Any:
+async def ask_chat(
+    sdk: AsyncOpenAI, prompt: str = "hello", *, tokens: int = 8, model: str = MODEL, **fields: Any
+) -> Any:
     messages = [{"role": "user", "content": prompt}]
-    return await sdk.chat.completions.create(model=MODEL, messages=messages, **_exactly(tokens), **fields)
+    return await sdk.chat.completions.create(model=model, messages=messages, **_exactly(tokens), **fields)
 
 
-async def ask_completion(sdk: AsyncOpenAI, prompt: Any = "hello", *, tokens: int = 8, **fields: Any) -> Any:
-    return await sdk.completions.create(model=MODEL, prompt=prompt, **_exactly(tokens), **fields)
+async def ask_completion(
+    sdk: AsyncOpenAI, prompt: Any = "hello", *, tokens: int = 8, model: str = MODEL, **fields: Any
+) -> Any:
+    return await sdk.completions.create(model=model, prompt=prompt, **_exactly(tokens), **fields)
 
 
 def _exactly(tokens: int) -> dict[str, Any]:
-    return {"max_tokens": tokens, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    return {"max_tokens": tokens, "extra_body": {"ignore_eos": True}}
 
 
 both_routes = pytest.mark.parametrize("ask", [ask_chat, ask_completion], ids=["chat", "completions"])
@@ -79,8 +83,9 @@ async def collect(stream: Any) -> tuple[dict[int, str], list[Any], list[Any]]:
 
 @both_routes
 async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask) -> None:
-    whole = await ask(sdk, tokens=12)
-    texts, (usage,), _ = await collect(await ask(sdk, tokens=12, stream=True, stream_options={"include_usage": True}))
+    greedy = {"tokens": 12, "temperature": 0}
+    whole = await ask(sdk, **greedy)
+    texts, (usage,), _ = await collect(await ask(sdk, **greedy, stream=True, stream_options={"include_usage": True}))
 
     assert texts == {0: text_of(whole.choices[0])}
     assert texts[0]
@@ -216,12 +221,13 @@ async def test_client_that_leaves_frees_the_engine(
 
     async def ask_and_stay() -> None:
         answer = await ask(sdk, tokens=LONG, stream=stream)
-        async for _ in answer:
-            continue
+        if stream:
+            await collect(answer)
 
     asking = asyncio.create_task(ask_and_stay())
     await until(engine.works, "the engine works")
     asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
     await until(engine.is_empty, "the engine has dropped the request")
     assert await engine.answers_finished() == finished
@@ -262,9 +268,14 @@ async def test_context_too_long_is_the_engines_bad_request(
     with pytest.raises(openai.BadRequestError) as caught:
         await ask(sdk, "word and " * CONTEXT_TOKENS, stream=stream)
 
-    assert caught.value.status_code == 400
-    assert (caught.value.type, caught.value.param, caught.value.code) == ("BadRequestError", "input_tokens", 400)
-    assert str(CONTEXT_TOKENS) in caught.value.message
+    error = caught.value
+    assert (error.status_code, error.type, error.param, error.body["code"]) == (
+        400,
+        "BadRequestError",
+        "input_tokens",
+        400,
+    )
+    assert str(CONTEXT_TOKENS) in error.message
     await gateway.remembered(app, requests=1, failed=1, ok=0)
 
 
@@ -272,10 +283,7 @@ async def test_context_too_long_is_the_engines_bad_request(
 @both_ways
 async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, ask: Ask, stream: bool) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        if ask is ask_chat:
-            await sdk.chat.completions.create(model="other", messages=[{"role": "user", "content": "x"}], stream=stream)
-        else:
-            await sdk.completions.create(model="other", prompt="x", stream=stream)
+        await ask(sdk, model="other", stream=stream)
 
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 

@@ -1,0 +1,346 @@
+"""What the gateway must not take: each gets OpenAI's error, names what is wrong, and leaves no trace of a success."""
+
+import asyncio
+import gzip
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+import pytest_asyncio
+from sqlalchemy import URL
+
+from gateway.history.engine import create_history_engine
+from gateway.history.keys import KeyStore
+from tests.e2e.engines import MODEL, Engine
+from tests.e2e.gateway import ADMIN_KEY, Gateway, fresh_database, serving, settings_of, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MEGABYTE = 1024 * 1024
+BODY_TIMEOUT_S = 2.0
+PROMPT = "a-prompt-that-no-log-may-have"
+SECRET = "mg-a-secret-that-no-log-may-have"
+CLIENT_LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def gateway(
+    simulated_engine: Engine, postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Gateway]:
+    async with fresh_database(postgres_server) as database_url:
+        folder, server = tmp_path_factory.mktemp("gateway"), {"body_timeout_s": BODY_TIMEOUT_S}
+        settings = settings_of(database_url, folder, [simulated_engine.backend()], server=server)
+        async with serving(settings) as gateway:
+            yield gateway
+
+
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def _nothing_succeeds_and_nothing_leaks(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[None]:
+    """Whatever a test sends: no success is remembered of it, and its prompts and keys are in no log."""
+    caplog.set_level(logging.DEBUG)
+    before = await successes(gateway)
+    yield
+    assert await successes(gateway) == before
+    ours = [record for record in caplog.records if not record.name.startswith(CLIENT_LOGGERS)]
+    logged = "\n".join(f"{record.getMessage()} {record.exc_text or ''}" for record in ours)
+    assert PROMPT not in logged
+    assert SECRET not in logged
+    assert ADMIN_KEY not in logged
+
+
+async def successes(gateway: Gateway) -> int:
+    """Count the requests that are remembered as answered, and check that the metrics agree."""
+    ok = (await gateway.stats())["totals"]["ok"]
+    assert await gateway.metric("magnus_requests_total", status="ok") == ok
+    return ok
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, **fields}
+
+
+def completion(**fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "prompt": PROMPT, "max_tokens": 2, **fields}
+
+
+def without(body: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != field}
+
+
+def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
+    """Check that a response is OpenAI's error object and nothing else, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert PROMPT not in response.text
+    return error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"model": "tiny", "messages": [}',
+        b'{"model": "tiny"} trailing',
+        b"\xff\xfe{}",
+        b'{"model": "\xff"}',
+        b"[" * 100_000,
+        b'{"model": "tiny", "messages": ' + b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_body_that_is_no_json_object_is_refused(gateway: Gateway, path: str, body: bytes) -> None:
+    response = await gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+
+    assert error_of(response, 400)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, without(chat(), "model"), "model"),
+        (CHAT, chat(model=7), "model"),
+        (CHAT, chat(model=None), "model"),
+        (CHAT, without(chat(), "messages"), "messages"),
+        (CHAT, chat(messages=PROMPT), "messages"),
+        (CHAT, chat(messages=[{"content": PROMPT}]), "messages[0].role"),
+        (CHAT, chat(messages=[{"role": "user", "content": 7}]), "messages[0].content"),
+        (CHAT, chat(messages=[{"role": "user", "content": [{"text": 7}]}]), "messages[0].content[0].text"),
+        (CHAT, chat(stream="yes"), "stream"),
+        (CHAT, chat(stream_options={"include_usage": 1}), "stream_options.include_usage"),
+        (CHAT, chat(user=7), "user"),
+        (CHAT, chat(n="2"), "n"),
+        (CHAT, chat(n=0), "n"),
+        (CHAT, chat(n=100_000), "n"),
+        (CHAT, chat(max_tokens="many"), "max_tokens"),
+        (CHAT, chat(max_tokens=0), "max_tokens"),
+        (CHAT, chat(max_tokens=-1), "max_tokens"),
+        (CHAT, chat(max_tokens=1.5), "max_tokens"),
+        (CHAT, chat(max_completion_tokens=0), "max_completion_tokens"),
+        (COMPLETIONS, without(completion(), "model"), "model"),
+        (COMPLETIONS, without(completion(), "prompt"), "prompt"),
+        (COMPLETIONS, completion(prompt=[]), "prompt"),
+        (COMPLETIONS, completion(prompt={"text": PROMPT}), "prompt"),
+        (COMPLETIONS, completion(prompt=[PROMPT, 7]), "prompt"),
+        (COMPLETIONS, completion(prompt=[PROMPT, True]), "prompt[1]"),
+        (COMPLETIONS, completion(prompt=[[1, PROMPT]]), "prompt[0][1]"),
+        (COMPLETIONS, completion(max_tokens=0), "max_tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_wrong_field_is_named(gateway: Gateway, path: str, body: dict[str, Any], param: str) -> None:
+    response = await gateway.http.post(path, json=body)
+
+    error = error_of(response, 400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat(messages=[])), (COMPLETIONS, completion(prompt=""))])
+async def test_request_without_a_prompt_is_refused(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
+    response = await gateway.http.post(path, json=body)
+
+    assert error_of(response, 400)["param"] in {"messages", "prompt"}
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat(model="other")), (COMPLETIONS, completion(model=""))])
+async def test_unknown_model_is_named_in_the_error(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
+    error = error_of(await gateway.http.post(path, json=body), 404)
+
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert repr(body["model"]) in error["message"]
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat()), (COMPLETIONS, completion())])
+async def test_prompt_of_20_megabytes_is_too_large(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
+    text = "x" * (20 * MEGABYTE)
+    body = body | ({"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text})
+
+    assert error_of(await gateway.http.post(path, json=body), 413)["code"] == "request_too_large"
+
+
+async def test_body_over_the_limit_is_too_large(gateway: Gateway) -> None:
+    image = {"type": "image_url", "image_url": {"url": "x" * (33 * MEGABYTE)}}
+    body = chat(messages=[{"role": "user", "content": [image]}])
+
+    assert error_of(await gateway.http.post(CHAT, json=body), 413)["code"] == "request_too_large"
+
+
+HALF = json.dumps(chat()).encode()[:-10]
+
+
+@asynccontextmanager
+async def half_sent(gateway: Gateway, framing: bytes) -> AsyncIterator[asyncio.StreamReader]:
+    """Send half a body, and keep the connection open for as long as the block lasts."""
+    url = httpx2.URL(gateway.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: {url.host}\r\ncontent-type: application/json\r\n".encode())
+        writer.write(framing)
+        await writer.drain()
+        yield reader
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+both_framings = pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: %d\r\n\r\n%b" % (len(HALF) + 10, HALF),
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(HALF), HALF),
+    ],
+    ids=["length", "chunked"],
+)
+
+
+@both_framings
+async def test_body_that_stops_half_way_times_out(gateway: Gateway, framing: bytes) -> None:
+    async with half_sent(gateway, framing) as reader:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        body = json.loads(await reader.readexactly(length))
+
+    assert head.startswith("http/1.1 408")
+    assert body["error"]["code"] == "request_timeout"
+
+
+@both_framings
+async def test_client_that_leaves_while_it_sends_is_no_success(gateway: Gateway, framing: bytes) -> None:
+    cancelled = await gateway.metric("magnus_requests_total", status="cancelled")
+    async with half_sent(gateway, framing):
+        pass
+
+    async def counted() -> bool:
+        return await gateway.metric("magnus_requests_total", status="cancelled") == cancelled + 1
+
+    await until(counted, "the request that its client gave up is counted")
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/v1/models", "/admin/stats", "/health/live"])
+async def test_wrong_method_is_not_allowed(gateway: Gateway, path: str) -> None:
+    wrong = "GET" if path in {CHAT, COMPLETIONS} else "DELETE"
+
+    error = error_of(await gateway.http.request(wrong, path), 405)
+
+    assert error["code"] == "method_not_allowed"
+    assert path in error["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/embeddings", "/chat/completions", "/v1/chat/completions/x", "/admin"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_unknown_route_is_not_found(gateway: Gateway, method: str, path: str) -> None:
+    assert error_of(await gateway.http.request(method, path), 404)["code"] == "route_not_found"
+
+
+async def test_compressed_body_is_refused(gateway: Gateway) -> None:
+    body = gzip.compress(json.dumps(chat()).encode())
+
+    response = await gateway.http.post(CHAT, content=body, headers={"content-encoding": "gzip"})
+
+    assert error_of(response, 400)["param"] == "content-encoding"
+
+
+@pytest.mark.parametrize("app", [b"", b" ", b"x" * 129, b"caf\xc3\xa9", b"a\tb"])
+async def test_application_must_be_short_printable_ascii(gateway: Gateway, app: bytes) -> None:
+    response = await gateway.http.post(CHAT, json=chat(), headers={b"x-app-id": app})
+
+    assert error_of(response, 400)["param"] == "X-App-Id"
+
+
+@pytest.mark.parametrize("path", ["/admin/stats", "/admin/stats?app=x"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": f"Bearer {SECRET}"},
+        {"authorization": "Bearer "},
+        {"authorization": f"Basic {ADMIN_KEY}"},
+        {"authorization": ADMIN_KEY},
+        {"x-api-key": SECRET},
+        {b"authorization": "Bearer schlüssel".encode()},
+    ],
+    ids=["none", "wrong", "empty", "scheme", "bare", "x-api-key", "umlaut"],
+)
+async def test_admin_needs_its_key(gateway: Gateway, path: str, headers: Any) -> None:
+    response = await gateway.http.get(path, headers=headers)
+
+    assert error_of(response, 401)["type"] == "authentication_error"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_admin_is_closed_where_no_key_is_set(start_gateway: StartGateway, simulated_engine: Engine) -> None:
+    closed = await start_gateway(simulated_engine.backend(), auth={"admin_key": None})
+
+    for headers in ({}, {"authorization": f"Bearer {ADMIN_KEY}"}, {"authorization": "Bearer None"}):
+        assert error_of(await closed.http.get("/admin/stats", headers=headers), 403)["type"] == "permission_error"
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", ""])
+async def test_stats_since_no_time_is_refused(gateway: Gateway, since: str) -> None:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    response = await gateway.http.get("/admin/stats", params={"since": since}, headers=headers)
+
+    assert error_of(response, 400)["param"] == "since"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def keyed(
+    start_gateway: StartGateway, simulated_engine: Engine, database_url: str
+) -> AsyncIterator[tuple[Gateway, KeyStore]]:
+    """A gateway that asks for keys, and where they are kept."""
+    async with AsyncExitStack() as stack:
+        engine = create_history_engine(database_url, pool_size=1)
+        stack.push_async_callback(engine.dispose)
+        yield await start_gateway(simulated_engine.backend(), auth={"mode": "keys"}), KeyStore(engine)
+
+
+async def test_key_names_the_application_whatever_the_header_says(keyed: tuple[Gateway, KeyStore], app: str) -> None:
+    gateway, keys = keyed
+    key, _ = await keys.create(app)
+    async with gateway.sdk("another-application", api_key=key) as sdk:
+        await sdk.chat.completions.create(**chat())
+        assert [model.id async for model in sdk.models.list()] == [MODEL]
+
+    await gateway.remembered(app, ok=1)
+    assert [entry["app"] for entry in (await gateway.stats())["apps"]] == [app]
+
+
+async def test_nothing_is_answered_without_a_valid_key(keyed: tuple[Gateway, KeyStore], app: str) -> None:
+    gateway, keys = keyed
+    revoked, kept = await keys.create(app)
+    assert await keys.revoke(kept.id)
+
+    for headers in (
+        {},
+        {"authorization": "Bearer "},
+        *({"authorization": f"Bearer {key}"} for key in (SECRET, revoked)),
+    ):
+        for path, body in ((CHAT, chat()), (COMPLETIONS, completion()), (CHAT, {"model": 7})):
+            response = await gateway.http.post(path, json=body, headers=headers)
+            assert error_of(response, 401)["code"] == "invalid_api_key"
+            assert SECRET not in response.text
+        assert error_of(await gateway.http.get("/v1/models", headers=headers), 401)["type"] == "authentication_error"
+    async with gateway.sdk(api_key=revoked) as sdk:
+        with pytest.raises(openai.AuthenticationError):
+            await sdk.chat.completions.create(**chat())
+    assert (await gateway.stats())["totals"]["requests"] == 0

@@ -1,0 +1,123 @@
+"""Whatever bytes a client sends: they are read, or refused with the field's name; what is forwarded stays as it was."""
+
+import json
+import string
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import InvalidRequest
+from gateway.wire.fields import Generation, ask_for_usage, read_chat, read_completion
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4), max_leaves=8
+)
+FIELDS = ["model", "messages", "prompt", "n", "max_tokens", "max_completion_tokens", "stream", "stream_options", "user", "tools", "response_format", "temperature", "stop", "reasoning_effort"]
+messages = st.lists(
+    st.fixed_dictionaries({}, optional={"role": values, "content": values, "tool_calls": values}), max_size=3
+)
+likely = {
+    "model": st.text(max_size=6),
+    "messages": messages,
+    "prompt": st.one_of(st.text(max_size=6), st.lists(st.text(max_size=3)), st.lists(st.integers(0, 9))),
+    "n": st.integers(-1, 10**30),
+    "max_tokens": st.integers(-1, 10**400),
+    "stream": st.booleans(),
+    "temperature": st.one_of(st.floats(0, 2), st.integers(-1, 10**400)),
+    "stop": st.one_of(st.text(max_size=3), st.lists(st.text(max_size=3))),
+}
+bodies = st.one_of(
+    values,
+    st.fixed_dictionaries({}, optional={name: values for name in FIELDS}),
+    st.fixed_dictionaries({}, optional={name: likely.get(name, values) for name in FIELDS}),
+)
+
+
+def read_or_refused(read, body):
+    try:
+        return read(body)
+    except InvalidRequest as refusal:
+        return refusal
+
+
+@given(st.one_of(bodies.map(lambda body: json.dumps(body).encode()), st.binary(max_size=60)))
+def test_a_body_is_read_or_refused_and_never_an_accident(body):
+    for read in (read_chat, read_completion):
+        outcome = read_or_refused(read, body)
+        assert isinstance(outcome, Generation | InvalidRequest)
+
+
+@given(bodies)
+def test_what_is_read_is_usable(body):
+    for read in (read_chat, read_completion):
+        asked = read_or_refused(read, json.dumps(body).encode())
+        if isinstance(asked, Generation):
+            assert asked.sequences >= 1
+            assert asked.text_bytes >= 0
+            assert asked.max_tokens is None or 1 <= float(asked.max_tokens) < 2**63
+
+
+@given(st.sampled_from(["model", "n", "max_tokens", "stream", "user", "messages", "stream_options"]), values)
+def test_a_refusal_names_the_field_at_fault(field, value):
+    good = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    outcome = read_or_refused(read_chat, json.dumps({**good, field: value}).encode())
+    if isinstance(outcome, InvalidRequest):
+        assert outcome.param is not None
+        assert outcome.param.startswith(field)
+        assert field in outcome.message
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "developer", "user", "assistant"]), st.text()), max_size=5))
+def test_text_is_measured_in_utf8_bytes(dialogue):
+    body = {"model": "m", "messages": [{"role": role, "content": text} for role, text in dialogue]}
+    for ensure_ascii in (True, False):
+        asked = read_chat(json.dumps(body, ensure_ascii=ensure_ascii).encode())
+        assert asked.text_bytes == sum(len(text.encode()) for _, text in dialogue)
+        assert asked.last_user == next((text for role, text in reversed(dialogue) if role == "user"), None)
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=5), st.integers(1, 5))
+def test_every_prompt_of_a_list_asks_for_n_answers(prompts, n):
+    asked = read_completion(json.dumps({"model": "m", "prompt": prompts, "n": n}).encode())
+    assert asked.sequences == n * len(prompts)
+    assert asked.text_bytes == sum(len(prompt.encode()) for prompt in prompts)
+
+
+@given(st.lists(st.lists(st.integers(0, 10**6), max_size=5), min_size=1, max_size=5))
+def test_token_ids_are_counted_exactly(prompts):
+    asked = read_completion(json.dumps({"model": "m", "prompt": prompts}).encode())
+    assert (asked.prompt_tokens, asked.sequences) == (sum(map(len, prompts)), len(prompts))
+
+
+raw_values = st.one_of(
+    st.sampled_from(["1.50", "1e5", "-0", '{ "a" : [ 1 , 2 ] }', "[ ]", '"\\u00e9\\/"', "12345678901234567890123", "null"]),
+    values.map(json.dumps),
+)
+keys = st.text(string.ascii_letters + "_", min_size=1, max_size=8).filter(lambda key: key != "stream_options")
+options = st.sampled_from([None, "null", "{}", '{"include_usage":false}', '{"x":1.50,"include_usage":null}'])
+
+
+@given(st.dictionaries(keys, raw_values, max_size=6), options)
+def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_options):
+    given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
+    body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in given_fields.items()) + "}"
+
+    asked = ask_for_usage(body.encode()).decode()
+
+    assert json.loads(asked)["stream_options"]["include_usage"] is True
+    assert list(json.loads(asked)) == list(dict.fromkeys([*given_fields, "stream_options"]))
+    for key, raw in fields.items():
+        assert f'"{key}":{raw}' in asked
+    if stream_options and "1.50" in stream_options:
+        assert '"stream_options":{"x":1.50,' in asked
+
+
+@given(st.dictionaries(keys, raw_values, max_size=4), options)
+def test_asking_twice_is_asking_once(fields, stream_options):
+    given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
+    body = "{" + ",".join(f'"{key}":{raw}' for key, raw in given_fields.items()) + "}"
+    once = ask_for_usage(body.encode())
+    assert ask_for_usage(once) == once
