@@ -20,7 +20,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.lock"
 TINY_MODEL = HERE / "tiny_model.py"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SUITABLE = "import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))"
 
 
@@ -92,9 +91,11 @@ def _install_packages(python: str, target: Path, log: Path) -> None:
     _say("downloading torch")
     try:
         _run([*pip, torch], log)
-    except InstallError:
-        # PyPI has no CPU builds; only where the user's pip already knows a place that does, the first try succeeds.
-        _run([*pip, "--index-url", TORCH_CPU_INDEX, torch], log)
+    except InstallError as error:
+        # PyPI has no CPU builds, and the build for CUDA does not start without CUDA's libraries.
+        raise InstallError(
+            f"{error} ({torch} comes from PyTorch's CPU index: name it in PIP_EXTRA_INDEX_URL)"
+        ) from error
     _say(f"downloading vLLM and {len(others) - 1} packages that it imports")
     _run([*pip, "--requirement", str(rest)], log)
 
