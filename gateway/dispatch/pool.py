@@ -120,6 +120,7 @@ class Pool:
         async with asyncio.TaskGroup() as group:
             for member in self.members.values():
                 group.create_task(self._watch(member))
+            await asyncio.Event().wait()  # for ever, also where there is no backend
 
     async def look(self, member: Member) -> None:
         """Ask one backend how it is, and tell the scheduler."""

@@ -13,7 +13,7 @@ from backends.base import Backend
 from gateway.dispatch.dispatcher import Dispatcher, Ticket
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import BackendFull, Call, Reply, Upstream
-from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError
+from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError, QueueTimeout
 from gateway.scheduling.messages import Request
 from gateway.wire.answers import read_answer
 from gateway.wire.sse import EventTooLarge, StreamScanner
@@ -77,7 +77,7 @@ class Relay:
             while True:
                 try:
                     name = await ticket.assigned()
-                except BackendUnavailable as dropped:  # nowhere else to go: what failed first says more
+                except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
                     raise failure or dropped from dropped
                 trip.backend, trip.dispatched_s = name, self._monotonic()
                 try:
@@ -86,8 +86,9 @@ class Relay:
                     self._on_failure(name, error)
                     if client.started or not _worth_another(error, trip):
                         raise
-                    failure = error
-                    ticket.put_back(full=isinstance(error, BackendFull))
+                    full = isinstance(error, BackendFull)
+                    failure = failure if full else error
+                    ticket.put_back(full=full)
 
     async def _attempt(self, job: Job, backend: Backend, ticket: Ticket, client: Client, trip: Trip) -> None:
         async with self._upstream.send(backend, job.call) as reply:

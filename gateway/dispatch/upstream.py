@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -112,6 +112,7 @@ class Reply:
             self._patient.pause()  # a client that reads slowly is no silence of the engine's
             yield chunk
             self._patient.resume()
+        self._patient.pause()  # all has come: what its reader does now is no silence of the engine's
 
     async def read(self) -> bytes:
         """Read the whole body.
@@ -121,11 +122,12 @@ class Reply:
         """
         parts: list[bytes] = []
         size = 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                raise ProtocolError(f"The engine's answer is over {MAX_ANSWER_BYTES} bytes")
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                parts.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise ProtocolError(f"The engine's answer is over {MAX_ANSWER_BYTES} bytes")
         return b"".join(parts)
 
 

@@ -55,11 +55,11 @@ class _Backend:
 
     def load_with(self, request: Request) -> float | None:
         """Share of the backend in use at its peak if `request` went there; None where it has no room."""
-        if self.state.max_model_len is not None and request.prompt_tokens >= self.state.max_model_len:
-            return 0.0  # the engine refuses it at once: no reason to let it hold up the queue
         running, limit = len(self.ledger), self.state.max_concurrency
         if limit is not None and running >= limit:
             return None
+        if self.state.max_model_len is not None and request.prompt_tokens >= self.state.max_model_len:
+            return 0.0  # the engine refuses it at once: no reason to let it hold up the queue
         capacity = self.state.kv_capacity_tokens
         if capacity is None:
             return (running + 1) / (limit or _TYPICAL_CONCURRENCY)
@@ -157,7 +157,7 @@ class Scheduler:
         if self.waiting >= self.max_queue:
             yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(self.waiting, now))
             return
-        self._queue(request.model)[request.id] = _Waiting(request)
+        self._enqueue(_Waiting(request))
 
     def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
         if request_id not in self._running:
@@ -168,10 +168,20 @@ class Scheduler:
             run.backend.full_until_s = now + FULL_BACKOFF_S
         else:
             run.waited.failed_on.add(run.backend.state.name)
-        if self._serving(run.waited.request.model) <= run.waited.failed_on:
+        failed_on = run.waited.failed_on
+        if failed_on and self._serving(run.waited.request.model) <= failed_on:
             yield Drop(request_id, Reason.BACKENDS_FAILED)
         else:
             self._requeue(run.waited)
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        """Queue by arrival: a request whose body took long to come goes before those that overtook it meanwhile."""
+        queue = self._queue(waiting.request.model)
+        newer = takewhile(lambda other: other.request.arrival_s > waiting.request.arrival_s, reversed(queue.values()))
+        ids = [other.request.id for other in newer]
+        queue[waiting.request.id] = waiting
+        for request_id in reversed(ids):
+            queue.move_to_end(request_id)
 
     def _requeue(self, waiting: _Waiting) -> None:
         """Put a request back at its place: before all that arrived later, which is at the front or close to it."""
@@ -190,21 +200,48 @@ class Scheduler:
                 yield Drop(head.request.id, Reason.QUEUE_TIMEOUT)
 
     def _dispatch(self, now: float) -> Iterator[Action]:
-        for queue in self._queues.values():
-            while queue and (name := self._place(head := next(iter(queue.values())), now)):
-                del queue[head.request.id]
-                backend = self._backends[name]
-                backend.ledger.admit(head.request)
-                self._running[head.request.id] = _Running(head, backend)
-                self._rate.count(now)
-                yield Dispatch(head.request.id, name)
+        """Send what can be sent, oldest first over all models, since they may share backends."""
+        models = {head.request.model for head in self._heads()}
+        while models:
+            model = min(models, key=self._head_arrival_s)
+            queue = self._queues[model]
+            if (placed := self._next(queue, now)) is None:
+                models.remove(model)
+                continue
+            waiting, name = placed
+            del queue[waiting.request.id]
+            if not queue:
+                models.remove(model)
+            yield self._send(waiting, name, now)
 
-    def _place(self, waiting: _Waiting, now: float) -> str | None:
+    def _send(self, waiting: _Waiting, name: str, now: float) -> Dispatch:
+        backend, request = self._backends[name], waiting.request
+        backend.ledger.admit(request)
+        self._running[request.id] = _Running(waiting, backend)
+        self._rate.count(now)
+        return Dispatch(request.id, name)
+
+    def _next(self, queue: "OrderedDict[str, _Waiting]", now: float) -> tuple[_Waiting, str] | None:
+        """Find the first in a queue that some backend has room for.
+
+        Who waits is overtaken only by what goes to a backend that has failed him.
+        """
+        among = set(self._backends)
+        for waiting in queue.values():
+            if name := self._place(waiting, among, now):
+                return waiting, name
+            among &= waiting.failed_on
+            if not among:
+                return None
+        return None
+
+    def _place(self, waiting: _Waiting, among: set[str], now: float) -> str | None:
         """Choose the least loaded backend with room; ties go to the fewest running, then to the name."""
         request, best = waiting.request, None
-        for name, backend in self._backends.items():
+        for name in among - waiting.failed_on:
+            backend = self._backends[name]
             usable = backend.state.healthy and request.model in backend.state.models and backend.full_until_s <= now
-            if not usable or name in waiting.failed_on or (load := backend.load_with(request)) is None:
+            if not usable or (load := backend.load_with(request)) is None:
                 continue
             candidate = (load, len(backend.ledger), name)
             best = candidate if best is None else min(best, candidate)
@@ -215,6 +252,9 @@ class Scheduler:
 
     def _queue(self, model: str) -> OrderedDict[str, _Waiting]:
         return self._queues.setdefault(model, OrderedDict())
+
+    def _head_arrival_s(self, model: str) -> float:
+        return next(iter(self._queues[model].values())).request.arrival_s
 
     def _heads(self) -> Iterator[_Waiting]:
         return (next(iter(queue.values())) for queue in self._queues.values() if queue)

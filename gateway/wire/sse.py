@@ -59,7 +59,7 @@ class StreamScanner:
             return b""
         if not _worth_a_look(whole):
             # inside a text the quotes are escaped, so this counts keys alone
-            self.events += whole.count(b'"choices":[{') or whole.count(b'"choices": [{')
+            self.events += whole.count(b'"choices":[{') + whole.count(b'"choices": [{')
             return whole
         return b"".join(event for event in _split(whole) if self._look_at(event))
 

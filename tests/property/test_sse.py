@@ -76,7 +76,9 @@ def usages(draw):
 def errors(draw):
     message = draw(texts.filter(bool))
     error = draw(st.sampled_from([message, {"message": message, "code": 500}]))
-    return Event(draw(jsons(st.just({"error": error}))), error=message, before=draw(st.sampled_from(["", "event: error"])))
+    return Event(
+        draw(jsons(st.just({"error": error}))), error=message, before=draw(st.sampled_from(["", "event: error"]))
+    )
 
 
 others = st.sampled_from(

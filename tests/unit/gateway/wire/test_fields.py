@@ -37,7 +37,9 @@ def test_a_chat_without_system_prompt_or_user_has_none():
 
 def test_only_the_text_of_parts_is_read():
     image = {"type": "image_url", "image_url": {"url": "data:" + "x" * 1000}}
-    asked = read_chat(chat(message("user", [{"type": "text", "text": "what"}, image, {"type": "text", "text": "is it"}])))
+    asked = read_chat(
+        chat(message("user", [{"type": "text", "text": "what"}, image, {"type": "text", "text": "is it"}]))
+    )
     assert asked.last_user == "what\nis it"
     assert asked.text_bytes == len("what\nis it")
 
@@ -70,7 +72,13 @@ def test_unknown_fields_are_nobody_s_business():
 
 @pytest.mark.parametrize(
     ("prompt", "sequences", "text_bytes", "prompt_tokens"),
-    [("héllo", 1, 6, None), (["a", "bc"], 2, 3, None), ([5, 6, 7], 1, 0, 3), ([[5], [6, 7]], 2, 0, 3), ("", 1, 0, None)],
+    [
+        ("héllo", 1, 6, None),
+        (["a", "bc"], 2, 3, None),
+        ([5, 6, 7], 1, 0, 3),
+        ([[5], [6, 7]], 2, 0, 3),
+        ("", 1, 0, None),
+    ],
 )
 def test_a_prompt_comes_in_four_forms(prompt, sequences, text_bytes, prompt_tokens):
     asked = read_completion(completion(prompt))
@@ -126,7 +134,7 @@ def test_a_body_that_is_no_request_is_refused_as_a_whole(body, message):
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n"])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_an_absurd_number_is_refused_and_not_repeated(digits, field, sign):
-    body = '{"model": "m", "messages": [], "%s": %s%s}' % (field, sign, "9" * digits)
+    body = f'{{"model": "m", "messages": [], "{field}": {sign}{"9" * digits}}}'
     with pytest.raises(InvalidRequest) as refusal:
         read_chat(body.encode())
     assert refusal.value.param == field
@@ -134,7 +142,7 @@ def test_an_absurd_number_is_refused_and_not_repeated(digits, field, sign):
 
 
 def test_an_absurd_n_is_refused_for_several_prompts_too():
-    body = '{"model": "m", "prompt": ["a", "b"], "n": %s}' % ("9" * 4300)
+    body = f'{{"model": "m", "prompt": ["a", "b"], "n": {"9" * 4300}}}'
     with pytest.raises(InvalidRequest, match="n"):
         read_completion(body.encode())
 

@@ -1,0 +1,206 @@
+import asyncio
+
+import pytest
+
+from gateway.api.asgi import DRAIN_FACTOR, WhileConnected, headers_of, read_body, respond, start
+from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
+
+GONE = {"type": "http.disconnect"}
+
+
+class Receive:
+    """A client that sends these messages, with seconds of silence between them, and then nothing any more."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.taken = 0
+
+    async def __call__(self):
+        while self.script:
+            part = self.script.pop(0)
+            if isinstance(part, dict):
+                self.taken += 1
+                return part
+            await asyncio.sleep(part)
+        await asyncio.sleep(1e9)
+        raise AssertionError("waited for ever")
+
+
+def part(body, *, more=True):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def read(*script, max_bytes=100, silence_s=10.0):
+    receive = Receive(*script)
+    try:
+        return await read_body(receive, max_bytes=max_bytes, silence_s=silence_s), receive
+    except Exception as error:
+        error.receive = receive
+        raise
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [part(b"abc", more=False)],
+        [part(b"a"), part(b""), part(b"bc"), part(b"", more=False)],
+        [part(b"a"), {"type": "http.request", "body": b"bc"}],
+        [part(b"abc"), {"type": "http.request"}],
+    ],
+)
+async def test_a_body_comes_in_parts(script):
+    body, _ = await read(*script)
+    assert body == b"abc"
+
+
+async def test_a_body_may_be_as_large_as_the_limit():
+    body, _ = await read(part(b"x" * 60), part(b"x" * 40, more=False))
+    assert len(body) == 100
+
+
+async def test_a_body_beyond_the_limit_is_refused_once_it_is_whole():
+    with pytest.raises(BodyTooLarge, match="over 100 bytes") as refusal:
+        await read(part(b"x" * 100), part(b"x"), part(b"", more=False))
+    assert refusal.value.receive.script == []
+
+
+async def test_a_body_far_beyond_the_limit_is_not_read_to_its_end():
+    with pytest.raises(BodyTooLarge) as refusal:
+        await read(*[part(b"x" * 50)] * 1000)
+    assert refusal.value.receive.taken * 50 <= DRAIN_FACTOR * 100 + 50
+
+
+async def test_a_client_that_falls_silent_is_given_up():
+    with pytest.raises(BodyTimeout, match="10 s"):
+        await read(part(b"a"), 9.0, part(b"b"), 11.0, part(b"c", more=False))
+    assert asyncio.get_running_loop().time() == pytest.approx(19)
+
+
+async def test_a_slow_client_is_not_a_silent_one():
+    body, _ = await read(*[9.0, part(b"a")] * 20, part(b"", more=False))
+    assert len(body) == 20
+
+
+async def test_a_client_that_leaves_half_way_is_gone():
+    with pytest.raises(ClientGone):
+        await read(part(b"a"), GONE)
+
+
+def test_headers_are_read_in_lower_case_and_the_last_wins():
+    scope = {"headers": [(b"x-a", b"1"), (b"x-b", "ü".encode("latin-1")), (b"x-a", b"2")]}
+    assert headers_of(scope) == {"x-a": "2", "x-b": "ü"}
+
+
+async def test_a_response_says_how_long_it_is():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await respond(send, 404, {"x-a": "1"}, b"no")
+    assert sent == [
+        {"type": "http.response.start", "status": 404, "headers": [(b"x-a", b"1"), (b"content-length", b"2")]},
+        {"type": "http.response.body", "body": b"no", "more_body": False},
+    ]
+
+
+async def test_a_stream_s_start_says_no_length():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await start(send, 200, {"x-a": "1"})
+    assert sent == [{"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}]
+
+
+# A client that leaves
+
+
+async def test_work_that_ends_first_is_not_disturbed():
+    async with WhileConnected(Receive(5.0, GONE)):
+        await asyncio.sleep(1)
+    await asyncio.sleep(10)
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_client_that_leaves_ends_the_work():
+    with pytest.raises(ClientGone):
+        async with WhileConnected(Receive(5.0, GONE)):
+            await asyncio.sleep(100)
+    assert asyncio.get_running_loop().time() == pytest.approx(5)
+    await asyncio.sleep(10)  # nothing of the cancellation is left
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_other_messages_are_no_leaving():
+    async with WhileConnected(Receive(1.0, part(b"", more=False), 10.0, GONE)):
+        await asyncio.sleep(5)
+
+
+async def test_a_cancellation_from_outside_stays_one():
+    async def work():
+        async with WhileConnected(Receive()):
+            await asyncio.sleep(100)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+async def test_a_cancellation_from_outside_wins_over_a_client_that_leaves_meanwhile():
+    async def work():
+        async with WhileConnected(Receive(5.0, GONE)):
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(10)  # what is cancelled from outside takes its time, and the client leaves
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(4)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_from_outside_wins_though_it_comes_later():
+    async def work():
+        async with WhileConnected(Receive(5.0, GONE)):
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(10)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(6)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_time_out_outside_is_no_leaving():
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3), WhileConnected(Receive(5.0, GONE)):
+            await asyncio.sleep(100)
+
+
+async def test_a_time_out_inside_is_no_leaving():
+    with pytest.raises(TimeoutError):
+        async with WhileConnected(Receive(5.0, GONE)), asyncio.timeout(3):
+            await asyncio.sleep(100)
+
+
+async def test_a_failure_of_the_work_is_its_own_though_the_client_leaves_meanwhile():
+    async def fail_when_cancelled():
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            raise ZeroDivisionError from None
+
+    with pytest.raises(ZeroDivisionError):
+        async with WhileConnected(Receive(5.0, GONE)):
+            await fail_when_cancelled()
+    assert asyncio.current_task().cancelling() == 0

@@ -1,0 +1,199 @@
+import hmac
+
+import pytest
+
+from gateway.api import auth
+from gateway.api.auth import (
+    ANONYMOUS,
+    KNOWN_FOR_S,
+    UNKNOWN_FOR_S,
+    KeyedDoor,
+    OpenDoor,
+    application_of_system_prompt,
+    bearer,
+    require_admin,
+)
+from gateway.errors import Forbidden, InvalidRequest, KeysUnavailable, Unauthorized
+from gateway.history.keys import hash_key
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({"authorization": "Bearer k1"}, "k1"),
+        ({"authorization": "bearer   k1 "}, "k1"),
+        ({"x-api-key": "k1"}, "k1"),
+        ({"authorization": "Bearer k1", "x-api-key": "k2"}, "k1"),
+        ({"authorization": "Basic k1", "x-api-key": "k2"}, "k2"),
+        ({"authorization": "Bearer "}, None),
+        ({"authorization": "k1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_key_comes_as_openai_or_as_anthropic_sends_it(headers, key):
+    assert bearer(headers) == key
+
+
+def test_the_same_system_prompt_is_the_same_application():
+    one, again, other = map(application_of_system_prompt, ("Be brief.", "Be brief.", "Be brief!"))
+    assert one == again != other
+    assert "brief" not in one
+
+
+def test_without_a_system_prompt_the_application_is_nobody():
+    assert application_of_system_prompt(None) == ANONYMOUS
+
+
+@pytest.mark.parametrize("app", ["mail", "My App 2", "a", "x" * 128])
+async def test_the_open_door_believes_the_header(app):
+    assert await OpenDoor().application({"x-app-id": app}) == app
+
+
+async def test_the_open_door_asks_for_nothing():
+    assert await OpenDoor().application({"authorization": "Bearer whatever"}) is None
+
+
+@pytest.mark.parametrize("app", ["", " mail", "mail ", "x" * 129, "mäil", "a\tb", "a\x00"])
+async def test_the_open_door_refuses_names_that_are_none(app):
+    with pytest.raises(InvalidRequest) as refusal:
+        await OpenDoor().application({"x-app-id": app})
+    assert refusal.value.param == "X-App-Id"
+
+
+class Keys:
+    """The table of keys and a clock; it counts how often it is asked."""
+
+    def __init__(self, **apps):
+        self.apps = {hash_key(key): app for key, app in apps.items()}
+        self.asked = 0
+        self.away = False
+        self.now = 1000.0
+        self.door = KeyedDoor(self.lookup, lambda: self.now)
+
+    async def lookup(self, digest):
+        self.asked += 1
+        if self.away:
+            raise KeysUnavailable("The database is away")
+        return self.apps.get(digest)
+
+    async def application(self, key):
+        return await self.door.application({"authorization": f"Bearer {key}"})
+
+
+async def test_the_key_names_the_application():
+    assert await Keys(k1="mail", k2="chat").application("k2") == "chat"
+
+
+async def test_the_header_does_not_name_the_application_where_keys_do():
+    keys = Keys(k1="mail")
+    assert await keys.door.application({"x-api-key": "k1", "x-app-id": "chat"}) == "mail"
+
+
+async def test_no_key_is_asked_for():
+    with pytest.raises(Unauthorized, match="No API key given") as refusal:
+        await Keys().door.application({})
+    assert refusal.value.headers == {"www-authenticate": "Bearer"}
+
+
+async def test_a_wrong_key_is_not_repeated():
+    with pytest.raises(Unauthorized, match="not valid") as refusal:
+        await Keys(k1="mail").application("sesame")
+    assert "sesame" not in f"{refusal.value!s} {refusal.value!r}"
+
+
+async def test_a_known_key_is_looked_up_once_in_a_while():
+    keys = Keys(k1="mail")
+    for _ in range(5):
+        assert await keys.application("k1") == "mail"
+    assert keys.asked == 1
+    keys.now += KNOWN_FOR_S
+    assert await keys.application("k1") == "mail"
+    assert keys.asked == 2
+
+
+async def test_a_revoked_key_stops_working():
+    keys = Keys(k1="mail")
+    await keys.application("k1")
+    keys.apps.clear()
+    keys.now += KNOWN_FOR_S
+    with pytest.raises(Unauthorized):
+        await keys.application("k1")
+
+
+async def test_a_wrong_key_does_not_reach_the_database_every_time():
+    keys = Keys()
+    for _ in range(5):
+        with pytest.raises(Unauthorized):
+            await keys.application("k1")
+    assert keys.asked == 1
+
+
+async def test_a_new_key_works_soon():
+    keys = Keys()
+    with pytest.raises(Unauthorized):
+        await keys.application("k1")
+    keys.apps[hash_key("k1")] = "mail"
+    keys.now += UNKNOWN_FOR_S
+    assert await keys.application("k1") == "mail"
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(auth, "MAX_KEYS", 10)
+    keys = Keys(k1="mail")
+    await keys.application("k1")
+    for i in range(100):
+        with pytest.raises(Unauthorized):
+            await keys.application(f"wrong{i}")
+    assert len(keys.door._seen) == 10
+    assert await keys.application("k1") == "mail"
+
+
+async def test_a_known_key_works_while_the_database_is_away():
+    keys = Keys(k1="mail")
+    await keys.application("k1")
+    keys.away = True
+    keys.now += KNOWN_FOR_S
+    assert await keys.application("k1") == "mail"
+
+
+async def test_a_key_that_is_not_known_waits_for_the_database():
+    keys = Keys(k1="mail")
+    with pytest.raises(Unauthorized):
+        await keys.application("k2")
+    keys.away = True
+    keys.now += UNKNOWN_FOR_S
+    for key in ("k1", "k2"):
+        with pytest.raises(KeysUnavailable):
+            await keys.application(key)
+    keys.away = False
+    assert await keys.application("k1") == "mail"
+
+
+ADMIN_KEY = "open-sesame-open-sesame"
+
+
+@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {ADMIN_KEY}"}, {"x-api-key": ADMIN_KEY}])
+def test_the_admin_key_opens(headers):
+    assert require_admin(ADMIN_KEY, headers) is None
+
+
+@pytest.mark.parametrize("key", ["", "open", ADMIN_KEY[:-1], ADMIN_KEY + "x", ADMIN_KEY.upper(), "ünïcode"])
+def test_no_other_key_opens(key):
+    with pytest.raises(Unauthorized) as refusal:
+        require_admin(ADMIN_KEY, {"authorization": f"Bearer {key}"})
+    assert ADMIN_KEY not in str(refusal.value)
+
+
+def test_without_an_admin_key_there_is_no_way_in():
+    for headers in ({}, {"authorization": "Bearer "}, {"x-api-key": ""}, {"x-api-key": "None"}):
+        with pytest.raises(Forbidden):
+            require_admin(None, headers)
+
+
+def test_the_admin_key_is_compared_in_constant_time(monkeypatch):
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))
+    with pytest.raises(Unauthorized):
+        require_admin(ADMIN_KEY, {"x-api-key": "x"})
+    assert compared == [(b"x", ADMIN_KEY.encode())]

@@ -1,0 +1,225 @@
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import httpx2
+import pytest
+
+from backends.base import BackendUnreachableError, ModelCard, Snapshot
+from gateway.api.auth import KeyedDoor, OpenDoor
+from gateway.api.generation import Generations, Limits
+from gateway.api.outcomes import Outcomes
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.pool import Pool
+from gateway.dispatch.relay import Relay
+from gateway.dispatch.upstream import Patience, Upstream
+from gateway.history.keys import hash_key
+from gateway.prediction.predictor import Predictor
+from gateway.scheduling.scheduler import Scheduler
+from gateway.telemetry.metrics import Metrics
+from gateway.wire.fields import read_chat
+from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
+
+ROUTE = "/v1/chat/completions"
+LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0, queue_timeout_s=60.0)
+SERVED = Snapshot((ModelCard("llama", 4096),))
+
+
+class LoopClock:
+    def monotonic(self):
+        return asyncio.get_running_loop().time()
+
+    def now(self):
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Response:
+    """What a client got, and the record that was made of it."""
+
+    def __init__(self, messages, records, sent):
+        start, *parts = messages or [{"status": None, "headers": []}]
+        self.status = start["status"]
+        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        self.body = b"".join(part["body"] for part in parts)
+        self.record = records[0] if records else None
+        self.records = records
+        self.sent = sent
+
+    @property
+    def error(self):
+        return json.loads(self.body)["error"]
+
+
+def chat(**fields):
+    return json.dumps({"model": "llama", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=1e9, headers=None, backend=None):
+    """One request through the whole route; the engine plays the script."""
+    clock, metrics, predictor, records, messages = LoopClock(), Metrics(), Predictor(), [], []
+    transport = FakeTransport(gpu=list(script))
+    dispatcher = Dispatcher(Scheduler(max_queue=10), clock.monotonic)
+    backend = backend or FakeBackend("gpu", SERVED)
+    pool = Pool([backend], post=dispatcher.post, interval_s=1.0, on_scrape_failure=lambda *_: None)
+    for member in pool.members.values():
+        await pool.look(member)
+    upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
+    relay = Relay(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
+    outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
+    app = Generations(door or OpenDoor(), pool, predictor, relay, outcomes, clock, LIMITS).route(ROUTE, read_chat)
+    incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
+
+    async def receive():
+        if incoming:
+            return incoming.pop()
+        await asyncio.sleep(leaves_after_s)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        messages.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in (headers or {}).items()],
+    }
+    loop = asyncio.create_task(dispatcher.run())
+    try:
+        await app(scope, receive, send)
+    finally:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+    assert transport.all_closed
+    assert (dispatcher.scheduler.waiting, dispatcher.scheduler.running) == (0, 0)
+    return Response(messages, records, transport.sent)
+
+
+async def upstream_body(response):
+    return await response.sent[0][1].aread()
+
+
+async def test_an_answer_comes_with_what_was_known_of_it():
+    response = await ask(script=[whole()], headers={"x-request-id": "req-1"})
+    assert (response.status, response.body) == (200, WHOLE)
+    assert response.headers["x-request-id"] == "req-1"
+    assert response.headers["x-magnus-backend"] == "gpu"
+    assert float(response.headers["x-magnus-queue-ms"]) == 0.0
+    assert int(response.headers["x-magnus-predicted-tokens"]) >= 1
+    assert (response.record.status, response.record.output_tokens) == ("ok", 3)
+
+
+async def test_a_body_goes_to_the_engine_byte_for_byte():
+    body = b'{ "model":"llama", "messages":[ ], "x" : 1.50, "logit_bias":{"5": -1e2} }'
+    assert await upstream_body(await ask(body, [whole()])) == body
+
+
+async def test_a_stream_s_usage_is_asked_for_and_kept_from_the_client():
+    response = await ask(chat(stream=True), [Answer(*STREAM)])
+    assert json.loads(await upstream_body(response))["stream_options"] == {"include_usage": True}
+    assert response.body == TOKEN + TOKEN + LAST + DONE
+    assert (response.record.output_tokens, response.record.input_tokens) == (3, 7)
+
+
+async def test_a_client_that_wants_usage_gets_it():
+    body = chat(stream=True, stream_options={"include_usage": True})
+    response = await ask(body, [Answer(*STREAM)])
+    assert await upstream_body(response) == body
+    assert response.body == b"".join(STREAM)
+
+
+async def test_the_engine_never_sees_the_caller_s_key():
+    headers = {"authorization": "Bearer k1", "x-api-key": "k1", "cookie": "k1", "traceparent": "00-1"}
+    response = await ask(script=[whole()], headers=headers)
+    sent = response.sent[0][1].headers
+    assert "k1" not in str(sent)
+    assert sent["traceparent"] == "00-1"
+    assert sent["x-request-id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("given", ["", "with space", "x" * 129, "ü"])
+async def test_a_request_id_that_no_header_should_carry_is_replaced(given):
+    response = await ask(script=[whole()], headers={"x-request-id": given})
+    assert response.headers["x-request-id"] == response.record.id
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "app"),
+    [
+        ({"x-app-id": "mail"}, chat(), "mail"),
+        ({}, chat(), "anonymous"),
+        ({}, chat(messages=[{"role": "system", "content": "Be brief."}]), "system-"),
+        ({"x-app-id": "mail"}, chat(messages=[{"role": "system", "content": "Be brief."}]), "mail"),
+    ],
+)
+async def test_the_application_is_the_header_s_or_the_system_prompt_s(headers, body, app):
+    assert (await ask(body, [whole()], headers=headers)).record.app.startswith(app)
+
+
+async def test_the_application_is_the_key_s_where_keys_are_asked_for():
+    async def lookup(digest):
+        return "mail" if digest == hash_key("k1") else None
+
+    door = KeyedDoor(lookup, LoopClock().monotonic)
+    headers = {"authorization": "Bearer k1", "x-app-id": "chat"}
+    assert (await ask(script=[whole()], door=door, headers=headers)).record.app == "mail"
+    refused = await ask(door=door)
+    assert (refused.status, refused.headers["www-authenticate"], refused.record) == (401, "Bearer", None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        ({"body": b"no"}, 400, "invalid_request"),
+        ({"body": chat(n=0)}, 400, "invalid_request"),
+        ({"headers": {"content-encoding": "gzip"}}, 400, "invalid_request"),
+        ({"method": "GET"}, 405, "method_not_allowed"),
+        ({"body": b" " * 10_001}, 413, "request_too_large"),
+        ({"body": chat(messages=[{"role": "user", "content": "x" * 1001}])}, 413, "request_too_large"),
+        ({"body": chat(model="mistral")}, 404, "model_not_found"),
+        ({"script": [httpx2.ConnectError("no")]}, 502, "backend_unavailable"),
+        ({"script": [whole(b'{"error": {"message": "no", "code": "x"}}', status=422)]}, 422, "x"),
+    ],
+)
+async def test_every_refusal_has_openai_s_shape(asked, status, code):
+    response = await ask(**asked)
+    assert (response.status, response.error["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+
+
+async def test_a_model_whose_engine_does_not_answer_is_not_denied():
+    response = await ask(backend=FakeBackend("gpu", BackendUnreachableError("away")))
+    assert (response.status, response.record.status, response.record.error_code) == (503, "rejected", "no_backend")
+
+
+async def test_a_failure_within_a_stream_is_its_last_event():
+    response = await ask(chat(stream=True), [Answer(TOKEN, httpx2.ReadError("reset"))])
+    assert response.status == 200
+    event = response.body.removeprefix(TOKEN)
+    assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "backend_unavailable"
+    assert b"[DONE]" not in response.body
+    assert (response.record.status, response.record.output_tokens) == ("failed", 1)
+
+
+async def test_a_client_that_leaves_is_recorded_and_answered_nothing_more():
+    response = await ask(chat(stream=True), [Answer(TOKEN, 9.0, TOKEN)], leaves_after_s=5.0)
+    assert response.body == TOKEN
+    assert (response.record.status, response.record.error_code) == ("cancelled", "client_gone")
+
+
+async def test_a_client_that_leaves_the_queue_is_recorded():
+    response = await ask(script=[whole(b'{"error": "the queue is full"}', status=503)] * 100, leaves_after_s=5.0)
+    assert (response.status, response.record.status) == (None, "cancelled")
+
+
+async def test_a_request_whose_server_stops_is_recorded_too():
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await ask(script=[5.0, whole()])
+
+
+async def test_every_request_is_recorded_once():
+    for script in ([whole()], [httpx2.ReadError("reset")], [Answer(TOKEN)]):
+        assert len((await ask(script=script)).records) == 1

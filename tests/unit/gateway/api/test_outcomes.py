@@ -1,0 +1,139 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from gateway.api.exchange import Exchange
+from gateway.api.outcomes import Outcomes
+from gateway.dispatch.trip import Trip
+from gateway.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
+from gateway.prediction.history import Caller
+from gateway.prediction.predictor import Predictor
+from gateway.telemetry.metrics import Metrics
+from gateway.wire.answers import Usage
+from gateway.wire.fields import read_chat
+
+CALLER = Caller("mail", "llama", "ann")
+ROUTE = "/v1/chat/completions"
+BODY = (
+    b'{"model": "llama", "messages": [{"role": "user", "content": "sesame"}], "user": "ann", "n": 2, "max_tokens": 900}'
+)
+
+
+class Noted:
+    """What became of exchanges."""
+
+    def __init__(self, *, store_prompts=False):
+        self.records = []
+        self.metrics = Metrics()
+        self.predictor = Predictor()
+        self.outcomes = Outcomes(self.records.append, self.predictor, self.metrics, store_prompts)
+
+    def note(self, error=None, *, trip=None, read=True, app="mail"):
+        exchange = Exchange("id", "req-1", ROUTE, datetime(2026, 1, 1, tzinfo=UTC), trip or Trip(10.0), app)
+        if read:
+            exchange.asked = read_chat(BODY)
+            exchange.forecast = self.predictor.forecast(
+                CALLER, text_bytes=6, prompt_tokens=None, max_tokens=900, context=None
+            )
+        self.outcomes.note(exchange, error, 14.0)
+        return self.records[-1] if self.records else None
+
+    def count(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"magnus_{name}", labels) or 0.0
+
+
+def answered(output_tokens=600):
+    return Trip(
+        10.0,
+        backend="gpu-0",
+        dispatched_s=10.5,
+        first_byte_s=11.0,
+        events=5,
+        usage=Usage(7, output_tokens),
+        finish_reason="stop",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "http_status", "code"),
+    [
+        (None, "ok", 200, None),
+        (ClientGone("gone"), "cancelled", 499, "client_gone"),
+        (InvalidRequest("no"), "rejected", 400, "invalid_request"),
+        (ModelNotFound("no"), "rejected", 404, "model_not_found"),
+        (QueueFull("full", retry_after_s=1.0), "rejected", 429, "queue_full"),
+        (QueueTimeout("late"), "evicted", 504, "queue_timeout"),
+        (ShuttingDown("bye"), "evicted", 503, "shutting_down"),
+        (BackendUnavailable("broken"), "failed", 502, "backend_unavailable"),
+        (BackendRefused("no", status=400, type="BadRequestError"), "failed", 400, "BadRequestError"),
+        (BackendRefused("no", status=400, type="BadRequestError", code=40), "failed", 400, "40"),
+        (GatewayError("a bug"), "failed", 500, "server_error"),
+    ],
+)
+def test_every_end_has_its_status(error, status, http_status, code):
+    noted = Noted()
+    record = noted.note(error)
+    assert (record.status, record.http_status, record.error_code) == (status, http_status, code)
+    assert noted.count("requests_total", route=ROUTE, status=status) == 1
+
+
+def test_an_answer_s_record_tells_all_of_it():
+    record = Noted().note(trip=answered())
+    assert (record.id, record.request_id, record.route) == ("id", "req-1", ROUTE)
+    assert (record.app, record.user, record.model, record.backend) == ("mail", "ann", "llama", "gpu-0")
+    assert (record.input_tokens, record.output_tokens, record.sequences, record.max_tokens) == (7, 600, 2, 900)
+    assert (record.queue_ms, record.ttft_ms, record.e2e_ms) == (500.0, 1000.0, 4000.0)
+    assert (record.finish_reason, record.prediction_source) == ("stop", "prior")
+    assert 1 <= record.predicted_tokens <= record.predicted_p90_tokens <= 900
+
+
+def test_what_never_came_is_not_told():
+    record = Noted().note(QueueTimeout("late"))
+    assert (record.backend, record.queue_ms, record.ttft_ms, record.input_tokens) == (None, None, None, None)
+    assert record.e2e_ms == 4000.0
+
+
+@pytest.mark.parametrize(("store_prompts", "prompt"), [(False, None), (True, "sesame")])
+def test_a_prompt_is_kept_only_where_that_was_asked_for(store_prompts, prompt):
+    assert Noted(store_prompts=store_prompts).note().prompt == prompt
+
+
+def test_what_could_not_be_read_is_counted_and_not_recorded():
+    noted = Noted()
+    assert noted.note(InvalidRequest("no"), read=False) is None
+    assert noted.note(InvalidRequest("no"), app=None) is None
+    assert noted.count("requests_total", route=ROUTE, status="rejected") == 2
+
+
+def test_the_predictor_learns_from_answers():
+    noted = Noted()
+    for _ in range(50):
+        noted.note(trip=answered(600))
+    expected = noted.predictor.forecast(CALLER, text_bytes=6, prompt_tokens=None, max_tokens=None, context=None)
+    assert expected.p50_tokens == pytest.approx(300, rel=0.2)  # of each of the two
+
+
+@pytest.mark.parametrize("error", [ClientGone("gone"), BackendUnavailable("broken"), QueueTimeout("late")])
+def test_what_was_cut_short_teaches_nothing(error):
+    noted = Noted()
+    for _ in range(50):
+        noted.note(error, trip=answered(600))
+    assert noted.predictor.quality.seen == 0
+    assert noted.count("output_tokens_count") == 0
+
+
+def test_an_answer_is_measured():
+    noted = Noted()
+    noted.note(trip=answered(600))
+    sums = [noted.count(f"{name}_sum") for name in ("e2e_seconds", "queue_seconds", "ttft_seconds", "output_tokens")]
+    assert sums == [4.0, 0.5, 1.0, 600.0]

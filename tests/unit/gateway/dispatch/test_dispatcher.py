@@ -1,0 +1,257 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS, Dispatcher
+from gateway.errors import BackendUnavailable, QueueFull, QueueTimeout, ShuttingDown
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import BackendSeen, BackendState, Request
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+
+LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+def request(id="a", *, timeout_s=60.0):
+    return Request(id, "llama", 10, LENGTH, now(), now() + timeout_s)
+
+
+def seen(name="gpu-0", **known):
+    return BackendSeen(BackendState(name, frozenset({"llama"}), healthy=True, **known))
+
+
+@asynccontextmanager
+async def running(*messages, max_queue=10) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(Scheduler(max_queue), now)
+    for message in messages:
+        dispatcher.post(message)
+    loop = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+        await settled()
+        assert (dispatcher.scheduler.waiting, dispatcher.scheduler.running) == (0, 0)
+        assert not loop.done()
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+
+async def settled():
+    """Let everything happen that needs no time."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def ask(dispatcher, asked):
+    with dispatcher.submit(asked) as ticket:
+        return await ticket.assigned()
+
+
+async def test_a_request_gets_its_backend():
+    async with running(seen()) as dispatcher:
+        assert await ask(dispatcher, request()) == "gpu-0"
+
+
+async def test_a_request_waits_for_a_backend_to_come():
+    async with running() as dispatcher:
+        asking = asyncio.create_task(ask(dispatcher, request()))
+        await asyncio.sleep(5)
+        assert not asking.done()
+        dispatcher.post(seen())
+        assert await asking == "gpu-0"
+        assert now() == 5
+
+
+async def test_leaving_makes_room_for_the_next():
+    async with running(seen(max_concurrency=1)) as dispatcher:
+        with dispatcher.submit(request("a")) as first:
+            await first.assigned()
+            asking = asyncio.create_task(ask(dispatcher, request("b")))
+            await settled()
+            assert dispatcher.scheduler.waiting == 1
+        assert await asking == "gpu-0"
+
+
+async def test_a_request_that_waits_too_long_times_out_when_it_should():
+    async with running() as dispatcher:
+        with pytest.raises(QueueTimeout):
+            await ask(dispatcher, request(timeout_s=30))
+        assert now() == pytest.approx(30)
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back():
+    async with running(max_queue=1) as dispatcher, asyncio.TaskGroup() as group:
+        waiting = group.create_task(ask(dispatcher, request("a")))
+        await settled()
+        with pytest.raises(QueueFull) as refusal:
+            await ask(dispatcher, request("b"))
+        assert int(refusal.value.headers["retry-after"]) >= 1
+        dispatcher.post(seen())
+        assert await waiting == "gpu-0"
+
+
+async def test_a_request_that_failed_is_sent_elsewhere():
+    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            assert await ticket.assigned() == "gpu-0"
+            ticket.put_back(full=False)
+            assert await ticket.assigned() == "gpu-1"
+
+
+async def test_a_request_that_failed_everywhere_is_told():
+    async with running(seen()) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            ticket.put_back(full=False)
+            with pytest.raises(BackendUnavailable, match="has failed this request"):
+                await ticket.assigned()
+
+
+async def test_a_full_backend_is_tried_again_a_moment_later():
+    async with running(seen()) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            ticket.put_back(full=True)
+            assert await ticket.assigned() == "gpu-0"
+        assert now() == pytest.approx(FULL_BACKOFF_S)
+
+
+async def test_a_client_that_leaves_the_queue_leaves_nothing():
+    async with running() as dispatcher:
+        asking = asyncio.create_task(ask(dispatcher, request()))
+        await settled()
+        assert dispatcher.scheduler.waiting == 1
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+async def test_a_client_that_leaves_before_the_loop_has_turned_leaves_nothing():
+    async with running(seen()) as dispatcher:
+        with dispatcher.submit(request()):
+            pass
+
+
+async def test_a_client_that_leaves_while_its_backend_is_told_leaves_nothing():
+    async with running(seen()) as dispatcher:
+        asking = asyncio.create_task(ask(dispatcher, request()))
+        await asyncio.sleep(0)  # it asks
+        await asyncio.sleep(0)  # the loop turns
+        assert (dispatcher.scheduler.running, asking.done()) == (1, False)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_a_client_that_leaves_while_its_request_is_dropped_leaves_nothing():
+    async with running() as dispatcher:
+        with dispatcher.submit(request(timeout_s=1)):
+            await asyncio.sleep(2)
+
+
+async def test_a_client_that_leaves_as_its_last_backend_fails_leaves_nothing():
+    async with running(seen()) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            ticket.put_back(full=False)
+
+
+async def test_a_failure_of_the_one_who_asked_frees_its_place():
+    async with running(seen(max_concurrency=1)) as dispatcher:
+        with pytest.raises(ZeroDivisionError), dispatcher.submit(request("a")) as ticket:
+            assert await ticket.assigned() == 1 / 0
+        assert await ask(dispatcher, request("b")) == "gpu-0"
+
+
+async def test_closing_evicts_who_waits_and_lets_who_runs_go_on():
+    async with running(seen(max_concurrency=1)) as dispatcher:
+        with dispatcher.submit(request("runs")) as runs:
+            await runs.assigned()
+            waits = asyncio.create_task(ask(dispatcher, request("waits")))
+            await settled()
+            dispatcher.close()
+            with pytest.raises(ShuttingDown):
+                await waits
+            assert dispatcher.scheduler.running == 1
+            assert await runs.assigned() == "gpu-0"
+
+
+async def test_who_runs_may_still_go_elsewhere_while_closing():
+    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            dispatcher.close()
+            ticket.put_back(full=False)
+            assert await ticket.assigned() == "gpu-1"
+
+
+async def test_nothing_new_is_taken_once_closed():
+    async with running(seen()) as dispatcher:
+        dispatcher.close()
+        with pytest.raises(ShuttingDown):
+            dispatcher.submit(request())
+
+
+async def test_an_evicted_request_is_not_sent_any_more():
+    async with running() as dispatcher:
+        asking = asyncio.create_task(ask(dispatcher, request()))
+        await settled()
+        dispatcher.close()
+        dispatcher.post(seen())
+        with pytest.raises(ShuttingDown):
+            await asking
+
+
+async def test_the_scheduler_hears_of_an_answer_s_growth_now_and_then():
+    async with running(seen(kv_capacity_tokens=10_000)) as dispatcher:
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            reserved = []
+            for tokens in range(8 * PROGRESS_TOKENS):
+                ticket.grew(tokens)
+                await settled()
+                reserved.append(dispatcher.scheduler.reserved_tokens("gpu-0"))
+        changes = sum(a != b for a, b in pairwise(reserved))
+        assert 4 <= changes <= 7
+        assert reserved[-1] > reserved[0]
+
+
+async def test_an_idle_loop_sleeps():
+    steps = 0
+
+    class CountingScheduler(Scheduler):
+        def step(self, messages, now):
+            nonlocal steps
+            steps += 1
+            return super().step(messages, now)
+
+    dispatcher = Dispatcher(CountingScheduler(10), now)
+    loop = asyncio.create_task(dispatcher.run())
+    with pytest.raises(QueueTimeout):
+        await ask(dispatcher, request(timeout_s=3600))
+    await settled()
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    assert steps <= 4  # start, submission, deadline, leaving
+
+
+async def test_many_requests_get_through_one_by_one():
+    async with running(seen(max_concurrency=1), max_queue=1000) as dispatcher:
+        order = []
+
+        async def work(number):
+            with dispatcher.submit(request(str(number))) as ticket:
+                await ticket.assigned()
+                order.append(number)
+                await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(200):
+                group.create_task(work(number))
+        assert order == list(range(200))
+        assert now() == pytest.approx(20)

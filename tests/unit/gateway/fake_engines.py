@@ -1,0 +1,99 @@
+"""Engines without a socket: a transport that plays scripted answers, and the adapter that goes with it."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+
+import httpx2
+
+from backends.base import BackendSpec, EngineError, Snapshot
+from backends.openai_api import read_error
+
+TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+ERROR = b'data: {"error":{"message":"out of memory"}}\n\n'
+DONE = b"data: [DONE]\n\n"
+STREAM = (TOKEN, TOKEN, LAST, USAGE, DONE)
+WHOLE = b'{"choices":[{"finish_reason":"length"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}'
+
+
+class Answer(httpx2.AsyncByteStream):
+    """One answer: chunks, seconds of silence between them, an error that breaks it off. It knows if it was closed."""
+
+    def __init__(self, *script: bytes | float | Exception, status: int = 200, kind: str = "text/event-stream") -> None:
+        self.script = script
+        self.status = status
+        self.kind = kind
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self.script:
+            if isinstance(part, bytes):
+                yield part
+            elif isinstance(part, Exception):
+                raise part
+            else:
+                await asyncio.sleep(part)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def whole(body: bytes = WHOLE, status: int = 200) -> Answer:
+    return Answer(body, status=status, kind="application/json")
+
+
+class FakeTransport(httpx2.AsyncBaseTransport):
+    """Plays each engine's script, one part a request: an answer, seconds until the next part, or an error.
+
+    Attributes:
+        sent: (host, request) in order.
+        answers: what was played.
+    """
+
+    def __init__(self, **scripts: list[Answer | float | Exception]) -> None:
+        self._scripts = defaultdict(deque, {host: deque(script) for host, script in scripts.items()})
+        self.sent: list[tuple[str, httpx2.Request]] = []
+        self.answers: list[Answer] = []
+
+    @property
+    def hosts(self) -> list[str]:
+        return [host for host, _ in self.sent]
+
+    @property
+    def all_closed(self) -> bool:
+        return all(answer.closed for answer in self.answers)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.sent.append((request.url.host, request))
+        while True:
+            part = self._scripts[request.url.host].popleft()
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, Answer):
+                self.answers.append(part)
+                return httpx2.Response(part.status, headers={"content-type": part.kind}, stream=part)
+            await asyncio.sleep(part)
+
+
+class FakeBackend:
+    """An engine of OpenAI's kind, whose looks are scripted too: a snapshot, or an error, for ever the last."""
+
+    def __init__(self, name: str, *looks: Snapshot | Exception, api_key: str | None = None, **spec: object) -> None:
+        self.spec = BackendSpec(name=name, kind="openai", url=f"http://{name}/", api_key=api_key, **spec)
+        self.looks = deque(looks)
+        self.looked = 0
+
+    async def scrape(self) -> Snapshot:
+        self.looked += 1
+        look = self.looks.popleft() if len(self.looks) > 1 else self.looks[0]
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    def is_queue_full(self, status: int, error: EngineError) -> bool:
+        return status == 503 and "queue" in error.message
+
+    def read_error(self, status: int, body: bytes) -> EngineError:
+        return read_error(status, body)

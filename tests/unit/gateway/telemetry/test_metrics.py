@@ -1,0 +1,56 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
+
+
+def families(metrics):
+    return {family.name: family for family in text_string_to_metric_families(metrics.render().decode())}
+
+
+def test_every_metric_is_ours_and_says_what_it_is():
+    read = families(Metrics())
+    assert len(read) >= 10
+    assert all(name.startswith("magnus_") and family.documentation for name, family in read.items())
+
+
+def test_what_is_counted_is_rendered():
+    metrics = Metrics()
+    metrics.requests.labels("/v1/completions", "ok").inc()
+    metrics.waiting.set(7)
+    read = families(metrics)
+    (total,) = [s for s in read["magnus_requests"].samples if s.name == "magnus_requests_total"]
+    assert (total.labels, total.value) == ({"route": "/v1/completions", "status": "ok"}, 1.0)
+    assert read["magnus_queue_waiting"].samples[0].value == 7
+
+
+def test_two_gateways_in_one_process_count_for_themselves():
+    one, other = Metrics(), Metrics()
+    one.fallbacks.labels("x").inc()
+    assert one.registry.get_sample_value("magnus_fallbacks_total", {"cause": "x"}) == 1
+    assert other.registry.get_sample_value("magnus_fallbacks_total", {"cause": "x"}) is None
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.3, 5000.0])
+def test_a_time_of_any_length_has_its_bucket(seconds):
+    metrics = Metrics()
+    metrics.e2e_s.observe(seconds)
+    samples = families(metrics)["magnus_e2e_seconds"].samples
+    buckets = {float(s.labels["le"]): s.value for s in samples if s.name.endswith("_bucket")}
+    assert {bound for bound, count in buckets.items() if count} == {bound for bound in buckets if bound >= seconds}
+
+
+def test_no_label_holds_what_users_call_themselves():
+    metrics = Metrics()
+    counters = (metrics.requests, metrics.fallbacks, metrics.backend_failures, metrics.scrape_failures)
+    assert {label for counter in counters for label in counter._labelnames} <= {
+        "route",
+        "status",
+        "cause",
+        "backend",
+        "code",
+    }
+
+
+def test_the_content_type_is_prometheus_s():
+    assert CONTENT_TYPE.startswith("text/plain")

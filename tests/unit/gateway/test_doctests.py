@@ -1,0 +1,19 @@
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import gateway.scheduling
+import gateway.wire
+
+MODULES = [
+    module.name
+    for package in (gateway.scheduling, gateway.wire)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_hold(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
