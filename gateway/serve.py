@@ -127,7 +127,8 @@ class _Server(uvicorn.Server):
 def _bound(host: str, port: int) -> socket.socket:
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        # asyncio turns Nagle's delay off only where the socket names its protocol
+        listener = socket.socket(*address[:3])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
     except OSError as error:

@@ -9,11 +9,15 @@ from backends.simulator.workload import Message, last_user_text, sha_of
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: the SHA-1 that its answer is known by, and its tokens; `exact` ones outrank what the truth says."""
+    """One prompt: the SHA-1 that its answer is known by, and its tokens; `exact` ones outrank what the truth says.
+
+    `empty`: there is nothing to generate from, not even a template around no words.
+    """
 
     sha: str
     tokens: int
     exact: bool = False
+    empty: bool = False
 
     def tokens_given(self, answer: Answer) -> int:
         """Return the prompt's tokens, now that its answer is known."""
@@ -22,7 +26,8 @@ class Prompt:
 
 def chat_prompt(messages: list[Message]) -> Prompt:
     """Return the prompt that a chat is; its template counts for nothing."""
-    return Prompt(sha_of(last_user_text(messages)), count_tokens("".join(message.text for message in messages)))
+    tokens = count_tokens("".join(message.text for message in messages))
+    return Prompt(sha_of(last_user_text(messages)), tokens, empty=not messages)
 
 
 def completion_prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
@@ -40,8 +45,8 @@ def completion_prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt
 
 def text_prompt(text: str) -> Prompt:
     """Return the prompt that a text is."""
-    return Prompt(sha_of(text), count_tokens(text))
+    return Prompt(sha_of(text), count_tokens(text), empty=not text)
 
 
 def _token_prompt(tokens: list[int]) -> Prompt:
-    return Prompt(sha_of(detokenize(tokens)), max(1, len(tokens)), exact=True)
+    return Prompt(sha_of(detokenize(tokens)), max(1, len(tokens)), exact=True, empty=not tokens)

@@ -36,8 +36,8 @@ class VllmIntake:
         n = 1 if request.n is None else request.n
         if n < 1:
             raise bad_request(f"n must be at least 1, got {n}.", "n", n)
-        if not prompts:
-            raise bad_request("You must pass at least one prompt.", "prompt")
+        if not prompts or any(prompt.empty for prompt in prompts):
+            raise bad_request("You must pass at least one prompt, and none that is empty.", "prompt")
         if request.stream_options is not None and not request.stream:
             raise bad_request("Stream options can only be defined when `stream=True`.", "stream_options")
         return [self._sequence(request, prompt, index) for prompt in prompts for index in range(n)]

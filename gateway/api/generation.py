@@ -68,7 +68,7 @@ class Generations:
                 await self._answer(exchange, headers, read, receive, client)
                 error = None
             except ClientGone as gone:
-                error = gone
+                error = None if exchange.trip.complete else gone
             except GatewayError as failed:
                 error = failed
                 await client.fail(failed)
@@ -92,7 +92,7 @@ class Generations:
         client: AsgiClient,
     ) -> None:
         exchange.app = await self.door.application(headers)
-        if "content-encoding" in headers:
+        if headers.get("content-encoding", "identity") != "identity":
             raise InvalidRequest("Compressed bodies are not supported", param="content-encoding")
         limits = self.limits
         body = await read_body(receive, max_bytes=limits.max_body_bytes, silence_s=limits.body_timeout_s)

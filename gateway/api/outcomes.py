@@ -76,7 +76,7 @@ class Outcomes:
         if trip.first_byte_s is not None:
             self.metrics.ttft_s.observe(trip.first_byte_s - trip.arrival_s)
         self.metrics.output_tokens.observe(trip.output_tokens)
-        if forecast is not None and caller is not None:
+        if forecast is not None and caller is not None and trip.output_tokens:  # no count is not a count of none
             outcome = Outcome(asked.text_bytes, trip.input_tokens, trip.output_tokens, asked.sequences)
             self.predictor.learn_one(caller, forecast, outcome)
             self.metrics.prediction_error.observe(abs(forecast.p50_tokens - trip.output_tokens / asked.sequences))

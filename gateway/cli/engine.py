@@ -65,7 +65,8 @@ def engine(  # noqa: PLR0913 - one parameter an option
     except (WorkloadError, ValueError) as error:
         bad_input(error)
     except OSError as error:
-        failed(error)
+        where = error.filename or f"cannot listen on {host}:{port}"
+        failed(f"{where}: {error.strerror}")
 
 
 def _announce(url: str) -> None:

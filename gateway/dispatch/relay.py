@@ -22,6 +22,10 @@ MAX_ATTEMPTS = 3
 """Backends that one request may fail on."""
 
 
+DRAIN_S = 0.5
+"""How long an engine that has said `[DONE]` may take to end its stream, before its connection is given up."""
+
+
 class Client(Protocol):
     """The one who asked."""
 
@@ -106,6 +110,7 @@ class Relay:
             raise ProtocolError(f"The engine failed: {answer.failure}")
         trip.usage, trip.finish_reason = answer.usage, answer.finish_reason
         await client.start(reply.status, reply.content_type, length=len(body))
+        trip.complete = True
         await client.send(body, more=False)
 
     async def _stream(
@@ -127,10 +132,14 @@ class Relay:
                 await client.send(forward, more=True)
             if scanner.error is not None:
                 raise ProtocolError(f"The engine failed: {scanner.error}")
+            if scanner.done:
+                break
             ticket.grew(scanner.events)
         if not scanner.succeeded:
             raise BackendUnavailable("The engine's stream ended before the answer did")
+        trip.complete = True
         await client.send(scanner.close(), more=False)
+        await reply.drain(DRAIN_S)
 
 
 def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:

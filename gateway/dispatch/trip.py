@@ -9,7 +9,8 @@ from gateway.wire.answers import Usage
 class Trip:
     """Monotonic seconds of each stage, None where it never came to it, and what was counted.
 
-    `events` are counted on the stream; `usage` is the engine's own count and wins.
+    `events` are counted on the stream; `usage` is the engine's own count and wins. `complete`: the whole answer was
+    handed to the client's connection, so whatever happens to that from now on, it was answered.
     """
 
     arrival_s: float
@@ -20,6 +21,7 @@ class Trip:
     events: int = 0
     usage: Usage | None = None
     finish_reason: str | None = None
+    complete: bool = False
 
     @property
     def input_tokens(self) -> int | None:

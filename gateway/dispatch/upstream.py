@@ -105,14 +105,20 @@ class Reply:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it is read."""
-        stream = self._response.stream
-        if not isinstance(stream, httpx2.AsyncByteStream):
-            raise ProtocolError("The transport gave no stream")
-        async for chunk in stream:
+        async for chunk in self._stream():
             self._patient.pause()  # a client that reads slowly is no silence of the engine's
             yield chunk
             self._patient.resume()
         self._patient.pause()  # all has come: what its reader does now is no silence of the engine's
+
+    async def drain(self, within_s: float) -> None:
+        """Read to the end an answer that has nothing more to say, so that its connection can serve again."""
+        try:
+            async with asyncio.timeout(within_s):
+                async for _ in self._stream():
+                    continue
+        except (TimeoutError, *_TRANSPORT_ERRORS):
+            return  # it is closed instead
 
     async def read(self) -> bytes:
         """Read the whole body.
@@ -129,6 +135,12 @@ class Reply:
                 if size > MAX_ANSWER_BYTES:
                     raise ProtocolError(f"The engine's answer is over {MAX_ANSWER_BYTES} bytes")
         return b"".join(parts)
+
+    def _stream(self) -> httpx2.AsyncByteStream:
+        stream = self._response.stream
+        if not isinstance(stream, httpx2.AsyncByteStream):
+            raise ProtocolError("The transport gave no stream")
+        return stream
 
 
 class _Patient:

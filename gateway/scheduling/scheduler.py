@@ -128,17 +128,19 @@ class Scheduler:
             messages: since the last step.
             now: monotonic seconds, never less than at the last step.
         """
+        messages = list(messages)
         actions: list[Action] = []
         for message in messages:
             actions += self._take(message, now)
         actions += self._expire(now)
         actions += self._dispatch(now)
+        actions += self._shed([message.request for message in messages if isinstance(message, Submit)], now)
         return actions
 
     def _take(self, message: Message, now: float) -> Iterator[Action]:
         match message:
             case Submit(request):
-                yield from self._submit(request, now)
+                self._enqueue(_Waiting(request))
             case Progress(request_id, output_tokens):
                 if request_id in self._running:
                     self._running[request_id].backend.ledger.grow(request_id, output_tokens)
@@ -152,12 +154,6 @@ class Scheduler:
                 self._backends.pop(name, None)
             case Tick():
                 return
-
-    def _submit(self, request: Request, now: float) -> Iterator[Action]:
-        if self.waiting >= self.max_queue:
-            yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(self.waiting, now))
-            return
-        self._enqueue(_Waiting(request))
 
     def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
         if request_id not in self._running:
@@ -198,6 +194,14 @@ class Scheduler:
             while queue and (head := next(iter(queue.values()))).request.deadline_s <= now:
                 del queue[head.request.id]
                 yield Drop(head.request.id, Reason.QUEUE_TIMEOUT)
+
+    def _shed(self, arrived: list[Request], now: float) -> Iterator[Action]:
+        """Drop of what has just arrived, the last first, what would wait beyond the bound."""
+        for request in reversed(arrived):
+            queue = self._queues[request.model]
+            if self.waiting > self.max_queue and request.id in queue:
+                del queue[request.id]
+                yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(self.waiting, now))
 
     def _dispatch(self, now: float) -> Iterator[Action]:
         """Send what can be sent, oldest first over all models, since they may share backends."""

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from tests.e2e.gateway import DEADLINE_S, sum_of_samples
+from tests.e2e.gateway import DEADLINE_S, Condition, sum_of_samples
 
 MODEL = "tiny"
 CONTEXT_TOKENS = 2048
@@ -70,6 +70,7 @@ class FakeEngine:
 
     respond: Respond
     received: list[Received] = field(default_factory=list)
+    _port: int = 0
     _server: asyncio.Server | None = None
     _connections: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -77,8 +78,6 @@ class FakeEngine:
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self._port}"
-
-    _port: int = 0
 
     async def start(self) -> None:
         """Listen on a free port."""
@@ -96,6 +95,14 @@ class FakeEngine:
     def backend(self, name: str, **fields: Any) -> dict[str, Any]:
         """Return it as an entry of a gateway's settings, the first to be chosen."""
         return {"name": name, "kind": "vllm", "url": self.url, "kv_tokens": HUGE_KV_TOKENS, **fields}
+
+    def has_received(self, count: int) -> Condition:
+        """Return the condition that so many generation requests came."""
+
+        async def condition() -> bool:
+            return len(self.received) == count
+
+        return condition
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -25,7 +25,10 @@ POLL_S = 0.01
 _numbers = itertools.count(1)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+Condition = Callable[[], Awaitable[bool]]
+
+
+async def until(condition: Condition, what: str) -> None:
     """Poll until the condition holds.
 
     Raises:
@@ -71,6 +74,19 @@ class Gateway:
 
         await until(agrees, f"{app} remembered with {expected}")
         return await self.totals(app)
+
+    def with_client(self, client: httpx2.AsyncClient) -> "Gateway":
+        """Return the same gateway, asked through a client that may outlive it."""
+        client.base_url = self.url
+        return Gateway(self.url, client)
+
+    def shows(self, name: str, value: float, **labels: str) -> Condition:
+        """Return the condition that a metric has this value."""
+
+        async def condition() -> bool:
+            return await self.metric(name, **labels) == value
+
+        return condition
 
     async def metric(self, name: str, **labels: str) -> float:
         """Read the sum of a metric's samples that have these labels."""

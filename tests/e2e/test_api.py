@@ -235,31 +235,6 @@ async def test_client_that_leaves_frees_the_engine(
     assert totals["requests"] == 1
 
 
-async def test_client_that_leaves_the_queue_is_forgotten(
-    engine: Engine, start_gateway: Callable[..., Awaitable[Gateway]], app: str
-) -> None:
-    await until(engine.is_empty, "the engine is empty")
-    prompt_tokens = await engine.sample("vllm:prompt_tokens_total")
-    gateway = await start_gateway(engine.backend(max_concurrency=1))
-    async with gateway.sdk(app) as sdk:
-        first = await ask_chat(sdk, tokens=400, stream=True, stream_options={"include_usage": True})
-        second = asyncio.create_task(ask_chat(sdk, "a prompt that never gets there"))
-
-        async def waits() -> bool:
-            return (await gateway.stats())["queue"]["waiting"] == 1
-
-        await until(waits, "the second waits")
-        second.cancel()
-        await gateway.remembered(app, cancelled=1)
-        queue = (await gateway.stats())["queue"]
-        _, (usage,), _ = await collect(first)
-
-    assert (queue["waiting"], queue["oldest_ms"]) == (0, None)
-    assert usage.completion_tokens == 400
-    await gateway.remembered(app, ok=1, cancelled=1, requests=2)
-    assert await engine.sample("vllm:prompt_tokens_total") - prompt_tokens == usage.prompt_tokens
-
-
 @both_routes
 @both_ways
 async def test_context_too_long_is_the_engines_bad_request(

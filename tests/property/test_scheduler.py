@@ -144,7 +144,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += seconds
         messages, self.inbox = self.inbox or [Tick()], []
         actions = self.scheduler.step(messages, self.now)
-        self.check_actions(actions, self.expected_drops(messages))
+        arrived = {message.request.id for message in messages if isinstance(message, Submit)}
+        self.check_actions(actions, self.expected_drops(messages), arrived)
         self.check_rest()
 
     # What must come of it
@@ -158,9 +159,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for message in messages:
             match message:
                 case Submit(request):
-                    full = len(self.of("waiting")) >= self.max_queue
-                    self.book[request.id] = Entry(request, "dropped" if full else "waiting")
-                    drops += [(request.id, Reason.QUEUE_FULL)] * full
+                    self.book[request.id] = Entry(request, "waiting")
                 case Finished(id):
                     self.move(id, "finished")
                 case Returned(id, full) if self.book[id].where == "running":
@@ -196,20 +195,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         if engine is not None:
             engine.running.add(id)
 
-    def check_actions(self, actions, drops):
-        dropped = [(a.id, a.reason) for a in actions if isinstance(a, Drop) and a.reason != Reason.QUEUE_TIMEOUT]
-        assert dropped == drops
+    def check_actions(self, actions, drops, arrived):
+        failed = [(a.id, a.reason) for a in actions if isinstance(a, Drop) and a.reason == Reason.BACKENDS_FAILED]
+        assert failed == drops
         for action in actions:
             match action:
                 case Drop(id, Reason.QUEUE_TIMEOUT):
                     assert self.book[id].where == "waiting"
                     assert self.book[id].request.deadline_s <= self.now
                     self.move(id, "dropped")
+                case Drop(id, Reason.QUEUE_FULL):
+                    assert id in arrived
+                    assert len(self.of("waiting")) > self.max_queue
+                    self.move(id, "dropped")
                 case Dispatch(id, name):
                     self.check_dispatch(self.book[id], self.engines[name], name)
                     self.move(id, "running", self.engines[name])
         for name in {action.backend for action in actions if isinstance(action, Dispatch)}:
             self.check_memory(self.engines[name], name)
+        # Who was let in stays in, also where others are put back.
+        assert len(self.of("waiting")) <= self.max_queue or not arrived & set(self.of("waiting"))
 
     def check_dispatch(self, entry, engine, name):
         assert entry.where == "waiting"

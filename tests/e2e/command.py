@@ -1,0 +1,165 @@
+"""The `magnus` command as its users run it: a process of its own, in a folder of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+DEADLINE_S = 60.0
+POLL_S = 0.02
+MAGNUS = (sys.executable, "-m", "gateway.cli")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the command keeps its things, and what it finds in its environment."""
+
+    folder: Path
+
+    @property
+    def data_dir(self) -> Path:
+        """Where database, journal and keys are."""
+        return self.folder / "data"
+
+    def environ(self, **variables: str) -> dict[str, str]:
+        """Return the environment: nobody's settings but the test's."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAGNUS_")}
+        return inherited | {"MAGNUS_DATABASE_DATA_DIR": str(self.data_dir)} | variables
+
+    def run(self, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [*MAGNUS, *map(str, arguments)],
+            env=self.environ(**variables),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    @contextmanager
+    def start(self, *arguments: object, announced_by: str, **variables: str) -> Iterator["Running"]:
+        """Start a command that stays, wait until it has announced itself, and end it with the block."""
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(
+                [*MAGNUS, *map(str, arguments)],
+                env=self.environ(**variables),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            running = Running(process, said.fileno())
+            try:
+                wait_until(lambda: announced_by in running.said() or process.poll() is not None)
+                assert process.poll() is None, running.said()
+                yield running
+            finally:
+                if process.poll() is None:
+                    running.interrupt()
+
+    @contextmanager
+    def demo(self, *options: object, **variables: str) -> Iterator["RunningDemo"]:
+        """Run `magnus demo` on a free port until the block ends."""
+        arguments = ("demo", "--port", 0, "--speed", 20, *options)
+        with self.start(*arguments, announced_by="Ctrl-C stops everything.", **variables) as running:
+            yield RunningDemo(running)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A command that stays."""
+
+    process: subprocess.Popen[Any]
+    _said_fd: int
+
+    def said(self) -> str:
+        """Return what it has written so far, on stdout and on stderr."""
+        return os.pread(self._said_fd, 1 << 20, 0).decode()
+
+    def family(self) -> list[psutil.Process]:
+        """List it and all processes that it has started."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C: the signal goes to the whole group. Return the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(DEADLINE_S)
+
+
+class RunningDemo:
+    """A demo, as its banner tells of it."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        banner = running.said()
+        self.url = _found(r"Magnus answers at (http://\S+)/v1", banner)
+        self.engine_url = _found(r"gpu-0 (http://[^\s,)]+)", banner)
+        self.admin_key = _found(r"^Admin key: (\S+)$", banner)
+        self.curl = _found(r"^ *(curl \S+/v1/chat/completions (?:.*\\\n)*.*)$", banner)
+        self.curl_for_stats = _found(r"^ *(curl \S+/admin/stats .*)$", banner)
+
+    def stats(self) -> dict[str, Any]:
+        """Read `/admin/stats`."""
+        response = httpx2.get(f"{self.url}/admin/stats", headers={"authorization": f"Bearer {self.admin_key}"})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def history(self) -> dict[str, Any]:
+        """Read the part of the stats that outlives the gateway."""
+        stats = self.stats()
+        return {name: stats[name] for name in ("apps", "users", "totals")}
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match is not None, f"{pattern} is not in:\n{text}"
+    return match[1]
+
+
+def bash(script: str) -> dict[str, Any]:
+    """Run a line of a terminal and decode the JSON that it prints."""
+    command = ["bash", "-euc", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    return json.loads(done.stdout)
+
+
+def wait_until(condition: Any) -> None:
+    """Poll until the condition holds.
+
+    Raises:
+        AssertionError: it does not within the deadline.
+    """
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {DEADLINE_S:g} s"
+        time.sleep(POLL_S)
+
+
+def processes_with(text: str) -> list[psutil.Process]:
+    """List this machine's processes whose command line has the text in it."""
+    running = psutil.process_iter(["cmdline"])
+    return [process for process in running if text in " ".join(process.info["cmdline"] or ())]
+
+
+def assert_one_line(stderr: str, *words: object) -> None:
+    """Check that an error is told in one line, with all these words in it."""
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith("magnus: ")
+    for word in words:
+        assert str(word) in line
