@@ -35,18 +35,21 @@ from gateway.errors import (
     MethodNotAllowed,
     RouteNotFound,
 )
-from gateway.history.database import DATABASE_ERRORS, Database
+from gateway.history.database import DATABASE_ERRORS, RETRY_S, Database
 from gateway.history.engine import create_history_engine
 from gateway.history.journal import Journal
 from gateway.history.keys import KeyStore
 from gateway.history.recorder import Recorder
 from gateway.history.repository import Repository
 from gateway.history.stats import Stats, read_stats
+from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.history import Caller
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.scheduler import Scheduler
-from gateway.settings import BackendSettings, Settings
+from gateway.settings import BackendSettings, Settings, cache_dir
 from gateway.telemetry.metrics import Metrics
+from gateway.training.learner import Learner
+from gateway.training.schedule import Cadence
 from gateway.wire.error_bodies import openai_error
 
 _log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ class _Gateway:
         self.clock = clock
         self.transport = transport
         self.metrics = Metrics()
-        self.predictor = Predictor()
+        self.predictor = Predictor(self._note_fallback)
         self.scheduler = Scheduler(max_queue=settings.scheduling.max_queue)
         self.dispatcher = Dispatcher(self.scheduler, clock.monotonic)
         self.engine = create_history_engine(settings.database.url)
@@ -155,10 +158,14 @@ class _Gateway:
             body_timeout_s=server.body_timeout_s,
             queue_timeout_s=self.settings.scheduling.queue_timeout_s,
         )
-        return Generations(door, self.pool, self.predictor, relay, outcomes, self.clock, limits)
+        forecaster = Forecaster(self.predictor, self.settings.prediction.budget_ms / 1000, self._note_fallback)
+        return Generations(door, self.pool, forecaster, relay, outcomes, self.clock, limits)
 
     def _overview(self) -> Overview:
         return Overview(self._read_stats, self._recorder_state, self.scheduler, self.pool, self.predictor, self.clock)
+
+    def _note_fallback(self, cause: str) -> None:
+        self.metrics.fallbacks.labels(cause).inc()
 
     def _note_backend_failure(self, name: str, error: BackendError) -> None:
         self.metrics.backend_failures.labels(name, str(error.code or error.status)).inc()
@@ -175,14 +182,17 @@ class _Gateway:
         ]
         for task in self.tasks:
             task.add_done_callback(_report_end)
+        # Not among those that the gateway cannot live without: history predicts where this has failed.
+        learner = asyncio.create_task(self._learn(database), name="learner")
+        learner.add_done_callback(_report_end)
         await database.tried()
         try:
             yield
         finally:
             self.dispatcher.close()
-            for task in self.tasks:
+            for task in (*self.tasks, learner):
                 task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
+            await asyncio.gather(*self.tasks, learner, return_exceptions=True)
             await self.recorder.aclose()
             await self.engine.dispose()
             await self.transport.aclose()
@@ -194,8 +204,32 @@ class _Gateway:
             warm_up=self._warm_up,
             keep_days=self.settings.database.retention_days,
             clock=self.clock,
-            on_failure=lambda: self.metrics.fallbacks.labels("database_away").inc(),
+            on_failure=lambda: self._note_fallback("database_away"),
         )
+
+    async def _learn(self, database: Database) -> None:
+        """Bring the trained predictor up once the database is; without it, history goes on predicting."""
+        await database.ready()
+        prediction = self.settings.prediction
+        cadence = Cadence(prediction.train_every_s, prediction.train_after_rows, prediction.min_train_rows)
+        learner = Learner(
+            self.predictor,
+            self.engine,
+            database_url=self.settings.database.url,
+            embedder=prediction.embedder,
+            cache=cache_dir(),
+            window_rows=prediction.window_rows,
+            threads=prediction.train_threads,
+            cadence=cadence,
+            clock=self.clock,
+        )
+        while True:
+            try:
+                await learner.run()
+            except DATABASE_ERRORS as error:
+                _log.warning("The length model is not looked after now: %s", error)
+                self._note_fallback("learner_without_database")
+                await asyncio.sleep(RETRY_S)
 
     async def _warm_up(self) -> None:
         """Teach the predictor what earlier runs have seen."""
@@ -209,7 +243,7 @@ class _Gateway:
         try:
             return await KeyStore(self.engine).lookup(key_hash)
         except DATABASE_ERRORS as error:
-            self.metrics.fallbacks.labels("keys_without_database").inc()
+            self._note_fallback("keys_without_database")
             raise KeysUnavailable("API keys cannot be checked now; try again later") from error
 
     async def _read_stats(self, app: str | None, user: str | None, since: datetime | None) -> Stats | None:
@@ -218,7 +252,7 @@ class _Gateway:
             return await read_stats(self.engine, app=app, user=user, since=since)
         except DATABASE_ERRORS as error:
             _log.warning("No stats from the database: %s", error)
-            self.metrics.fallbacks.labels("stats_without_database").inc()
+            self._note_fallback("stats_without_database")
             return None
 
     def _recorder_state(self) -> dict[str, Any]:

@@ -81,6 +81,25 @@ class Scheduling(_Section, frozen=True):
     """Longest wait; then 504."""
 
 
+class Prediction(_Section, frozen=True):
+    """How answers' lengths are predicted, and how that is learned."""
+
+    embedder: Annotated[str, Meta(min_length=1)] = "static"
+    """What reads the texts: `static`, `off`, or the name of a sentence-transformers model."""
+    budget_ms: Annotated[float, Meta(gt=0)] = 20.0
+    """Longest that a request waits for its prediction; then history alone answers."""
+    train_every_s: PositiveSeconds = 3600.0
+    """A new model is trained at the latest after this time, if there were requests."""
+    train_after_rows: Positive = 10_000
+    """A new model is trained after so many new requests."""
+    min_train_rows: Annotated[int, Meta(ge=250)] = 1000
+    """Requests before the first model is trained."""
+    window_rows: Annotated[int, Meta(ge=250, le=1_000_000)] = 100_000
+    """Newest requests that a model is trained on."""
+    train_threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Threads of the training process, which runs at the lowest priority."""
+
+
 class Upstream(_Section, frozen=True):
     """How long an engine may take."""
 
@@ -131,6 +150,7 @@ class Settings(_Section, frozen=True):
     database: Database = Database()
     auth: Auth = Auth()
     scheduling: Scheduling = Scheduling()
+    prediction: Prediction = Prediction()
     upstream: Upstream = Upstream()
     log: Log = Log()
     backends: list[BackendSettings] = []
@@ -153,6 +173,13 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings
         settings = _check(tree, source=name, strict=False)
     _check_whole(settings)
     return settings
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for what can be made again: `MAGNUS_CACHE`, else `magnus` in the user's cache."""
+    if chosen := environ.get("MAGNUS_CACHE"):
+        return Path(chosen)
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magnus"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -210,17 +237,23 @@ def _check_whole(settings: Settings) -> None:
         raise SettingsError(f'server.host: {settings.server.host} is beyond loopback, which needs auth.mode = "keys"')
     if settings.auth.admin_key is not None and len(settings.auth.admin_key) < 16:
         raise SettingsError("auth.admin_key: at least 16 characters")
+    if settings.prediction.window_rows < settings.prediction.min_train_rows:
+        raise SettingsError("prediction.window_rows: at least prediction.min_train_rows")
     names = [backend.name for backend in settings.backends]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SettingsError(f"backends: name {min(twice)!r} is used twice")
     for i, backend in enumerate(settings.backends):
         if not _is_base_url(backend.url):
-            raise SettingsError(f"backends[{i}].url: {backend.url!r} is not an http(s) base URL")
+            raise SettingsError(f"backends[{i}].url: not an http(s) base URL")  # it may hold a password
     database = settings.database.url
     if database != "embedded" and not database.startswith("postgresql+asyncpg://"):
         raise SettingsError('database.url: "embedded" or "postgresql+asyncpg://…" expected')
 
 
 def _is_base_url(text: str) -> bool:
-    url = urlsplit(text)
-    return url.scheme in {"http", "https"} and bool(url.hostname) and not (url.query or url.fragment)
+    try:
+        url = urlsplit(text)
+        has_address = bool(url.hostname) and url.port != 0
+        return url.scheme in {"http", "https"} and has_address and not (url.query or url.fragment)
+    except ValueError:  # brackets that do not match, a port beyond 65535
+        return False

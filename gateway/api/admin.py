@@ -71,16 +71,18 @@ class Overview:
         }
 
     def _predictor(self) -> dict[str, Any]:
-        """The model that serves is the history itself, so it has neither a version nor a day of training."""
-        quality = self.predictor.quality
+        """What serves, and how it has done lately; history itself has neither a version nor a day of training."""
+        quality, version = self.predictor.quality, self.predictor.version
         return {
-            "version": None,
-            "trained_at": None,
-            "rows": quality.seen,
+            "version": version.number if version else None,
+            "trained_at": version.trained_at if version else None,
+            "rows": version.rows if version else None,
+            "embedder": self.predictor.embedder,
+            "seen": quality.seen,
             "mae": quality.mae(),
             "kendall_tau": quality.kendall_tau(),
             "p90_coverage": quality.p90_coverage(),
-            "source": "history",
+            "source": "model" if version else "history",
         }
 
 

@@ -8,7 +8,6 @@ from litestar.types import Send
 from gateway.api.asgi import respond, start
 from gateway.dispatch.trip import Trip
 from gateway.errors import GatewayError
-from gateway.prediction.history import Caller
 from gateway.prediction.predictor import Forecast
 from gateway.wire.error_bodies import openai_error, openai_error_event
 from gateway.wire.fields import Generation
@@ -28,13 +27,6 @@ class Exchange:
     app: str | None = None
     asked: Generation | None = None
     forecast: Forecast | None = None
-
-    @property
-    def caller(self) -> Caller | None:
-        """Who asks for what, once both are known."""
-        if self.asked is None or self.app is None:
-            return None
-        return Caller(self.app, self.asked.model, self.asked.user)
 
     def headers(self) -> dict[str, str]:
         """The response headers that tell how the request fared, as far as it came."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.asgi import WhileConnected, headers_of, read_body
+from gateway.api.asking import ask_of
 from gateway.api.auth import Door, application_of_system_prompt
 from gateway.api.exchange import JSON, AsgiClient, Exchange
 from gateway.api.outcomes import Outcomes
@@ -17,8 +18,8 @@ from gateway.dispatch.relay import Job, Relay
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call
 from gateway.errors import BodyTooLarge, ClientGone, GatewayError, InvalidRequest, MethodNotAllowed
-from gateway.prediction.history import Caller
-from gateway.prediction.predictor import Predictor
+from gateway.prediction.forecaster import Forecaster
+from gateway.prediction.predictor import Forecast
 from gateway.scheduling.messages import Request
 from gateway.wire.fields import Generation, ask_for_usage
 
@@ -43,7 +44,7 @@ class Generations:
 
     door: Door
     pool: Pool
-    predictor: Predictor
+    forecaster: Forecaster
     relay: Relay
     outcomes: Outcomes
     clock: Clock
@@ -100,20 +101,16 @@ class Generations:
         if asked.text_bytes > limits.max_text_bytes:
             raise BodyTooLarge(f"The prompt's text is over {limits.max_text_bytes} bytes")
         exchange.app = exchange.app or application_of_system_prompt(asked.system)
-        job = self._job(exchange, asked, body, headers)
+        card = self.pool.require(asked.model)
+        ask = ask_of(exchange.app, asked)
+        exchange.forecast = await self.forecaster.forecast(ask, card.max_model_len)
+        job = self._job(exchange, asked, exchange.forecast, body, headers)
         async with WhileConnected(receive):
             await self.relay.run(job, client, exchange.trip)
 
-    def _job(self, exchange: Exchange, asked: Generation, body: bytes, headers: dict[str, str]) -> Job:
-        card = self.pool.require(asked.model)
-        caller = Caller(exchange.app or "", asked.model, asked.user)
-        forecast = exchange.forecast = self.predictor.forecast(
-            caller,
-            text_bytes=asked.text_bytes,
-            prompt_tokens=asked.prompt_tokens,
-            max_tokens=asked.max_tokens,
-            context=card.max_model_len,
-        )
+    def _job(
+        self, exchange: Exchange, asked: Generation, forecast: Forecast, body: bytes, headers: dict[str, str]
+    ) -> Job:
         arrival_s = exchange.trip.arrival_s
         request = Request(
             id=exchange.id,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gateway.api.exchange import Exchange
 from gateway.errors import ClientGone, GatewayError, RequestEvicted, RequestRejected
 from gateway.history.record import RequestRecord, Status
+from gateway.prediction.features import vector_to_bytes
 from gateway.prediction.predictor import Outcome, Predictor
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.fields import Generation
@@ -40,6 +41,7 @@ class Outcomes:
 
     def _record(self, exchange: Exchange, asked: Generation, error: GatewayError | None, now: float) -> RequestRecord:
         trip, forecast = exchange.trip, exchange.forecast
+        learned = forecast.learned if forecast else None
         return RequestRecord(
             id=exchange.id,
             request_id=exchange.request_id,
@@ -66,19 +68,23 @@ class Outcomes:
             ttft_ms=_ms_since(trip.arrival_s, trip.first_byte_s),
             e2e_ms=_ms_since(trip.arrival_s, now),
             prompt=asked.last_user if self.store_prompts else None,
+            features=vector_to_bytes(learned.vector) if learned else None,
+            features_version=self.predictor.features_version if learned else None,
+            template=learned.key.template if learned else None,
         )
 
     def _learn(self, exchange: Exchange, asked: Generation, now: float) -> None:
-        trip, forecast, caller = exchange.trip, exchange.forecast, exchange.caller
+        trip, forecast = exchange.trip, exchange.forecast
         self.metrics.e2e_s.observe(now - trip.arrival_s)
         if trip.dispatched_s is not None:
             self.metrics.queue_s.observe(trip.dispatched_s - trip.arrival_s)
         if trip.first_byte_s is not None:
             self.metrics.ttft_s.observe(trip.first_byte_s - trip.arrival_s)
         self.metrics.output_tokens.observe(trip.output_tokens)
-        if forecast is not None and caller is not None and trip.output_tokens:  # no count is not a count of none
-            outcome = Outcome(asked.text_bytes, trip.input_tokens, trip.output_tokens, asked.sequences)
-            self.predictor.learn_one(caller, forecast, outcome)
+        if forecast is not None and trip.output_tokens:  # no count is not a count of none
+            cut = trip.finish_reason == "length"
+            outcome = Outcome(trip.input_tokens, trip.output_tokens, asked.sequences, cut)
+            self.predictor.learn_one(forecast, outcome)
             self.metrics.prediction_error.observe(abs(forecast.p50_tokens - trip.output_tokens / asked.sequences))
 
 

@@ -6,13 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gateway.app import data_dir
-from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings, run
-from gateway.history.database import DATABASE_ERRORS
-from gateway.history.embedded import EmbeddedPostgresError, database_url
-from gateway.history.engine import create_history_engine
+from gateway.cli.on_database import on_database
+from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
 from gateway.history.keys import KeyStore
-from gateway.history.migrate import upgrade
 from gateway.settings import Settings
 
 app = typer.Typer(help="Applications' API keys.", no_args_is_help=True)
@@ -77,17 +73,4 @@ def revoke(
 
 
 def _with_keys(settings: Settings, work: Callable[[KeyStore], Coroutine[Any, Any, None]]) -> None:
-    try:
-        run(_on_database(settings, work))
-    except (EmbeddedPostgresError, *DATABASE_ERRORS) as error:
-        failed(f"the database cannot be used: {error}")
-
-
-async def _on_database(settings: Settings, work: Callable[[KeyStore], Coroutine[Any, Any, None]]) -> None:
-    async with database_url(settings.database.url, data_dir(settings)) as url:
-        await upgrade(url)
-        engine = create_history_engine(url, pool_size=1)
-        try:
-            await work(KeyStore(engine))
-        finally:
-            await engine.dispose()
+    on_database(settings, lambda engine: work(KeyStore(engine)))

@@ -88,7 +88,7 @@ def _summary(page: dict[str, Any]) -> str:
     queue, predictor = page["queue"], page["predictor"]
     return (
         f"Queue: {queue['waiting']} waiting, the oldest for {_figure(queue['oldest_ms'])} ms ({queue['policy']})\n"
-        f"Predictor: {predictor['source']}, {predictor['rows']} answers seen since the start, mean error "
+        f"Predictor: {predictor['source']}, {predictor['seen']} answers seen since the start, mean error "
         f"{_figure(predictor['mae'])} tokens, p90 covers {_percent(predictor['p90_coverage'])}"
     )
 

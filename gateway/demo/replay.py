@@ -76,7 +76,8 @@ def draw_rows(paths: Iterable[Path], count: int | None, seed: int) -> list[Workl
 
     Args:
         paths: JSON lines, plain or .gz.
-        count: how many rows to draw at random, in the files' order; None takes all.
+        count: how many rows to draw at random; None takes all. Without times they come in random order, as the requests
+            of many applications do.
         seed: of the draw.
 
     Raises:
@@ -90,10 +91,9 @@ def draw_rows(paths: Iterable[Path], count: int | None, seed: int) -> list[Workl
     if not unique:
         raise WorkloadError("no row with a prompt and output_tokens")
     rows = list(unique.values())
-    if count is None or count >= len(rows):
-        return rows
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), count))
-    return [rows[i] for i in chosen]
+    timed = all(row.t is not None for row in rows)
+    chosen = random.Random(seed).sample(rows, min(len(rows), count or len(rows)))
+    return sorted(chosen, key=lambda row: row.t or 0.0) if timed else chosen
 
 
 @dataclass(slots=True)

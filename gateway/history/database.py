@@ -49,10 +49,15 @@ class Database:
         self._clock = clock
         self._on_failure = on_failure
         self._tried = asyncio.Event()
+        self._ready = asyncio.Event()
 
     async def tried(self) -> None:
         """Wait for the first attempt to make it ready: with luck a warm start, in any case no wait for ever."""
         await self._tried.wait()
+
+    async def ready(self) -> None:
+        """Wait until it can be used."""
+        await self._ready.wait()
 
     async def run(self) -> None:
         """Make the database ready, trying until it is, and keep it in order; ends by being cancelled."""
@@ -60,6 +65,7 @@ class Database:
             self._tried.set()
             await asyncio.sleep(RETRY_S)
         self._tried.set()
+        self._ready.set()
         while True:
             await self._attempt(self._maintain)
             await asyncio.sleep(MAINTENANCE_S)

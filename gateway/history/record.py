@@ -15,8 +15,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is unique (UUID); `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are
     the engine's own counts where it told them (`usage`), else None for input and the events counted so far for output.
-    `output_tokens` sums over `sequences` (n, or the prompts of a list). `features` is what the prediction was made from:
-    little-endian float32, laid out as `features_version` says.
+    `output_tokens` sums over `sequences` (n, or the prompts of a list). `features` is what the prediction was
+    made from: little-endian float32, laid out as `features_version` says. `template` is the system prompt's digest.
     """
 
     id: str
@@ -45,4 +45,5 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     e2e_ms: float | None = None
     prompt: str | None = None
     features: bytes | None = None
-    features_version: int | None = None
+    features_version: str | None = None
+    template: str | None = None

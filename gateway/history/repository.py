@@ -10,9 +10,9 @@ from datetime import UTC, date, datetime
 
 import asyncpg
 import msgspec
-from sqlalchemy import CursorResult, text
+from sqlalchemy import CursorResult, LargeBinary, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.history.partitions import ensure_partitions, utc_day
 from gateway.history.record import RequestRecord
@@ -72,10 +72,10 @@ class Repository:
         if not records:
             return 0
         try:
-            batch = msgspec.json.encode(records).decode()
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 await self._ensure_partitions({utc_day(record.arrived_at) for record in records})
-                return await self._insert(records, batch)
+                async with self._engine.begin() as connection:
+                    return await insert(connection, records)
         except (UnicodeEncodeError, OverflowError) as error:  # half of a surrogate pair; the end of the calendar
             raise RecordsRefused(str(error)) from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -101,16 +101,24 @@ class Repository:
             await ensure_partitions(connection, missing)
         self._partitioned |= missing
 
-    async def _insert(self, records: Sequence[RequestRecord], batch: str) -> int:
-        apps = sorted({record.app for record in records})
-        users = sorted({(record.app, record.user) for record in records if record.user is not None})
-        async with self._engine.begin() as connection:
-            await connection.execute(_ADD_APPLICATIONS, {"apps": apps})
-            await connection.execute(
-                _ADD_END_USERS, {"apps": [app for app, _ in users], "users": [user for _, user in users]}
-            )
-            inserted: CursorResult[tuple[()]] = await connection.execute(_ADD_REQUESTS, {"batch": batch})
-            return inserted.rowcount
+
+async def insert(connection: AsyncConnection, records: Sequence[RequestRecord]) -> int:
+    """Insert records within the caller's transaction, and the applications and users that are new.
+
+    Returns:
+        How many rows were new.
+
+    Raises:
+        UnicodeEncodeError: a record has half of a surrogate pair, which no encoding has.
+        DBAPIError: Postgres is away or takes them not.
+    """
+    batch = msgspec.json.encode(records).decode()
+    apps = sorted({record.app for record in records})
+    users = sorted({(record.app, record.user) for record in records if record.user is not None})
+    await connection.execute(_ADD_APPLICATIONS, {"apps": apps})
+    await connection.execute(_ADD_END_USERS, {"apps": [app for app, _ in users], "users": [user for _, user in users]})
+    inserted: CursorResult[tuple[()]] = await connection.execute(_ADD_REQUESTS, {"batch": batch})
+    return inserted.rowcount
 
 
 def _blame(error: Exception) -> DatabaseUnavailable | RecordsRefused:
@@ -142,10 +150,15 @@ _ADD_END_USERS = text("""
 
 _OWN_COLUMNS = [column.name for column in requests.columns if not column.foreign_keys]
 
-# A column's value comes from the record's field of the same name, converted to the column's own type.
+# A column's value comes from the record's field of the same name, converted to the column's own type; JSON has no
+# bytes, so those travel as base64.
+_VALUES = [
+    f"decode(document ->> '{name}', 'base64')" if isinstance(requests.c[name].type, LargeBinary) else f"record.{name}"
+    for name in _OWN_COLUMNS
+]
 _ADD_REQUESTS = text(f"""
     INSERT INTO requests (application_id, end_user_id, {", ".join(_OWN_COLUMNS)})
-    SELECT applications.id, end_users.id, {", ".join(f"record.{name}" for name in _OWN_COLUMNS)}
+    SELECT applications.id, end_users.id, {", ".join(_VALUES)}
     FROM json_array_elements(CAST(:batch AS json)) AS batch (document)
     CROSS JOIN json_populate_record(CAST(NULL AS requests), document) AS record
     JOIN applications ON applications.name = document ->> 'app'

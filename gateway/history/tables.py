@@ -13,7 +13,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -92,9 +91,11 @@ requests = Table(
     Column("e2e_ms", Double),
     Column("prompt", Text),
     Column("features", LargeBinary),
-    Column("features_version", SmallInteger),
+    Column("features_version", Text),
+    Column("template", Text),
     Index(None, "application_id", "arrived_at"),
     Index(None, "end_user_id", "arrived_at"),
+    Index(None, "features_version", "arrived_at"),
     postgresql_partition_by="RANGE (arrived_at)",
 )
 """One row per finished request, a partition per UTC day (see `partitions`)."""
@@ -109,13 +110,15 @@ length_models = Table(
     Column("rows", Integer, nullable=False),
     Column("window_start", DateTime(timezone=True), nullable=False),
     Column("window_end", DateTime(timezone=True), nullable=False),
-    Column("features_version", SmallInteger, nullable=False),
+    Column("fitted_until", DateTime(timezone=True), nullable=False),
+    Column("features_version", Text, nullable=False),
     Column("metrics", JSONB, nullable=False),
     Column("artifact", LargeBinary, nullable=False),
     CheckConstraint("status IN ('challenger', 'serving', 'retired', 'rejected')", name="status"),
     Index("uq_length_models_serving", "status", unique=True, postgresql_where=text("status = 'serving'")),
 )
-"""Every trained length model; `served_at` is when it last began to serve."""
+"""Every trained length model. `served_at` is when it last began to serve; it was fitted to rows that arrived from
+`window_start` to `fitted_until`, and judged on those from there to `window_end`."""
 
 DEFAULT_PARTITION = "requests_default"
 """Takes the rows of days that have no partition of their own yet."""

@@ -17,6 +17,9 @@ SCAN_BYTES = 4096
 CUE_CHARS = 1024
 """Characters read for cue words, at each end of the text."""
 
+BYTES_PER_FOREIGN_PIECE = 3.0
+"""Bytes beyond ASCII that count as a piece of their own: scripts without spaces have a token a character or so."""
+
 _BYTE_CLASSES: dict[str, bytes] = {
     "lower": bytes(range(ord("a"), ord("z") + 1)),
     "upper": bytes(range(ord("A"), ord("Z") + 1)),
@@ -52,7 +55,7 @@ _CUES: dict[str, str] = {
     "explain": "explain describe discuss compare analyze why how difference evaluate understand",
     "write": "write create generate compose design develop make build produce draft give provide",
     "transform": "rewrite translate convert classify summarize summarise correct fix edit paraphrase extract identify "
-    "replace classify categorize detect sort find determine choose",
+    "replace categorize detect sort find determine choose",
     "code": "code function program python java javascript html sql script class def return implement algorithm api "
     "const import int void public",
     "fact": "what who when where which is are does did was many much name calculate compute",
@@ -61,10 +64,16 @@ _CUES: dict[str, str] = {
 }
 _CUE_SETS = {name: frozenset(words.split()) for name, words in _CUES.items()}
 
-_NUMBERS = {
-    word: float(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-} | {"a": 1.0, "an": 1.0, "single": 1.0, "few": 3.0, "couple": 2.0, "fifty": 50.0, "hundred": 100.0}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {word: float(number) for number, word in enumerate(_NUMBER_WORDS.split())} | {
+    "a": 1.0,
+    "an": 1.0,
+    "single": 1.0,
+    "few": 3.0,
+    "couple": 2.0,
+    "fifty": 50.0,
+    "hundred": 100.0,
+}
 
 _TOKENS_PER_UNIT = {
     "word": 1.4,
@@ -93,6 +102,9 @@ TEXT_FEATURES: tuple[str, ...] = (
 )
 """Names of the features; sizes are log1p of counts, shares are of the bytes scanned, cues count distinct words."""
 
+PIECES = TEXT_FEATURES.index("pieces")
+"""Place of the log count of runs of letters, digits, spaces and signs: a token count that needs no tokenizer."""
+
 _CLASS_MATRIX = np.zeros((256, len(_BYTE_CLASSES)))
 for _column, _bytes in enumerate(_BYTE_CLASSES.values()):
     _CLASS_MATRIX[list(_bytes), _column] = 1.0
@@ -120,7 +132,7 @@ def _byte_features(raw: bytes) -> list[float]:
     codes: NDArray[np.uint8] = np.frombuffer(raw, np.uint8)
     shares = np.bincount(codes, minlength=256) @ _CLASS_MATRIX / len(raw)
     kinds = _KIND[codes]
-    pieces = 1 + np.count_nonzero(kinds[1:] != kinds[:-1])
+    pieces = 1 + np.count_nonzero(kinds[1:] != kinds[:-1]) + np.count_nonzero(codes & 0x80) / BYTES_PER_FOREIGN_PIECE
     return [
         log1p(pieces * scale),
         log1p(raw.count(b" ") * scale),

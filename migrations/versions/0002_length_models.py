@@ -16,7 +16,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("requests", sa.Column("features", sa.LargeBinary()))
-    op.add_column("requests", sa.Column("features_version", sa.SmallInteger()))
+    op.add_column("requests", sa.Column("features_version", sa.Text()))
+    op.add_column("requests", sa.Column("template", sa.Text()))
+    op.create_index("ix_requests_features_version_arrived_at", "requests", ["features_version", "arrived_at"])
     op.create_table(
         "length_models",
         sa.Column("version", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -26,7 +28,8 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("window_start", sa.DateTime(timezone=True), nullable=False),
         sa.Column("window_end", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("features_version", sa.SmallInteger(), nullable=False),
+        sa.Column("fitted_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("features_version", sa.Text(), nullable=False),
         sa.Column("metrics", postgresql.JSONB(), nullable=False),
         sa.Column("artifact", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint(
@@ -45,5 +48,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("length_models")
+    op.drop_index("ix_requests_features_version_arrived_at", "requests")
+    op.drop_column("requests", "template")
     op.drop_column("requests", "features_version")
     op.drop_column("requests", "features")

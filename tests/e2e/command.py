@@ -36,7 +36,8 @@ class Home:
     def environ(self, **variables: str) -> dict[str, str]:
         """Return the environment: nobody's settings but the test's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAGNUS_")}
-        return inherited | {"MAGNUS_DATABASE_DATA_DIR": str(self.data_dir)} | variables
+        own = {"MAGNUS_DATABASE_DATA_DIR": str(self.data_dir), "MAGNUS_PREDICTION_EMBEDDER": "off"}
+        return inherited | own | variables
 
     def run(self, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

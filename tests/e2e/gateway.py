@@ -106,6 +106,7 @@ def settings_of(database_url: str, data_dir: Path, backends: list[dict[str, Any]
     tree = {
         "server": {"port": 0, "shutdown_s": 1} | sections.pop("server", {}),
         "database": {"url": database_url, "data_dir": str(data_dir)},
+        "prediction": {"embedder": "off"},  # what is not distilled yet would take half a minute of the machine
         "auth": {"admin_key": ADMIN_KEY} | sections.pop("auth", {}),
         "upstream": {"scrape_interval_s": 0.1} | sections.pop("upstream", {}),
         "backends": backends,

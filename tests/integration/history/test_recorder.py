@@ -159,3 +159,12 @@ async def test_records_that_no_journal_can_hold_do_not_stop_the_rest(unreachable
         recorder.record(a_record(prompt="half a pair: \ud800"))
         recorder.record(a_record())
     assert (recorder.journaled, recorder.refused) == (1, 1)
+
+
+async def test_features_survive_the_journal(repository, unreachable, open_journal, a_record, rows, eventually):
+    features = bytes(range(256))
+    async with Recorder(unreachable, open_journal(), interval_s=60) as recorder:
+        recorder.record(a_record(features=features, features_version="1:off", template="c0ffee"))
+    async with Recorder(repository, open_journal(), interval_s=0.01) as recorder:
+        await eventually(lambda: recorder.replayed == 1)
+    assert await rows("SELECT features, features_version, template FROM requests") == [(features, "1:off", "c0ffee")]

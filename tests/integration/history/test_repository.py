@@ -25,12 +25,16 @@ async def test_every_field_of_a_record_arrives(repository, a_record, rows):
         ttft_ms=12.5,
         e2e_ms=1e3,
         prompt='a "prompt"\n😀',
+        features=bytes(range(256)),
+        features_version="3:static",
+        template="c0ffee",
     )
     assert await repository.write([record]) == 1
     [row] = await rows(
         "SELECT requests.id::text, request_id, arrived_at, applications.name, end_users.name, model, route, stream,"
         " status, http_status, backend, error_code, finish_reason, sequences, prompt_bytes, max_tokens, input_tokens,"
-        " output_tokens, predicted_tokens, predicted_p90_tokens, prediction_source, queue_ms, ttft_ms, e2e_ms, prompt"
+        " output_tokens, predicted_tokens, predicted_p90_tokens, prediction_source, queue_ms, ttft_ms, e2e_ms, prompt,"
+        " features, features_version, template"
         " FROM requests"
         " JOIN applications ON application_id = applications.id JOIN end_users ON end_user_id = end_users.id"
     )

@@ -6,13 +6,13 @@ import pytest
 from gateway.api.exchange import AsgiClient, Exchange
 from gateway.dispatch.trip import Trip
 from gateway.errors import InvalidRequest, QueueFull
-from gateway.prediction.history import Caller
+from gateway.prediction.ask import Ask
 from gateway.prediction.predictor import Forecast
 from gateway.scheduling.length import LengthQuantiles
 from gateway.wire.fields import read_chat
 
 ASKED = read_chat(b'{"model": "llama", "messages": [], "user": "ann"}')
-FORECAST = Forecast(10, LengthQuantiles.of((10, 20, 40, 80, 150, 200)), "prior")
+FORECAST = Forecast(Ask("mail", "llama"), 10, LengthQuantiles.of((10, 20, 40, 80, 150, 200)), "prior")
 
 
 def exchange(**known):
@@ -56,12 +56,6 @@ def test_headers_tell_as_much_as_is_known():
         "x-magnus-queue-ms": "250.0",
         "x-magnus-backend": "gpu-0",
     }
-
-
-def test_the_caller_is_known_once_the_application_and_the_model_are():
-    assert exchange(app="mail").caller is None
-    assert exchange(asked=ASKED).caller is None
-    assert exchange(app="mail", asked=ASKED).caller == Caller("mail", "llama", "ann")
 
 
 async def test_a_whole_answer_says_its_length(sent):

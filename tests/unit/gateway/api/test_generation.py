@@ -14,6 +14,7 @@ from gateway.dispatch.pool import Pool
 from gateway.dispatch.relay import Relay
 from gateway.dispatch.upstream import Patience, Upstream
 from gateway.history.keys import hash_key
+from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.scheduler import Scheduler
 from gateway.telemetry.metrics import Metrics
@@ -66,7 +67,9 @@ async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=
     upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
     relay = Relay(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
     outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
-    app = Generations(door or OpenDoor(), pool, predictor, relay, outcomes, clock, LIMITS).route(ROUTE, read_chat)
+    app = Generations(door or OpenDoor(), pool, Forecaster(predictor, 1.0, str), relay, outcomes, clock, LIMITS).route(
+        ROUTE, read_chat
+    )
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
     async def receive():

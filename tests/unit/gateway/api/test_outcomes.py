@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,13 +17,13 @@ from gateway.errors import (
     QueueTimeout,
     ShuttingDown,
 )
-from gateway.prediction.history import Caller
+from gateway.prediction.ask import Ask
 from gateway.prediction.predictor import Predictor
 from gateway.telemetry.metrics import Metrics
 from gateway.wire.answers import Usage
 from gateway.wire.fields import read_chat
 
-CALLER = Caller("mail", "llama", "ann")
+ASK = Ask("mail", "llama", "ann", text_bytes=6)
 ROUTE = "/v1/chat/completions"
 BODY = (
     b'{"model": "llama", "messages": [{"role": "user", "content": "sesame"}], "user": "ann", "n": 2, "max_tokens": 900}'
@@ -42,9 +43,7 @@ class Noted:
         exchange = Exchange("id", "req-1", ROUTE, datetime(2026, 1, 1, tzinfo=UTC), trip or Trip(10.0), app)
         if read:
             exchange.asked = read_chat(BODY)
-            exchange.forecast = self.predictor.forecast(
-                CALLER, text_bytes=6, prompt_tokens=None, max_tokens=900, context=None
-            )
+            exchange.forecast = self.predictor.forecast(replace(ASK, max_tokens=900), None)
         self.outcomes.note(exchange, error, 14.0)
         return self.records[-1] if self.records else None
 
@@ -119,7 +118,7 @@ def test_the_predictor_learns_from_answers():
     noted = Noted()
     for _ in range(50):
         noted.note(trip=answered(600))
-    expected = noted.predictor.forecast(CALLER, text_bytes=6, prompt_tokens=None, max_tokens=None, context=None)
+    expected = noted.predictor.forecast(ASK, None)
     assert expected.p50_tokens == pytest.approx(300, rel=0.2)  # of each of the two
 
 

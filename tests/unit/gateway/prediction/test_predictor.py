@@ -1,21 +1,23 @@
+from datetime import UTC, datetime
+
 import pytest
 
-from gateway.prediction.history import Caller
-from gateway.prediction.predictor import Outcome, Predictor
+from gateway.prediction.ask import Ask
+from gateway.prediction.embedder import NoEmbedder
+from gateway.prediction.features import FeatureExtractor
+from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.predictor import Outcome, Predictor, Version
 
-CALLER = Caller("mail", "llama", "ann")
 
-
-def forecast(predictor, caller=CALLER, *, text_bytes=4000, prompt_tokens=None, max_tokens=None, context=None):
-    return predictor.forecast(
-        caller, text_bytes=text_bytes, prompt_tokens=prompt_tokens, max_tokens=max_tokens, context=context
-    )
+def forecast(predictor, *, text_bytes=4000, prompt_tokens=None, max_tokens=None, context=None):
+    ask = Ask("mail", "llama", "ann", text_bytes=text_bytes, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+    return predictor.forecast(ask, context)
 
 
 def taught(output_tokens, *, times=50, input_tokens=1000, sequences=1):
     predictor = Predictor()
     for _ in range(times):
-        predictor.learn_one(CALLER, forecast(predictor), Outcome(4000, input_tokens, output_tokens, sequences))
+        predictor.learn_one(forecast(predictor), Outcome(input_tokens, output_tokens, sequences))
     return predictor
 
 
@@ -55,3 +57,56 @@ def test_every_outcome_is_measured_against_what_was_expected():
     predictor = taught(600, times=60)
     assert predictor.quality.seen == 60
     assert predictor.quality.mae() < 400
+
+
+VERSION = Version(7, datetime(2026, 1, 1, tzinfo=UTC), 1000)
+
+
+class BrokenPredictor(LengthPredictor):
+    """A trained predictor that chokes on every text."""
+
+    def predict_one(self, ask):
+        raise RuntimeError("no")
+
+
+def trained(lengths_class=LengthPredictor):
+    """A predictor with features, and what its fall-backs and outcomes were told."""
+    fallbacks, outcomes = [], []
+    predictor = Predictor(fallbacks.append, lambda predicted, actual: outcomes.append((predicted, actual)))
+    predictor.lengths = lengths_class(FeatureExtractor(NoEmbedder()))
+    return predictor, fallbacks, outcomes
+
+
+def test_features_are_made_though_history_still_answers():
+    predictor, _, _ = trained()
+    expected = forecast(predictor)
+    assert (expected.source, predictor.features_version) == ("prior", predictor.lengths.extractor.version)
+    assert expected.learned is not None
+
+
+def test_a_version_that_serves_answers_and_says_so():
+    predictor, _, _ = trained()
+    predictor.serve(None, VERSION)
+    assert forecast(predictor).source == "model:7"
+    predictor.serve(None, None)
+    assert forecast(predictor).source == "prior"
+
+
+def test_a_model_s_answer_fits_the_rest_of_the_context_too():
+    predictor, _, _ = trained()
+    predictor.serve(None, VERSION)
+    assert forecast(predictor, context=1010).p90_tokens == 10
+
+
+def test_a_model_that_fails_costs_no_request_and_is_counted():
+    predictor, fallbacks, _ = trained(BrokenPredictor)
+    predictor.serve(None, VERSION)
+    assert forecast(predictor).source == "prior"
+    assert fallbacks == ["prediction_failed"]
+
+
+def test_what_came_of_a_forecast_is_told_for_drift_to_be_seen():
+    predictor, _, outcomes = trained()
+    expected = forecast(predictor)
+    predictor.learn_one(expected, Outcome(None, 300, 2))
+    assert outcomes == [(expected.length.at(0.5), 150)]

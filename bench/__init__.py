@@ -1,0 +1,1 @@
+"""What produced the figures in the documentation: each script takes paths to data and prints a table."""

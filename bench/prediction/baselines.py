@@ -1,0 +1,140 @@
+"""The paper's predictors beside ours, on the same rows: `python -m bench.prediction.baselines FILE... [--json]`.
+
+Application mean; UILO, a line on the input's length per application; RAFT, a random forest per application on the
+input's length; INST, one forest on the length and the instruction's embedding; USIN, that and the user input's
+embedding. The forests see the embeddings compressed to 4 and 16 dimensions, as the paper has it.
+
+Source: Cheng et al., Enabling Efficient Batch Serving for LMaaS via Generation Length Prediction (arXiv 2406.04785).
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LinearRegression
+
+from bench.prediction.rows import print_table, read_rows
+from gateway.prediction.embedder import load_embedder
+from gateway.prediction.evaluation import Scored, kendall_tau, learn_history, score, split_by_group
+from gateway.prediction.features import FEATURE_NAMES, SYSTEM_EMBEDDING, TEXT_EMBEDDING, FeatureExtractor
+from gateway.prediction.fitting import TrainingSet, fit_predictor
+from gateway.prediction.length_model import Compression
+from gateway.prediction.length_predictor import LengthPredictor
+
+Floats = NDArray[np.float64]
+Fit = Callable[[TrainingSet, TrainingSet], Floats]
+
+INPUT_LENGTH = FEATURE_NAMES.index("pieces")
+
+
+def application_mean(train: TrainingSet, test: TrainingSet) -> Floats:
+    """Predict each application's mean answer."""
+    return _per_app(train, test, lambda _: np.zeros((1, 1)), LinearRegression)
+
+
+def uilo(train: TrainingSet, test: TrainingSet) -> Floats:
+    """Predict by a line on the input's length, one per application."""
+    return _per_app(train, test, _length, LinearRegression)
+
+
+def raft(train: TrainingSet, test: TrainingSet) -> Floats:
+    """Predict by a random forest on the input's length, one per application."""
+    return _per_app(train, test, _length, _forest)
+
+
+def inst(train: TrainingSet, test: TrainingSet) -> Floats:
+    """Predict by one random forest on the input's length and the instruction's embedding."""
+    return _pooled(train, test, with_text=False)
+
+
+def usin(train: TrainingSet, test: TrainingSet) -> Floats:
+    """Predict by one random forest on length, instruction's and input's embeddings."""
+    return _pooled(train, test, with_text=True)
+
+
+BASELINES: dict[str, Fit] = {
+    "application mean": application_mean,
+    "UILO": uilo,
+    "RAFT": raft,
+    "INST": inst,
+    "USIN": usin,
+}
+
+
+def compare(train: TrainingSet, test: TrainingSet, ours: Scored) -> list[dict[str, Any]]:
+    """Return a table's rows: every baseline, then ours; MAE by application in the last columns."""
+    rows = [
+        _row(name, predicted, predicted, test) for name, fit in BASELINES.items() for predicted in [fit(train, test)]
+    ]
+    return [*rows, _row("ours", ours.mean, ours.median, test)]
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--instructions", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = read_rows(options.files, options.instructions)
+    train_rows, test_rows = split_by_group(rows, seed=options.seed)
+    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", options.cache)))
+    train = learn_history(predictor.extractor, train_rows)
+    test = learn_history(FeatureExtractor(predictor.extractor.embedder), test_rows)
+    predictor.serve(fit_predictor(train))
+    print_table(compare(train, test, score(predictor, test_rows)), as_json=options.json)
+
+
+def _row(name: str, mean: Floats, median: Floats, test: TrainingSet) -> dict[str, Any]:
+    apps = np.asarray(test.apps)
+    errors = np.abs(median - test.tokens)
+    return {
+        "predictor": name,
+        "rmse": float(np.sqrt(np.mean((mean - test.tokens) ** 2))),
+        "mae": float(np.mean(errors)),
+        "kendall_tau": kendall_tau(median, test.tokens),
+    } | {f"mae {app}": float(np.mean(errors[apps == app])) for app in sorted(set(test.apps))}
+
+
+def _length(part: TrainingSet) -> Floats:
+    return np.nan_to_num(np.expm1(part.X[:, [INPUT_LENGTH]].astype(float)))
+
+
+def _forest() -> RandomForestRegressor:
+    return RandomForestRegressor(n_estimators=100, min_samples_leaf=2, random_state=0, n_jobs=1)
+
+
+def _per_app(
+    train: TrainingSet, test: TrainingSet, inputs: Callable[[TrainingSet], Floats], regressor: Callable[[], Any]
+) -> Floats:
+    x, x_test = (np.broadcast_to(inputs(part), (len(part), 1)) for part in (train, test))
+    predicted = np.full(len(test), train.tokens.mean())
+    apps, test_apps = np.asarray(train.apps), np.asarray(test.apps)
+    for app in set(train.apps) & set(test.apps):
+        model = regressor().fit(x[apps == app], train.tokens[apps == app])
+        predicted[test_apps == app] = model.predict(x_test[test_apps == app])
+    return predicted
+
+
+def _pooled(train: TrainingSet, test: TrainingSet, *, with_text: bool) -> Floats:
+    system = Compression.fit(train.X[:, SYSTEM_EMBEDDING], 4)
+    text = Compression.fit(train.X[:, TEXT_EMBEDDING], 16)
+    names = {app: i for i, app in enumerate(sorted(set(train.apps)))}
+
+    def inputs(part: TrainingSet) -> Floats:
+        app = np.array([[names.get(app, -1)] for app in part.apps], float)
+        columns = [_length(part), app, system(part.X[:, SYSTEM_EMBEDDING])]
+        return np.hstack([*columns, text(part.X[:, TEXT_EMBEDDING])] if with_text else columns)
+
+    return np.asarray(_forest().fit(inputs(train), train.tokens).predict(inputs(test)))
+
+
+if __name__ == "__main__":
+    main()

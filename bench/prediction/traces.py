@@ -1,0 +1,87 @@
+"""Lengths without texts, in time order: `python -m bench.prediction.traces TRACE... [--output COLUMN] [--json]`.
+
+Predicts each answer from history alone, then learns from it. R2 is of the log length, from the second quarter of the
+trace on; `user_mean` is the reference, the mean of the same user's earlier logs, shrunk to all users' by three rows.
+`user_oracle` knows each user's mean over the whole trace: what no predictor from a stationary user's history can pass.
+With `--size` the prompts' sizes are known, as they are to a gateway.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.prediction.rows import print_table, read_trace
+from gateway.prediction.embedder import NoEmbedder
+from gateway.prediction.evaluation import PastRequest, evaluate_online
+
+Floats = NDArray[np.float64]
+
+SHRINKAGE = 3.0
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("traces", type=Path, nargs="+")
+    parser.add_argument("--output", default="output_tokens", help="column of the answers' tokens")
+    parser.add_argument("--size", action="store_true", help="let the predictor see the prompts' sizes")
+    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    table = []
+    for path in options.traces:
+        rows = list(read_trace(path, output=options.output, with_size=options.size))[: options.rows]
+        table.append({"trace": path.name.partition(".")[0], **online(rows)})
+    print_table(table, as_json=options.json)
+
+
+def online(rows: Sequence[PastRequest]) -> dict[str, Any]:
+    """Return a table's row: R2 of the reference, the oracle and ours, and our coverage."""
+    scored = evaluate_online(rows, NoEmbedder(), first_training=2000, growth=3.0)
+    logs = np.log(np.maximum(scored.actual, 1.0))
+    measured = slice(len(rows) // 4, None)
+    users = [row.ask.user or row.ask.app for row in rows]
+    ours = scored.expected_logs
+    return {
+        "n": len(rows),
+        "users": len(set(users)),
+        "user_mean": r2(user_means(users, logs)[measured], logs[measured]),
+        "user_oracle": r2(user_oracle(users, logs)[measured], logs[measured]),
+        "ours": r2(ours[measured], logs[measured]),
+        "p90_coverage": float(np.mean(scored.actual <= scored.p90)),
+    }
+
+
+def r2(predicted: Floats, actual: Floats) -> float:
+    """Return the share of the variance that predictions (n,) explain."""
+    return float(1.0 - np.mean((actual - predicted) ** 2) / np.var(actual))
+
+
+def user_means(users: Sequence[str], logs: Floats) -> Floats:
+    """Return for each row (n,) the shrunk mean of its user's earlier rows."""
+    totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    everyone, means = 0.0, np.zeros(len(logs))
+    for i, (user, value) in enumerate(zip(users, logs.tolist(), strict=True)):
+        total, n = totals[user]
+        means[i] = (total + SHRINKAGE * everyone / max(1, i)) / (n + SHRINKAGE)
+        totals[user] = (total + value, n + 1)
+        everyone += value
+    return means
+
+
+def user_oracle(users: Sequence[str], logs: Floats) -> Floats:
+    """Return for each row (n,) its user's mean over all rows, its future included."""
+    names = np.asarray(users)
+    means = np.zeros(len(logs))
+    for user in set(users):
+        means[names == user] = logs[names == user].mean()
+    return means
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The embedder that the settings name, for commands beside the gateway."""
+
+from gateway.cli.options import err
+from gateway.prediction.embedder import Embedder, load_embedder
+from gateway.settings import Settings, cache_dir
+
+
+def configured_embedder(settings: Settings) -> Embedder:
+    """Load it; the static one is made first where it is not there yet."""
+    with err.status("Preparing the embeddings: about a minute, the first time"):
+        return load_embedder(settings.prediction.embedder, cache_dir())

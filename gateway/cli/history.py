@@ -1,0 +1,88 @@
+"""`magnus history import`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.api.auth import application_of_system_prompt
+from gateway.cli.embedding import configured_embedder
+from gateway.cli.on_database import on_database
+from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, print_json, read_settings
+from gateway.cli.progress import bytes_read
+from gateway.prediction.features import FeatureExtractor
+from gateway.settings import Settings
+from gateway.training.corpus import Corpus, survey
+from gateway.training.importing import ImportReport, ImportRules, import_corpus
+from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
+from gateway.training.rows import RowError
+
+app = typer.Typer(help="Past requests.", no_args_is_help=True)
+
+Files = Annotated[list[Path], typer.Argument(help="JSON lines or CSV traces, plain or .gz.")]
+InstructionsOption = Annotated[
+    Path | None, typer.Option("--instructions", help="System prompts by application and task, JSON.")
+]
+
+
+@app.callback()
+def _history() -> None:
+    """Past requests."""
+
+
+@app.command("import")
+def import_(
+    files: Files, instructions: InstructionsOption = None, as_json: JsonOption = False, config: ConfigOption = None
+) -> None:
+    """Load past requests, so that predictions start warm: all rows of all files, or none.
+
+    A gateway that runs learns from them with its next model, and remembers them when it starts again.
+    """
+    settings = read_settings(config)
+    corpus = read_through(files, instructions)
+    extractor = FeatureExtractor(configured_embedder(settings))
+
+    async def work(engine: AsyncEngine) -> None:
+        try:
+            with bytes_read("Importing", files) as on_bytes:
+                report = await import_corpus(engine, corpus, extractor, _rules(settings), on_bytes)
+        except RowError as error:
+            bad_input(error)
+        _tell(report, settings, as_json=as_json)
+
+    on_database(settings, work)
+
+
+def read_through(files: list[Path], instructions: Path | None) -> Corpus:
+    """Read all files to their ends; a bad line ends the command before anything was done."""
+    try:
+        texts = Instructions.load(instructions) if instructions else NO_INSTRUCTIONS
+        with bytes_read("Checking", files) as on_bytes:
+            return survey(files, on_bytes, texts)
+    except RowError as error:
+        bad_input(error)
+
+
+def _rules(settings: Settings) -> ImportRules:
+    return ImportRules(
+        now=datetime.now(UTC),
+        keep_days=settings.database.retention_days,
+        store_prompts=settings.database.store_prompts,
+        app_of=application_of_system_prompt,
+    )
+
+
+def _tell(report: ImportReport, settings: Settings, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+    else:
+        console.print(f"Imported {report.rows:,} requests of {report.apps} applications and {report.users:,} users.")
+    if report.expired:
+        days = settings.database.retention_days
+        err.print(
+            f"magnus: {report.expired:,} of them are older than database.retention_days = {days} and will be forgotten",
+            style="yellow",
+            soft_wrap=True,
+        )

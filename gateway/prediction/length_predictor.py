@@ -1,0 +1,112 @@
+"""The trained predictor as it serves: features, model, mixture and calibration in one, learning from every answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.prediction.anchor_model import AnchorModel
+from gateway.prediction.ask import Ask, HistoryKey
+from gateway.prediction.calibration import Calibration
+from gateway.prediction.distribution import cut_probability, expected_tokens
+from gateway.prediction.features import FeatureExtractor, Vector
+from gateway.prediction.fitting import FittedPredictor
+from gateway.prediction.mixture import Mixture
+from gateway.scheduling.length import LengthQuantiles
+
+Floats = NDArray[np.float64]
+
+
+class QuantileModel(Protocol):
+    """Predicts log tokens at `LEVELS`."""
+
+    def predict(self, X: Vector) -> Floats:
+        """Return (n, n_levels) for vectors (n, N_FEATURES)."""
+
+    def predict_one(self, vector: Vector) -> Floats:
+        """Return (n_levels,) for one vector (N_FEATURES,)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LengthForecast:
+    """What is expected of one answer, and all that learning from it will need: keep it until the answer is there.
+
+    `vector` (N_FEATURES,) goes to the database with the outcome. `model_logs` and `history_logs` (n_levels,) are what
+    each said, `logs` (n_levels,) their mixture before calibration. `cut_probability` is None where the request sets no
+    `max_tokens`.
+    """
+
+    key: HistoryKey
+    vector: Vector
+    model_logs: Floats
+    history_logs: Floats
+    logs: Floats
+    length: LengthQuantiles
+    expected_tokens: float
+    cut_probability: float | None
+
+
+class LengthPredictor:
+    """Forecasts from the model that serves now, over an online history.
+
+    Args:
+        extractor: the features and their history.
+    """
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self.model: QuantileModel = AnchorModel()
+        self.calibration = Calibration()
+        self.mixture = Mixture()
+        self._anchor = AnchorModel()
+
+    def serve(self, fitted: FittedPredictor) -> None:
+        """Serve another model from the next request on; the history stays."""
+        self.model, self.calibration = fitted.model, fitted.calibration
+        self.mixture = Mixture(fitted.calibration.apps_)
+
+    def predict_one(self, ask: Ask) -> LengthForecast:
+        """Forecast one answer."""
+        vector = self.extractor.extract_one(ask)
+        return self._forecast(ask, vector, self.model.predict_one(vector))
+
+    def predict(self, asks: Sequence[Ask]) -> list[LengthForecast]:
+        """Forecast the answers to requests that wait together."""
+        X = self.extractor.extract(asks)
+        logs = self.model.predict(X)
+        return [self._forecast(*row) for row in zip(asks, X, logs, strict=True)]
+
+    def learn_one(
+        self, forecast: LengthForecast, output_tokens: float, *, input_tokens: int | None = None, cut: bool = False
+    ) -> None:
+        """Learn from an answer that came to its end.
+
+        Args:
+            forecast: what was forecast of it.
+            output_tokens: the engine's count, per sequence.
+            input_tokens: the engine's count of the prompt, if it told.
+            cut: whether `max_tokens` ended the answer.
+        """
+        key = forecast.key
+        self.mixture.learn_one(key.app, forecast.model_logs, forecast.history_logs, output_tokens)
+        self.calibration.learn_one(key.app, forecast.logs, output_tokens)
+        self.extractor.learn_one(key, forecast.vector, output_tokens, input_tokens=input_tokens, cut=cut)
+
+    def _forecast(self, ask: Ask, vector: Vector, model_logs: Floats) -> LengthForecast:
+        key = ask.key
+        history_logs = self._anchor.predict_one(vector)
+        logs = self.mixture.mix_one(key.app, model_logs, history_logs)
+        adjusted = self.calibration.adjust_one(key.app, logs)
+        cap = ask.max_tokens
+        return LengthForecast(
+            key=key,
+            vector=vector,
+            model_logs=model_logs,
+            history_logs=history_logs,
+            logs=logs,
+            length=LengthQuantiles.of(tuple(np.exp(adjusted).tolist()), cap=cap),
+            expected_tokens=float(expected_tokens(adjusted, cap)),
+            cut_probability=None if cap is None else float(cut_probability(adjusted, cap)),
+        )

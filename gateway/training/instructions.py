@@ -1,0 +1,71 @@
+"""System prompts for rows that name an application and a task in their place.
+
+A JSON object by application; in it texts by task, as shell patterns, and `default`. `task_format`, such as
+`<src>-><dst>`, tells which parts of a task stand for `{src}` and `{dst}` in the text.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from gateway.training.rows import PastRow, RowError
+
+_FORMAT = "task_format"
+_DEFAULT = "default"
+
+
+class Instructions:
+    """The texts of one file.
+
+    >>> instructions = Instructions({"CT": {"default": "Translate {src} to {dst}.", "task_format": "<src>-><dst>"}})
+    >>> instructions.text("CT", "go->cpp")
+    'Translate go to cpp.'
+    """
+
+    def __init__(self, texts: dict[str, dict[str, str]]) -> None:
+        self._texts = texts
+
+    @classmethod
+    def load(cls, path: Path) -> "Instructions":
+        """Read a file.
+
+        Raises:
+            RowError: it cannot be read, or is not of that form.
+        """
+        try:
+            return cls(msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, str]]))
+        except OSError as error:
+            raise RowError(f"{path}: {error.strerror or error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RowError(f"{path}: {str(error).replace('`', '')}") from error
+
+    def text(self, app: str | None, task: str | None) -> str | None:
+        """Give the system prompt of an application's task; None where there is none."""
+        texts = self._texts.get(app or "", {})
+        patterns = (pattern for pattern in texts if pattern not in {_FORMAT, _DEFAULT})
+        chosen = next((pattern for pattern in patterns if fnmatchcase(task or "", pattern)), _DEFAULT)
+        text = texts.get(chosen)
+        if text is None:
+            return None
+        for name, part in _parts(task or "", texts.get(_FORMAT, "")).items():
+            text = text.replace(f"{{{name}}}", part)
+        return text
+
+    def apply(self, rows: Iterable[PastRow]) -> Iterator[PastRow]:
+        """Yield the rows, those without a system prompt of their own with the one of their task."""
+        for row in rows:
+            if row.system is None and row.messages is None:
+                row.system = self.text(row.app, row.task)
+            yield row
+
+
+NO_INSTRUCTIONS = Instructions({})
+
+
+def _parts(task: str, task_format: str) -> dict[str, str]:
+    pattern = re.sub(r"<(\w+)>", r"(?P<\1>.+)", re.escape(task_format.partition(",")[0]))
+    match = re.fullmatch(pattern, task)
+    return match.groupdict() if match else {}

@@ -1,0 +1,83 @@
+import struct
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.history.engine import create_history_engine
+from gateway.history.record import RequestRecord
+from gateway.history.repository import Repository
+from gateway.training.registry import ModelRegistry, NewModel
+from gateway.training.window import TrainingRows
+
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+FEATURES_VERSION = "1:off"
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_history_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def registry(engine: AsyncEngine) -> ModelRegistry:
+    return ModelRegistry(engine)
+
+
+@pytest.fixture
+def a_model() -> Callable[..., NewModel]:
+    """Builds a trained model, but for what the test says."""
+
+    def build(**changed: Any) -> NewModel:
+        ordinary = {
+            "rows": 1000,
+            "window_start": NOON,
+            "window_end": NOON + timedelta(hours=2),
+            "fitted_until": NOON + timedelta(hours=1),
+            "features_version": FEATURES_VERSION,
+            "metrics": {"mae": 12.5},
+            "artifact": b"\0model",
+        }
+        return NewModel(**(ordinary | changed))
+
+    return build
+
+
+@pytest.fixture
+def repository(engine: AsyncEngine) -> Repository:
+    return Repository(engine)
+
+
+@pytest.fixture
+def rows(engine: AsyncEngine) -> TrainingRows:
+    return TrainingRows(engine, features_version=FEATURES_VERSION, n_features=3)
+
+
+@pytest.fixture
+def a_record() -> Callable[..., RequestRecord]:
+    """Builds the record of request number `number`, a second after the one before, but for what the test says."""
+
+    def build(number: int = 0, **changed: Any) -> RequestRecord:
+        ordinary = {
+            "id": str(uuid4()),
+            "request_id": f"req-{number}",
+            "arrived_at": NOON + timedelta(seconds=number),
+            "app": "translate",
+            "user": "ann",
+            "model": "llama",
+            "route": "/v1/chat/completions",
+            "stream": False,
+            "status": "ok",
+            "http_status": 200,
+            "output_tokens": 50,
+            "features": struct.pack("<3f", number, 1.5, float("nan")),
+            "features_version": FEATURES_VERSION,
+        }
+        return RequestRecord(**(ordinary | changed))
+
+    return build
