@@ -8,6 +8,9 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY gateway ./gateway
 COPY backends ./backends
 COPY migrations ./migrations
+# sentence-transformers brings torch, which PyPI has for CUDA alone. --build-arg PIP_EXTRA_INDEX_URL=... that names
+# PyTorch's index of CPU builds makes the image some gigabytes smaller.
+ARG PIP_EXTRA_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/magnus/bin/pip install --disable-pip-version-check --constraint constraints.txt .
 

@@ -19,7 +19,7 @@ from gateway.training.importing import ImportReport, ImportRules, import_corpus
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
 from gateway.training.rows import RowError
 
-app = typer.Typer(help="Past requests.", no_args_is_help=True)
+app = typer.Typer(help="Past requests.", no_args_is_help=True, rich_markup_mode=None)
 
 Files = Annotated[list[Path], typer.Argument(help="JSON lines or CSV traces, plain or .gz.")]
 InstructionsOption = Annotated[

@@ -11,7 +11,7 @@ from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, pr
 from gateway.history.keys import KeyStore
 from gateway.settings import Settings
 
-app = typer.Typer(help="Applications' API keys.", no_args_is_help=True)
+app = typer.Typer(help="Applications' API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()

@@ -35,11 +35,13 @@ class _Commands(TyperGroup):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         found = getattr(import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
+        command: Any
+        if isinstance(found, typer.Typer):
+            command = typer.main.get_group(found)
+        else:
             single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
             single.command(cmd_name)(found)
-            found = single
-        command = typer.main.get_command(found)
+            command = typer.main.get_command(single)
         command.name = cmd_name
         return command
 

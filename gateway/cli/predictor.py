@@ -10,7 +10,7 @@ from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
 from gateway.training.registry import ModelInfo, ModelRegistry, UnknownVersion
 
-app = typer.Typer(help="The versions of the length model.", no_args_is_help=True)
+app = typer.Typer(help="The versions of the length model.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")

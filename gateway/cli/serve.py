@@ -15,7 +15,7 @@ from gateway.telemetry import logs
 START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse)
 """What keeps a gateway from starting, each with a message for its operator."""
 
-db = typer.Typer(help="The database.", no_args_is_help=True)
+db = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def serve(config: ConfigOption = None) -> None:

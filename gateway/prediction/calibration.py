@@ -30,6 +30,9 @@ PRIOR_SCALE = 0.5
 SHRINKAGE = 50.0
 """Rows at which an application's own batch offsets weigh as much as those of all."""
 
+EARLY = 5.0
+"""An application's first answers move its offsets by up to `EARLY / SHRINKAGE` typical errors each."""
+
 MAX_APPS = 10_000
 
 _LEVELS: Floats = np.array(LEVELS)
@@ -133,7 +136,7 @@ class Calibration:
         distance = np.minimum(np.abs(errors - tracker.offsets), MAX_OFFSET)
         tracker.n += 1.0
         tracker.drift += self.drift_memory * (side - tracker.drift)
-        rate = max(self.rate, 5.0 / (tracker.n + 50.0))
+        rate = max(self.rate, EARLY / (tracker.n + SHRINKAGE))
         excess = (side * tracker.drift - self.drift_threshold) / (1.0 - self.drift_threshold)
         if excess > 0.0:  # drift: the levels move as one, and keep their distances
             step = side * excess * self.drift_rate * min(tracker.scale[_MEDIAN], distance[_MEDIAN])

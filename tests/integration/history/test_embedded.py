@@ -45,11 +45,13 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def child_of(pid: int) -> int:
-    [child] = [
+def guard_of(pid: int, home: Path) -> int:
+    """The process that `pid` has started for the server in `home`."""
+    children = [
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
-    return child
+    [guard] = [child for child in children if str(home).encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return guard
 
 
 def server_runs(home: Path) -> bool:
@@ -132,7 +134,7 @@ def test_server_ends_with_an_owner_that_is_killed(home: Path):
 
 def test_terminal_interrupt_leaves_the_server_to_its_owner(home: Path):
     owner = start_owner(home)
-    guard = child_of(owner.pid)
+    guard = guard_of(owner.pid, home)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(guard, ignored)
     assert os.getsid(guard) != os.getsid(owner.pid)
@@ -143,7 +145,7 @@ def test_terminal_interrupt_leaves_the_server_to_its_owner(home: Path):
 
 def test_next_owner_replaces_a_server_whose_guard_was_killed(home: Path):
     owner = start_owner(home)
-    os.kill(child_of(owner.pid), signal.SIGKILL)
+    os.kill(guard_of(owner.pid, home), signal.SIGKILL)
     kill(owner)
     assert server_runs(home)
     asyncio.run(_start_and_stop(home))
@@ -152,7 +154,7 @@ def test_next_owner_replaces_a_server_whose_guard_was_killed(home: Path):
 
 async def test_stopping_ends_the_server_even_if_its_guard_was_killed(home: Path):
     async with EmbeddedPostgres(home):
-        os.kill(child_of(os.getpid()), signal.SIGKILL)
+        os.kill(guard_of(os.getpid(), home), signal.SIGKILL)
     assert not server_runs(home)
 
 
