@@ -34,8 +34,7 @@ class LengthForecast:
     """What is expected of one answer, and all that learning from it will need: keep it until the answer is there.
 
     `vector` (N_FEATURES,) goes to the database with the outcome. `model_logs` and `history_logs` (n_levels,) are what
-    each said, `logs` (n_levels,) their mixture before calibration. `cut_probability` is None where the request sets no
-    `max_tokens`.
+    each said, `logs` (n_levels,) their mixture, `calibrated` (n_levels,) what is believed of it.
     """
 
     key: HistoryKey
@@ -43,9 +42,19 @@ class LengthForecast:
     model_logs: Floats
     history_logs: Floats
     logs: Floats
+    calibrated: Floats
     length: LengthQuantiles
-    expected_tokens: float
-    cut_probability: float | None
+
+    @property
+    def expected_tokens(self) -> float:
+        """Mean of the answer's tokens, cut at `max_tokens`."""
+        return float(expected_tokens(self.calibrated, self.length.cap))
+
+    @property
+    def cut_probability(self) -> float | None:
+        """Probability that `max_tokens` ends the answer; None where the request sets none."""
+        cap = self.length.cap
+        return None if cap is None else float(cut_probability(self.calibrated, cap))
 
 
 class LengthPredictor:
@@ -70,13 +79,13 @@ class LengthPredictor:
     def predict_one(self, ask: Ask) -> LengthForecast:
         """Forecast one answer."""
         vector = self.extractor.extract_one(ask)
-        return self._forecast(ask, vector, self.model.predict_one(vector))
+        return self._forecast(ask, vector, self.model.predict_one(vector), self._anchor.predict_one(vector))
 
     def predict(self, asks: Sequence[Ask]) -> list[LengthForecast]:
         """Forecast the answers to requests that wait together."""
         X = self.extractor.extract(asks)
-        logs = self.model.predict(X)
-        return [self._forecast(*row) for row in zip(asks, X, logs, strict=True)]
+        rows = zip(asks, X, self.model.predict(X), self._anchor.predict(X), strict=True)
+        return [self._forecast(*row) for row in rows]
 
     def learn_one(
         self, forecast: LengthForecast, output_tokens: float, *, input_tokens: int | None = None, cut: bool = False
@@ -94,19 +103,16 @@ class LengthPredictor:
         self.calibration.learn_one(key.app, forecast.logs, output_tokens)
         self.extractor.learn_one(key, forecast.vector, output_tokens, input_tokens=input_tokens, cut=cut)
 
-    def _forecast(self, ask: Ask, vector: Vector, model_logs: Floats) -> LengthForecast:
+    def _forecast(self, ask: Ask, vector: Vector, model_logs: Floats, history_logs: Floats) -> LengthForecast:
         key = ask.key
-        history_logs = self._anchor.predict_one(vector)
         logs = self.mixture.mix_one(key.app, model_logs, history_logs)
         adjusted = self.calibration.adjust_one(key.app, logs)
-        cap = ask.max_tokens
         return LengthForecast(
             key=key,
             vector=vector,
             model_logs=model_logs,
             history_logs=history_logs,
             logs=logs,
-            length=LengthQuantiles.of(tuple(np.exp(adjusted).tolist()), cap=cap),
-            expected_tokens=float(expected_tokens(adjusted, cap)),
-            cut_probability=None if cap is None else float(cut_probability(adjusted, cap)),
+            calibrated=adjusted,
+            length=LengthQuantiles.of(tuple(np.exp(adjusted).tolist()), cap=ask.max_tokens),
         )
