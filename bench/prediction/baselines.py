@@ -104,7 +104,7 @@ def _row(name: str, mean: Floats, median: Floats, test: TrainingSet) -> dict[str
 
 
 def _length(part: TrainingSet) -> Floats:
-    return np.nan_to_num(np.expm1(part.X[:, [INPUT_LENGTH]].astype(float)))
+    return np.asarray(np.nan_to_num(np.expm1(part.X[:, [INPUT_LENGTH]].astype(float))))
 
 
 def _forest() -> RandomForestRegressor:
