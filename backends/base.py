@@ -4,7 +4,7 @@
 of it. An adapter holds what differs between engines and only that; the bytes of a request travel past it untouched.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -19,7 +19,7 @@ class BackendSpec:
     name: str
     kind: str
     url: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     models: tuple[str, ...] | None = None
     kv_tokens: int | None = None
     max_concurrency: int | None = None

@@ -27,8 +27,14 @@ class SettingsError(ValueError):
     """A setting that is wrong; the message is one line that names it and where it was set."""
 
 
+_SECRETS = {"admin_key", "api_key", "url"}
+"""Settings that are, or may hold, a password; they are in no repr, and so in no log."""
+
+
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in _SECRETS)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class Server(_Section, frozen=True):

@@ -43,6 +43,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     engines: Annotated[int, typer.Option(min=1, max=1024, help="Simulated engines.")] = 2,
     preset: Annotated[str, typer.Option(help="Model and GPU whose step times are simulated.")] = "llama-8b-a100",
     kv_tokens: Annotated[int | None, typer.Option(min=1, help="KV memory of each in tokens.")] = 60_000,
+    max_model_len: Annotated[int | None, typer.Option(min=2, help="Longest prompt and answer together.")] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Requests a second; needed if rows have no times.")
     ] = None,
@@ -52,7 +53,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Run the scheduling core on simulated engines in simulated time."""
     try:
-        config = EngineConfig(preset=preset, kv_tokens=kv_tokens)
+        config = EngineConfig(preset=preset, kv_tokens=kv_tokens, max_model_len=max_model_len)
         past = [row for path in workload for row in read_rows(path)]
         arriving = arrivals(past, count=rows, rate=rate, seed=seed)
         fleet = [SimulatedBackend(f"gpu-{i}", config) for i in range(engines)]

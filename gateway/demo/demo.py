@@ -71,17 +71,20 @@ class Demo:
 
 def banner(gateway: RunningGateway) -> str:
     """Say where the gateway is and what to do with it."""
+    key = " -H 'Authorization: Bearer KEY'" if gateway.settings.auth.mode == "keys" else ""
     curl = (
-        f"curl {gateway.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        f"curl {gateway.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
         f'    -d \'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
     )
     settings = gateway.settings
     stats = f"curl {gateway.url}/admin/stats -H 'Authorization: Bearer {settings.auth.admin_key}'"
+    hint = "KEY is what `magnus keys create --app NAME` makes.\n" if key else ""
     engines = ", ".join(f"{backend.name} {backend.url}" for backend in settings.backends)
     return (
         f"Magnus answers at {gateway.url}/v1 (model {MODEL}; simulated engines: {engines})\n\n"
         f"  {curl}\n\n"
         f"  {stats}\n\n"
         f"Admin key: {settings.auth.admin_key}\n"
+        f"{hint}"
         "Ctrl-C stops everything."
     )

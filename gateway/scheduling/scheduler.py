@@ -226,10 +226,7 @@ class Scheduler:
         return Dispatch(request.id, name)
 
     def _next(self, queue: "OrderedDict[str, _Waiting]", now: float) -> tuple[_Waiting, str] | None:
-        """Find the first in a queue that some backend has room for.
-
-        Who waits is overtaken only by what goes to a backend that has failed him.
-        """
+        """Find the first that some backend has room for; it overtakes others only on backends that failed them all."""
         among = set(self._backends)
         for waiting in queue.values():
             if name := self._place(waiting, among, now):

@@ -255,3 +255,14 @@ def test_every_setting_is_documented(name):
 def test_nothing_is_documented_that_cannot_be_set():
     rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.M)
     assert set(rows) <= set(names_of_all_settings())
+
+
+def test_no_secret_shows_where_settings_are_shown():
+    environ = {
+        "MAGNUS_AUTH_ADMIN_KEY": "a-secret-of-the-admin",
+        "MAGNUS_DATABASE_URL": "postgresql+asyncpg://me:a-secret-password@db/magnus",
+        "MAGNUS_BACKENDS": '[{"name": "a", "kind": "vllm", "url": "http://a:a-secret-b@gpu", "api_key": "a-secret-c"}]',
+    }
+    shown = repr(load(None, environ))
+    assert "a-secret" not in shown
+    assert "name='a'" in shown
