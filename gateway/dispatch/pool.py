@@ -52,6 +52,8 @@ class Member:
             kv_block_tokens=snapshot.kv_block_tokens if snapshot else 1,
             max_concurrency=spec.max_concurrency,
             max_model_len=min(lengths, default=None),
+            waiting=snapshot.waiting if snapshot else None,
+            preemptions=snapshot.preemptions if snapshot else None,
         )
 
 

@@ -34,6 +34,8 @@ class BackendState:
     kv_block_tokens: int = 1
     max_concurrency: int | None = None
     max_model_len: int | None = None
+    waiting: int | None = None
+    preemptions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,8 @@ from gateway.scheduling.messages import (
     Submit,
     Tick,
 )
+from gateway.scheduling.target import KvTarget
 from gateway.scheduling.throughput import DispatchRate
-
-KV_TARGET = 0.95
-"""Share of a backend's KV capacity that the predicted peak may fill."""
 
 FULL_BACKOFF_S = 0.25
 """How long a backend that answered 'full' is left alone."""
@@ -43,12 +41,14 @@ _TYPICAL_CONCURRENCY = 256
 class _Backend:
     state: BackendState
     ledger: KvLedger
+    target: KvTarget = field(default_factory=KvTarget)
     foreign_tokens: int = 0
     """KV tokens in use there beyond our own: other clients', or what we predicted too low."""
     full_until_s: float = 0.0
 
     def see(self, state: BackendState) -> None:
         self.state = state
+        self.target.see(state)
         self.ledger.block_tokens = state.kv_block_tokens
         used = state.kv_used_tokens
         self.foreign_tokens = 0 if used is None else max(0, used - self.ledger.held_tokens)
@@ -64,7 +64,10 @@ class _Backend:
         if capacity is None:
             return (running + 1) / (limit or _TYPICAL_CONCURRENCY)
         peak = self.ledger.peak_tokens(request) + self.foreign_tokens
-        return peak / capacity if peak <= KV_TARGET * capacity or not running else None
+        if peak <= self.target.share * capacity or not running:
+            return peak / capacity
+        self.target.note_held_back()
+        return None
 
 
 @dataclass(slots=True)

@@ -70,6 +70,8 @@ class SimulatedBackend:
             kv_used_tokens=self._engine.kv_used_tokens,
             kv_block_tokens=self._block_tokens,
             max_model_len=self._context_tokens,
+            waiting=self._engine.waiting,
+            preemptions=self._engine.preemptions,
         )
 
     @property

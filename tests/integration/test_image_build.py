@@ -27,6 +27,8 @@ def run_build_stage(root: Path) -> None:
             folder.mkdir(parents=True)
         elif step.word == "COPY":
             copy(step, folder)
+        elif step.word == "ARG":
+            continue  # pip reads the variable from the environment, here as there
         else:
             assert step.word == "RUN"
             run(["sh", "-c", relocate(step.rest, root)], folder, environment(root))

@@ -25,7 +25,8 @@ from gateway.scheduling.messages import (
     Submit,
     Tick,
 )
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, KV_TARGET, Scheduler
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+from gateway.scheduling.target import START
 
 MODELS = ("llama", "mistral")
 NAMES = ("gpu-0", "gpu-1", "gpu-2")
@@ -233,7 +234,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert limit is None or len(engine.running) <= limit
         refused = any(engine.refuses(self.book[id].request) for id in engine.running)
         if capacity is not None and len(engine.running) > 1 and not refused:
-            assert self.scheduler.reserved_tokens(name) <= KV_TARGET * capacity + 0.5
+            assert self.scheduler.reserved_tokens(name) <= START * capacity + 0.5
 
     def check_rest(self):
         assert self.scheduler.waiting == len(self.of("waiting"))

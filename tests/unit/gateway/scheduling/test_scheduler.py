@@ -17,7 +17,8 @@ from gateway.scheduling.messages import (
     Submit,
     Tick,
 )
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, KV_TARGET, Scheduler
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+from gateway.scheduling.target import START
 
 _numbers = count()
 
@@ -118,7 +119,7 @@ def test_memory_is_kept_for_the_peak_and_not_for_the_prompt():
 
 
 def test_memory_is_filled_up_to_the_target():
-    fitting = round(1000 * KV_TARGET) - 500 - 10
+    fitting = round(1000 * START) - 500 - 10
     scheduler = started(seen(kv_capacity_tokens=1000), submit("a", prompt=490, output=10))
     assert scheduler.step([submit("too much", prompt=fitting + 1, output=10)], 0.0) == []
     scheduler.step([Finished("too much")], 0.0)
