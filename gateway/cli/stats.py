@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import httpx2
 import msgspec
 import typer
+from rich import box
 from rich.table import Table
 
 from gateway.admin_key import kept_admin_key
@@ -56,31 +57,37 @@ def _fetch(url: str, key: str, filters: dict[str, str]) -> dict[str, Any]:
 
 
 def _apps(page: dict[str, Any]) -> Table:
-    table = Table("application", title="Applications")
-    for heading in ("requests", "users", "tokens mean/p50/p90", "error", "p90 covers", "e2e p50/p99 s"):
-        table.add_column(heading, justify="right")
+    headings = ("requests", "users", "tokens p50", "p90", "error", "covered", "e2e p50", "e2e p99")
+    table = _table("application", headings)
     for app in page["apps"]:
         tokens, prediction, e2e = app["output_tokens"], app["prediction"], app["e2e_ms"]
         table.add_row(
             app["app"],
             _figure(app["requests"]),
             _figure(app["users"]),
-            "/".join(_figure(tokens[name]) for name in ("mean", "p50", "p90")),
+            *(_figure(tokens[name]) for name in ("p50", "p90")),
             _figure(prediction["mae"]),
             _percent(prediction["p90_coverage"]),
-            "/".join("-" if ms is None else f"{ms / 1000:.2f}" for ms in (e2e["p50"], e2e["p99"])),
+            *("-" if ms is None else f"{ms / 1000:.2f} s" for ms in (e2e["p50"], e2e["p99"])),
         )
     return table
 
 
 def _backends(page: dict[str, Any]) -> Table:
-    table = Table("backend", "kind", "healthy", title="Backends")
-    for heading in ("KV used", "reserved", "of", "running", "waiting", "preempted"):
-        table.add_column(heading, justify="right")
+    headings = ("kind", "healthy", "KV used", "reserved", "of", "running", "waiting", "preempted")
+    table = _table("backend", headings)
     for backend in page["backends"]:
         names = ("kv_used_tokens", "kv_reserved_tokens", "kv_capacity_tokens", "running", "waiting", "preemptions")
         healthy = "yes" if backend["healthy"] else "no"
         table.add_row(backend["name"], backend["kind"], healthy, *(_figure(backend[name]) for name in names))
+    return table
+
+
+def _table(first: str, headings: tuple[str, ...]) -> Table:
+    """A table that fits 80 columns: nothing but spaces between them."""
+    table = Table(first, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right")
     return table
 
 
