@@ -1,6 +1,6 @@
 """Fixtures that several kinds of tests share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sqlalchemy import URL, make_url
 
 from gateway.history.embedded import EmbeddedPostgres
 from gateway.history.migrate import upgrade
+from tests.vllm.engine import Engine, running_engine
 
 _TEMPLATE = "magnus_template"
 _numbers = count(1)
@@ -44,6 +45,13 @@ async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
         await execute(server, f"CREATE DATABASE {_TEMPLATE}")
         await upgrade(database_at(server, _TEMPLATE))
         yield server
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The real engine of the whole run: it takes half a minute to start."""
+    with running_engine(tmp_path_factory.mktemp("vllm")) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The gateway's surroundings, all real: sockets, a Postgres, engines."""
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Respond, fake_engine
 from tests.e2e.gateway import Gateway, serving, settings_of
-from tests.vllm.engine import running_engine
+from tests.vllm.engine import Engine as VllmEngine
 
 SIMULATED = EngineConfig(
     model=MODEL, kv_tokens=2 * CONTEXT_TOKENS, block_size=32, max_model_len=CONTEXT_TOKENS, speed=5.0
@@ -39,9 +39,8 @@ async def simulated_engine() -> AsyncIterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("vllm")) as engine:
-        yield Engine(engine.url)
+def vllm_engine(vllm: VllmEngine) -> Engine:
+    return Engine(vllm.url)
 
 
 @pytest.fixture(

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -8,21 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.engine import create_history_engine
 from gateway.history.record import RequestRecord
-from gateway.history.repository import Repository
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_history_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-def repository(engine: AsyncEngine) -> Repository:
-    return Repository(engine)
 
 
 @pytest.fixture

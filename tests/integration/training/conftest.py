@@ -1,5 +1,5 @@
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -7,21 +7,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.engine import create_history_engine
 from gateway.history.record import RequestRecord
-from gateway.history.repository import Repository
 from gateway.training.registry import ModelRegistry, NewModel
 from gateway.training.window import TrainingRows
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 FEATURES_VERSION = "1:off"
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_history_engine(database_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
@@ -46,11 +37,6 @@ def a_model() -> Callable[..., NewModel]:
         return NewModel(**(ordinary | changed))
 
     return build
-
-
-@pytest.fixture
-def repository(engine: AsyncEngine) -> Repository:
-    return Repository(engine)
 
 
 @pytest.fixture
