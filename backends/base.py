@@ -79,6 +79,10 @@ class Backend(Protocol):
         """Tell whether a refusal means 'full now, try later' rather than 'this request is wrong'."""
         ...
 
+    def is_out_of_memory(self, status: int, error: EngineError) -> bool:
+        """Tell whether the engine ran out of memory under what it was sent: less of it at once may go through."""
+        ...
+
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read the engine's error body; one that is in no known shape becomes its first 500 characters."""
         ...

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from backends.base import BackendSpec, EngineError, ModelCard, Snapshot
 from backends.http import Endpoint
 from backends.metrics_text import per_rank, read_samples, total, used_tokens
-from backends.openai_api import read_error, read_models_and_metrics
+from backends.openai_api import is_out_of_memory, read_error, read_models_and_metrics
 
 QUEUE_FULL_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 OUT_OF_CREDIT = "insufficient_quota"
@@ -60,6 +60,10 @@ class OpenAIBackend:
     def is_queue_full(self, status: int, error: EngineError) -> bool:
         """Tell whether a refusal means 'full now, try later'; an account without credit stays without."""
         return status in QUEUE_FULL_STATUSES and error.code != OUT_OF_CREDIT
+
+    def is_out_of_memory(self, status: int, error: EngineError) -> bool:
+        """Tell whether the engine ran out of memory under what it was sent."""
+        return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read an error body in OpenAI's shape."""

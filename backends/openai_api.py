@@ -70,6 +70,15 @@ def read_error(status: int, body: bytes) -> EngineError:
     )
 
 
+def is_out_of_memory(status: int, error: EngineError) -> bool:
+    """Tell whether the engine failed for want of memory; PyTorch's words for it come through every server.
+
+    >>> is_out_of_memory(500, EngineError("CUDA out of memory. Tried to allocate 2.00 GiB.", "server_error"))
+    True
+    """
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR and "out of memory" in error.message.lower()
+
+
 def default_type(status: int) -> str:
     """Name the type of an error that does not name its own."""
     return "invalid_request_error" if 400 <= status < 500 else "server_error"

@@ -13,7 +13,7 @@ import msgspec
 from backends.base import BackendSpec, BackendUnreachableError, EngineError, ModelCard, Snapshot
 from backends.http import Endpoint
 from backends.metrics_text import per_rank, read_samples, total
-from backends.openai_api import METRICS_PATH, model_cards, read_error
+from backends.openai_api import METRICS_PATH, is_out_of_memory, model_cards, read_error
 
 INFO_PATH = "/info"
 QUEUE_FULL_STATUS = HTTPStatus.TOO_MANY_REQUESTS  # beyond --max-concurrent-requests
@@ -63,6 +63,10 @@ class TgiBackend:
     def is_queue_full(self, status: int, error: EngineError) -> bool:
         """Tell whether a refusal means 'full now, try later'."""
         return status == QUEUE_FULL_STATUS
+
+    def is_out_of_memory(self, status: int, error: EngineError) -> bool:
+        """Tell whether the engine ran out of memory under what it was sent."""
+        return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read TGI's own error body; its word for the error becomes the code."""

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from backends.base import BackendSpec, EngineError, ModelCard, Snapshot
 from backends.http import Endpoint
 from backends.metrics_text import Sample, per_rank, read_count, read_samples, total, used_tokens
-from backends.openai_api import read_error, read_models_and_metrics
+from backends.openai_api import is_out_of_memory, read_error, read_models_and_metrics
 
 QUEUE_FULL_STATUS = HTTPStatus.SERVICE_UNAVAILABLE  # beyond --max-num-queued-reqs or --max-num-queued-tokens
 
@@ -42,6 +42,10 @@ class VllmBackend:
     def is_queue_full(self, status: int, error: EngineError) -> bool:
         """Tell whether a refusal means 'full now, try later'."""
         return status == QUEUE_FULL_STATUS
+
+    def is_out_of_memory(self, status: int, error: EngineError) -> bool:
+        """Tell whether the engine ran out of memory under what it was sent."""
+        return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read an error body, vLLM's flat one of old included."""

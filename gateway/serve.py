@@ -12,8 +12,9 @@ import uvicorn
 from litestar import Litestar
 
 from gateway.admin_key import kept_admin_key
-from gateway.app import create_app, data_dir, default_transport
+from gateway.app import create_app, data_dir
 from gateway.clock import SystemClock
+from gateway.dispatch.transport import default_transport
 from gateway.history.embedded import EmbeddedPostgres
 from gateway.settings import Settings
 

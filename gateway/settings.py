@@ -1,7 +1,7 @@
 """The settings: one frozen tree, read once from `magnus.toml` and from `MAGNUS_*` variables, which win.
 
-`MAGNUS_<SECTION>_<KEY>` sets one value (`MAGNUS_SERVER_PORT=9000`), `MAGNUS_BACKENDS` the list of backends as JSON. A
-wrong key, type or value is a `SettingsError` that names it.
+`MAGNUS_<SECTION>_<KEY>` sets one value (`MAGNUS_SERVER_PORT=9000`); what is a list or a table is given as JSON
+(`MAGNUS_BACKENDS`, `MAGNUS_SCHEDULING_PRIORITIES`). A wrong key, type or value is a `SettingsError` that names it.
 """
 
 import os
@@ -16,9 +16,11 @@ import msgspec
 from msgspec import Meta
 
 BackendKind = Literal["vllm", "tgi", "openai", "static"]
+PolicyName = Literal["fcfs", "sjf", "hrrn", "magnus"]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
+Priority = Annotated[int, Meta(ge=-10, le=10)]
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -79,10 +81,16 @@ class Auth(_Section, frozen=True):
 class Scheduling(_Section, frozen=True):
     """How requests wait."""
 
-    policy: Literal["fcfs"] = "fcfs"
+    policy: PolicyName = "hrrn"
     """Order of the queue."""
+    alpha: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    """Exponent of the service time in the response ratio: under 1 spares the longest answers, over 1 the mean."""
     max_queue: Positive = 10_000
     """Requests that may wait; the next one is answered 429 with a Retry-After."""
+    max_queue_tokens: Positive = 20_000_000
+    """Tokens of prompts and predicted answers that may wait."""
+    priorities: dict[str, Priority] = {}
+    """By application, lower goes first; 0 where none is given."""
     queue_timeout_s: PositiveSeconds = 600.0
     """Longest wait; then 504."""
 
@@ -198,6 +206,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 _NOT_SETTINGS = {"MAGNUS_CONFIG", "MAGNUS_CACHE"}
+_JSON = {"MAGNUS_BACKENDS", "MAGNUS_SCHEDULING_PRIORITIES"}
 
 
 def _overrides(environ: Mapping[str, str]) -> list[tuple[str, str, str | None, Any]]:
@@ -207,10 +216,11 @@ def _overrides(environ: Mapping[str, str]) -> list[tuple[str, str, str | None, A
         if not name.startswith("MAGNUS_") or name in _NOT_SETTINGS:
             continue
         section, _, key = name.removeprefix("MAGNUS_").lower().partition("_")
+        value = _read_json(name, environ[name]) if name in _JSON else environ[name]
         if name == "MAGNUS_BACKENDS":
-            overrides.append((name, section, None, _read_json(name, environ[name])))
+            overrides.append((name, section, None, value))
         elif key and section in Settings.__struct_fields__ and section != "backends":
-            overrides.append((name, section, key, environ[name]))
+            overrides.append((name, section, key, value))
         else:
             raise SettingsError(f"{name}: no such setting")
     return overrides

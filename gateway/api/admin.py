@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isinf
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from gateway.dispatch.pool import Member, Pool
 from gateway.errors import InvalidRequest
 from gateway.history.stats import Stats
 from gateway.prediction.predictor import Predictor
+from gateway.scheduling.backend_load import BackendLoad
+from gateway.scheduling.policies import CLASS_RATIO, Fcfs
 from gateway.scheduling.scheduler import Scheduler
 
 ReadStats = Callable[[str | None, str | None, datetime | None], Awaitable[Stats | None]]
@@ -46,12 +49,14 @@ class Overview:
         }
 
     def _queue(self) -> dict[str, Any]:
-        oldest_s = self.scheduler.oldest_arrival_s()
+        scheduler = self.scheduler
+        oldest_s = scheduler.oldest_arrival_s()
         return {
-            "waiting": self.scheduler.waiting,
+            "waiting": scheduler.waiting,
+            "waiting_tokens": scheduler.waiting_tokens,
             "oldest_ms": None if oldest_s is None else round(1000 * (self.clock.monotonic() - oldest_s), 1),
-            "by_class": {},
-            "policy": "fcfs",
+            "by_class": _by_class(scheduler),
+            "policy": scheduler.policy.name,
         }
 
     def _backend(self, member: Member) -> dict[str, Any]:
@@ -63,11 +68,10 @@ class Overview:
             "models": [card.id for card in member.models],
             "kv_capacity_tokens": snapshot.kv_capacity_tokens if snapshot else None,
             "kv_used_tokens": snapshot.kv_used_tokens if snapshot else None,
-            "kv_reserved_tokens": self.scheduler.reserved_tokens(member.name),
-            "in_flight": self.scheduler.running_on(member.name),
             "running": snapshot.running if snapshot else None,
             "waiting": snapshot.waiting if snapshot else None,
             "preemptions": snapshot.preemptions if snapshot else None,
+            **_load(self.scheduler.load(member.name)),
         }
 
     def _predictor(self) -> dict[str, Any]:
@@ -84,6 +88,31 @@ class Overview:
             "p90_coverage": quality.p90_coverage(),
             "source": "model" if version else "history",
         }
+
+
+def _by_class(scheduler: Scheduler) -> dict[str, int]:
+    """Requests by the longest predicted service time of their class, in seconds, the shortest class first."""
+    counts = scheduler.waiting_by_class()
+    if isinstance(scheduler.policy, Fcfs):  # which has one lane for all
+        return {"all": sum(counts.values())} if counts else {}
+    return {f"{CLASS_RATIO ** (length_class + 1):.3g}": counts[length_class] for length_class in sorted(counts)}
+
+
+def _load(load: BackendLoad | None) -> dict[str, Any]:
+    """What the scheduler knows of a backend by itself; nothing of one that it has not heard of yet."""
+    if load is None:
+        names = ("kv_target", "metrics_believed", "seats", "tpot_ms")
+        return {"kv_reserved_tokens": 0, "in_flight": 0, **dict.fromkeys(names)}
+    ledger, seats = load.ledger, load.seats.most(None)
+    tells_memory = load.state.kv_used_tokens is not None
+    return {
+        "kv_reserved_tokens": round(ledger.peak_tokens()),
+        "in_flight": len(ledger),
+        "kv_target": round(load.target.share, 3),
+        "metrics_believed": load.believed if tells_memory else None,
+        "seats": None if isinf(seats) else round(seats),
+        "tpot_ms": round(1000 * load.speed.tpot_s(len(ledger), ledger.held_tokens), 2),
+    }
 
 
 def admin_routes(overview: Overview, admin_key: str | None) -> list[HTTPRouteHandler]:

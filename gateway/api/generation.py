@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -10,32 +9,26 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from gateway.api.asgi import WhileConnected, headers_of, read_body
 from gateway.api.asking import ask_of
 from gateway.api.auth import Door, application_of_system_prompt
-from gateway.api.exchange import JSON, AsgiClient, Exchange
+from gateway.api.exchange import AsgiClient, Exchange
+from gateway.api.jobs import Route, Terms
 from gateway.api.outcomes import Outcomes
 from gateway.clock import Clock
 from gateway.dispatch.pool import Pool
-from gateway.dispatch.relay import Job, Relay
+from gateway.dispatch.relay import Relay
 from gateway.dispatch.trip import Trip
-from gateway.dispatch.upstream import Call
 from gateway.errors import BodyTooLarge, ClientGone, GatewayError, InvalidRequest, MethodNotAllowed
 from gateway.prediction.forecaster import Forecaster
-from gateway.prediction.predictor import Forecast
-from gateway.scheduling.messages import Request
-from gateway.wire.fields import Generation, ask_for_usage
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_FORWARDED = ("accept", "content-type", "traceparent", "tracestate")
-"""Request headers that an engine gets; the caller's key is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of what one request may bring and how long it may wait."""
+    """Bounds of what one request may bring, and of its sender's silence."""
 
     max_body_bytes: int
     max_text_bytes: int
     body_timeout_s: float
-    queue_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +42,20 @@ class Generations:
     outcomes: Outcomes
     clock: Clock
     limits: Limits
+    terms: Terms
 
-    def route(self, path: str, read: Callable[[bytes], Generation]) -> ASGIApp:
-        """Return the ASGI application of a route that engines serve under the same path.
-
-        Args:
-            path: the route.
-            read: reads the fields that the gateway uses from the body.
-        """
+    def answering(self, route: Route) -> ASGIApp:
+        """Return the ASGI application of a route."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             headers = headers_of(scope)
-            exchange = self._exchange(path, headers)
+            exchange = self._exchange(route.path, headers)
             client = AsgiClient(exchange, send)
             error: GatewayError | None = GatewayError("The gateway itself failed")  # until it is known better
             try:
                 if scope.get("method") != "POST":
-                    raise MethodNotAllowed(f"{path} takes POST only")
-                await self._answer(exchange, headers, read, receive, client)
+                    raise MethodNotAllowed(f"{route.path} takes POST only")
+                await self._answer(exchange, headers, route, receive, client)
                 error = None
             except ClientGone as gone:
                 error = None if exchange.trip.complete else gone
@@ -88,7 +77,7 @@ class Generations:
         self,
         exchange: Exchange,
         headers: dict[str, str],
-        read: Callable[[bytes], Generation],
+        route: Route,
         receive: Receive,
         client: AsgiClient,
     ) -> None:
@@ -97,32 +86,13 @@ class Generations:
             raise InvalidRequest("Compressed bodies are not supported", param="content-encoding")
         limits = self.limits
         body = await read_body(receive, max_bytes=limits.max_body_bytes, silence_s=limits.body_timeout_s)
-        asked = exchange.asked = read(body)
+        asked = exchange.asked = route.read(body)
         if asked.text_bytes > limits.max_text_bytes:
             raise BodyTooLarge(f"The prompt's text is over {limits.max_text_bytes} bytes")
         exchange.app = exchange.app or application_of_system_prompt(asked.system)
         card = self.pool.require(asked.model)
         ask = ask_of(exchange.app, asked)
         exchange.forecast = await self.forecaster.forecast(ask, card.max_model_len)
-        job = self._job(exchange, asked, exchange.forecast, body, headers)
+        job = self.terms.job(exchange, exchange.forecast, route, body, headers)
         async with WhileConnected(receive):
             await self.relay.run(job, client, exchange.trip)
-
-    def _job(
-        self, exchange: Exchange, asked: Generation, forecast: Forecast, body: bytes, headers: dict[str, str]
-    ) -> Job:
-        arrival_s = exchange.trip.arrival_s
-        request = Request(
-            id=exchange.id,
-            model=asked.model,
-            prompt_tokens=forecast.prompt_tokens,
-            length=forecast.length,
-            arrival_s=arrival_s,
-            deadline_s=arrival_s + self.limits.queue_timeout_s,
-            sequences=asked.sequences,
-        )
-        hide_usage = asked.stream and not asked.includes_usage
-        upstream_headers = {name: headers[name] for name in _FORWARDED if name in headers}
-        upstream_headers |= {"content-type": JSON, "x-request-id": exchange.request_id}
-        call = Call(exchange.route, upstream_headers, ask_for_usage(body) if hide_usage else body)
-        return Job(request, call, hide_usage)

@@ -10,21 +10,20 @@ from litestar.types import Receive, Scope, Send
 
 from gateway.api.auth import Door
 from gateway.api.generation import Generations
+from gateway.api.jobs import CHAT, COMPLETION
 from gateway.dispatch.pool import Pool
 from gateway.errors import ModelNotFound
-from gateway.wire.fields import read_chat, read_completion
 
 
 def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
     """Return `/v1/chat/completions` and `/v1/completions`."""
-    chat = generations.route("/v1/chat/completions", read_chat)
-    completions = generations.route("/v1/completions", read_completion)
+    chat, completions = generations.answering(CHAT), generations.answering(COMPLETION)
 
-    @asgi("/v1/chat/completions", copy_scope=False)
+    @asgi(CHAT.path, copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await chat(scope, receive, send)
 
-    @asgi("/v1/completions", copy_scope=False)
+    @asgi(COMPLETION.path, copy_scope=False)
     async def text_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await completions(scope, receive, send)
 

@@ -1,5 +1,6 @@
 """`magnus simulate`."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,81 +10,114 @@ from rich.progress import Progress
 from rich.table import Table
 
 from backends.simulator.config import EngineConfig
-from gateway.cli.options import JsonOption, bad_input, console, err, print_json
-from gateway.scheduling.scheduler import Scheduler
-from gateway.simulation.direct import DirectScheduler
-from gateway.simulation.fleet import SimulatedBackend
+from gateway.cli.embedding import configured_embedder
+from gateway.cli.history import InstructionsOption
+from gateway.cli.options import JsonOption, bad_input, console, err, failed, print_json, read_settings
+from gateway.simulation.experiment import Conditions, Contender, Workload
+from gateway.simulation.experiment import simulate as simulated
+from gateway.simulation.prepare import read_workload, trained_workload
 from gateway.simulation.report import SimulationReport, report
-from gateway.simulation.run import Core, LearnedLengths, Simulation, TrueLengths
-from gateway.simulation.workload import Arrival, arrivals
-from gateway.training.rows import RowError, read_rows
-
-UNBOUNDED = 10**9
+from gateway.simulation.run import QUEUE_TIMEOUT_S, StarvedError
+from gateway.simulation.times import Pattern
+from gateway.training.rows import PastRow, RowError
 
 
 class Policy(StrEnum):
     """What decides: the gateway's queue, or nothing but the choice of an engine."""
 
     FCFS = "fcfs"
+    SJF = "sjf"
+    HRRN = "hrrn"
+    MAGNUS = "magnus"
     DIRECT = "direct"
     ROUND_ROBIN = "round-robin"
 
 
-class Knowledge(StrEnum):
-    """Where predicted lengths come from."""
+TRAINED = "trained"
+LENGTHS_HELP = (
+    "Predicted lengths: learned on the way; of the predictor, trained on half of the rows, which is not simulated then;"
+    " true; random; or 10x, 0.1x: a factor of the truth."
+)
 
-    LEARNED = "learned"
-    TRUE = "true"
+
+class Metrics(StrEnum):
+    """What looks at the engines show."""
+
+    FRESH = "fresh"
+    FROZEN = "frozen"
+    NONE = "none"
 
 
 def simulate(  # noqa: PLR0913 - one parameter an option
     workload: Annotated[list[Path], typer.Option(help="Rows, JSON lines or a CSV trace, or .gz; may be repeated.")],
     policy: Annotated[Policy, typer.Option(help="What decides.")] = Policy.FCFS,
-    lengths: Annotated[Knowledge, typer.Option(help="Lengths learned on the way, or the truth.")] = Knowledge.LEARNED,
+    alpha: Annotated[float, typer.Option(min=0.01, help="Exponent of the service time in the response ratio.")] = 1.0,
+    lengths: Annotated[str, typer.Option(help=LENGTHS_HELP)] = "learned",
     engines: Annotated[int, typer.Option(min=1, max=1024, help="Simulated engines.")] = 2,
     preset: Annotated[str, typer.Option(help="Model and GPU whose step times are simulated.")] = "llama-8b-a100",
     kv_tokens: Annotated[int | None, typer.Option(min=1, help="KV memory of each in tokens.")] = 60_000,
     max_model_len: Annotated[int | None, typer.Option(min=2, help="Longest prompt and answer together.")] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Requests a second; needed if rows have no times.")
+        float | None, typer.Option(min=0.001, help="Requests a second; this or --load if rows have no times.")
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Simulate so many of the rows.")] = None,
+    load: Annotated[
+        float | None, typer.Option(min=0.01, help="Requests a second, as a share of what the engines can do.")
+    ] = None,
+    pattern: Annotated[
+        Pattern | None, typer.Option(help="Arrivals; by default as the rows' times, Poisson if they have none.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Simulate so many requests; more than there are rows repeat them.")
+    ] = None,
+    max_queue: Annotated[int | None, typer.Option(min=1, help="Requests that may wait.")] = None,
+    queue_timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that one may wait.")] = None,
+    metrics: Annotated[Metrics, typer.Option(help="What looks at the engines show.")] = Metrics.FRESH,
     seed: Annotated[int, typer.Option(help="Of the draw and of the arrivals.")] = 0,
+    instructions: InstructionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the scheduling core on simulated engines in simulated time."""
+    conditions = Conditions(
+        load=load,
+        rate=rate,
+        engines=engines,
+        lengths=lengths,
+        pattern=pattern,
+        seed=seed,
+        frozen_from_s=0.0 if metrics is Metrics.FROZEN else None,
+        blind=metrics is Metrics.NONE,
+        max_queue=max_queue,
+        queue_timeout_s=queue_timeout or QUEUE_TIMEOUT_S,
+    )
     try:
         config = EngineConfig(preset=preset, kv_tokens=kv_tokens, max_model_len=max_model_len)
-        past = [row for path in workload for row in read_rows(path)]
-        arriving = arrivals(past, count=rows, rate=rate, seed=seed)
-        fleet = [SimulatedBackend(f"gpu-{i}", config) for i in range(engines)]
-        result = _run(policy, lengths, fleet, arriving)
+        past = read_workload(workload, instructions)
+        known = _workload(past, config, trained=lengths == TRAINED)
+        result = _run(known, Contender(policy.value, alpha), conditions, rows or len(known.rows))
     except (RowError, ValueError) as error:
         bad_input(error)
+    except StarvedError as error:
+        failed(error)
     if as_json:
         print_json(result)
     else:
         console.print(_table(result))
 
 
-def _run(
-    policy: Policy, lengths: Knowledge, fleet: list[SimulatedBackend], arriving: list[Arrival]
-) -> SimulationReport:
+def _workload(past: list[PastRow], config: EngineConfig, *, trained: bool) -> Workload:
+    if not trained:
+        return Workload("rows", past, config)
+    embedder = configured_embedder(read_settings(None))
+    with err.status("Training on half of the rows"):
+        return trained_workload("rows", past, config, embedder)
+
+
+def _run(workload: Workload, contender: Contender, conditions: Conditions, count: int) -> SimulationReport:
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("simulate", total=len(arriving))
-        simulation = Simulation(
-            _core(policy),
-            TrueLengths() if lengths is Knowledge.TRUE else LearnedLengths(),
-            fleet,
-            on_progress=lambda: progress.advance(task),
-        )
-        return report(policy, simulation.run(arriving), fleet)
-
-
-def _core(policy: Policy) -> Core:
-    if policy is Policy.FCFS:
-        return Scheduler(max_queue=UNBOUNDED)
-    return DirectScheduler(round_robin=policy is Policy.ROUND_ROBIN)
+        task = progress.add_task("simulate", total=count)
+        conditions = replace(conditions, count=count)
+        outcome = simulated(workload, contender, conditions, lambda: progress.advance(task))
+    return report(str(contender), outcome, conditions.max_queue)
 
 
 def _table(result: SimulationReport) -> Table:
@@ -91,5 +125,5 @@ def _table(result: SimulationReport) -> Table:
     table.add_column("value", justify="right")
     for name in SimulationReport.__struct_fields__[1:]:
         value = getattr(result, name)
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.3f}")
+        table.add_row(name, "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}")
     return table

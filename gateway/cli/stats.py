@@ -74,13 +74,27 @@ def _apps(page: dict[str, Any]) -> Table:
 
 
 def _backends(page: dict[str, Any]) -> Table:
-    headings = ("kind", "healthy", "KV used", "reserved", "of", "running", "waiting", "preempted")
+    headings = ("kind", "state", "KV used", "reserved", "of", "target", "runs", "waits", "preempted")
     table = _table("backend", headings)
     for backend in page["backends"]:
-        names = ("kv_used_tokens", "kv_reserved_tokens", "kv_capacity_tokens", "running", "waiting", "preemptions")
-        healthy = "yes" if backend["healthy"] else "no"
-        table.add_row(backend["name"], backend["kind"], healthy, *(_figure(backend[name]) for name in names))
+        memory = (backend[name] for name in ("kv_used_tokens", "kv_reserved_tokens", "kv_capacity_tokens"))
+        load = (backend[name] for name in ("running", "waiting", "preemptions"))
+        table.add_row(
+            backend["name"],
+            backend["kind"],
+            _state(backend),
+            *map(_figure, memory),
+            _percent(backend["kv_target"]),
+            *map(_figure, load),
+        )
     return table
+
+
+def _state(backend: dict[str, Any]) -> str:
+    """Whether it answers, and whether what it tells of its load is believed."""
+    if not backend["healthy"]:
+        return "away"
+    return "stale" if backend["metrics_believed"] is False else "ok"
 
 
 def _table(first: str, headings: tuple[str, ...]) -> Table:
@@ -93,8 +107,9 @@ def _table(first: str, headings: tuple[str, ...]) -> Table:
 
 def _summary(page: dict[str, Any]) -> str:
     queue, predictor = page["queue"], page["predictor"]
+    oldest = "" if queue["oldest_ms"] is None else f", the oldest for {queue['oldest_ms'] / 1000:.1f} s"
     return (
-        f"Queue: {queue['waiting']} waiting, the oldest for {_figure(queue['oldest_ms'])} ms ({queue['policy']})\n"
+        f"Queue: {queue['waiting']:,} waiting with {queue['waiting_tokens']:,} tokens{oldest} ({queue['policy']})\n"
         f"Predictor: {predictor['source']}, {predictor['seen']} answers seen since the start, mean error "
         f"{_figure(predictor['mae'])} tokens, p90 covers {_percent(predictor['p90_coverage'])}"
     )

@@ -18,10 +18,11 @@ MAX_INTERVAL_FACTOR = 10
 
 @dataclass(slots=True)
 class Member:
-    """One engine and what is known of it."""
+    """One engine and what is known of it; `seen_s` is when it last answered a look."""
 
     backend: Backend
     snapshot: Snapshot | None = None
+    seen_s: float | None = None
     failures: int = 0
 
     @property
@@ -52,8 +53,12 @@ class Member:
             kv_block_tokens=snapshot.kv_block_tokens if snapshot else 1,
             max_concurrency=spec.max_concurrency,
             max_model_len=min(lengths, default=None),
+            running=snapshot.running if snapshot else None,
             waiting=snapshot.waiting if snapshot else None,
             preemptions=snapshot.preemptions if snapshot else None,
+            static=spec.kind == "static",
+            reserving=spec.kind == "tgi",
+            seen_s=self.seen_s,
         )
 
 
@@ -63,6 +68,7 @@ class Pool:
     Args:
         backends: the engines.
         post: takes a `BackendSeen` after every look.
+        monotonic: the clock that the scheduler's times are of.
         interval_s: between two looks at a backend that answers.
         on_scrape_failure: told the name of a backend that did not answer.
     """
@@ -72,11 +78,13 @@ class Pool:
         backends: Iterable[Backend],
         *,
         post: Callable[[BackendSeen], None],
+        monotonic: Callable[[], float],
         interval_s: float,
         on_scrape_failure: Callable[[str, BackendUnreachableError], None],
     ) -> None:
         self.members = {backend.spec.name: Member(backend) for backend in backends}
         self._post = post
+        self._monotonic = monotonic
         self._interval_s = interval_s
         self._on_scrape_failure = on_scrape_failure
         self._look_now = {name: asyncio.Event() for name in self.members}
@@ -128,6 +136,7 @@ class Pool:
         """Ask one backend how it is, and tell the scheduler."""
         try:
             member.snapshot = await member.backend.scrape()
+            member.seen_s = self._monotonic()
             member.failures = 0
         except BackendUnreachableError as error:
             member.failures += 1

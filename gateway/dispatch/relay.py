@@ -6,16 +6,17 @@ another backend. After the first byte it is the client's to know.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Protocol
 
 from backends.base import Backend
-from gateway.dispatch.dispatcher import Dispatcher, Ticket
+from gateway.dispatch.batch_call import BatchCalls, BatchSplit, Member
+from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
+from gateway.dispatch.job import Job
 from gateway.dispatch.trip import Trip
-from gateway.dispatch.upstream import BackendFull, Call, Reply, Upstream
+from gateway.dispatch.upstream import BackendFull, Reply, Upstream
 from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError, QueueTimeout
-from gateway.scheduling.messages import Request
 from gateway.wire.answers import read_answer
+from gateway.wire.batches import Share
 from gateway.wire.sse import EventTooLarge, StreamScanner
 
 MAX_ATTEMPTS = 3
@@ -43,15 +44,6 @@ class Client(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One generation to be done. `hide_usage`: the gateway asked for a stream's usage, not the client."""
-
-    request: Request
-    call: Call
-    hide_usage: bool
-
-
 class Relay:
     """Brings jobs to engines and answers to clients."""
 
@@ -65,6 +57,7 @@ class Relay:
     ) -> None:
         self._dispatcher = dispatcher
         self._upstream = upstream
+        self._batches = BatchCalls(upstream, dispatcher.post)
         self._backend = backend
         self._monotonic = monotonic
         self._on_failure = on_failure
@@ -78,37 +71,57 @@ class Relay:
         """
         failure: BackendError | None = None
         with self._dispatcher.submit(job.request) as ticket:
-            while True:
-                try:
-                    name = await ticket.assigned()
-                except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
-                    raise failure or dropped from dropped
-                trip.backend, trip.dispatched_s = name, self._monotonic()
-                try:
-                    return await self._attempt(job, self._backend(name), ticket, client, trip)
-                except BackendError as error:
-                    self._on_failure(name, error)
-                    if client.started or not _worth_another(error, trip):
-                        raise
-                    full = isinstance(error, BackendFull)
-                    failure = failure if full else error
-                    ticket.put_back(full=full)
+            async with self._batches.member(job, ticket) as member:
+                while True:
+                    try:
+                        assignment = await ticket.assigned()
+                    except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
+                        raise failure or dropped from dropped
+                    trip.backend, trip.dispatched_s = assignment.backend, self._monotonic()
+                    try:
+                        return await self._attempt(assignment, member, client, trip)
+                    except BackendError as error:
+                        self._on_failure(assignment.backend, error)
+                        if client.started or not _worth_another(error, trip):
+                            raise
+                        failure = failure if isinstance(error, BackendFull) else error
+                        if not isinstance(error, BatchSplit):
+                            ticket.put_back(full=isinstance(error, BackendFull))
 
-    async def _attempt(self, job: Job, backend: Backend, ticket: Ticket, client: Client, trip: Trip) -> None:
+    async def _attempt(self, assignment: Assignment, member: Member, client: Client, trip: Trip) -> None:
+        backend, job, ticket = self._backend(assignment.backend), member.job, member.ticket
+        if assignment.batch and (share := await self._batches.share(member, backend, assignment.batch)):
+            return await self._share(share, job, ticket, client, trip)
         async with self._upstream.send(backend, job.call) as reply:
-            if reply.is_stream:
-                async with aclosing(reply.chunks()) as chunks:
-                    await self._stream(StreamScanner(hide_usage=job.hide_usage), chunks, reply, ticket, client, trip)
-            else:
-                await self._whole(await reply.read(), reply, client, trip)
+            if not reply.is_stream:
+                return await self._whole(await reply.read(), reply, ticket, client, trip)
+            async with aclosing(reply.chunks()) as chunks:
+                return await self._stream(
+                    StreamScanner(hide_usage=job.hides_usage), chunks, reply, ticket, client, trip
+                )
 
-    async def _whole(self, body: bytes, reply: Reply, client: Client, trip: Trip) -> None:
+    async def _share(self, share: Share, job: Job, ticket: Ticket, client: Client, trip: Trip) -> None:
+        """Answer with a part of a batch's answer, in the form that this client asked for."""
+        trip.usage, trip.finish_reason = share.usage, share.finish_reason
+        ticket.finish(trip.output_tokens or None)
+        if job.stream:
+            body = share.stream(with_usage=job.includes_usage)
+            trip.first_byte_s = self._monotonic()
+            await client.start(200, "text/event-stream; charset=utf-8", length=None)
+        else:
+            body = share.whole()
+            await client.start(200, "application/json", length=len(body))
+        trip.complete = True
+        await client.send(body, more=False)
+
+    async def _whole(self, body: bytes, reply: Reply, ticket: Ticket, client: Client, trip: Trip) -> None:
         answer = read_answer(body)
         if answer is None:
             raise ProtocolError("The engine's answer is not one of its API")
         if answer.failure is not None:
             raise ProtocolError(f"The engine failed: {answer.failure}")
         trip.usage, trip.finish_reason = answer.usage, answer.finish_reason
+        ticket.finish(trip.output_tokens or None)
         await client.start(reply.status, reply.content_type, length=len(body))
         trip.complete = True
         await client.send(body, more=False)
@@ -137,6 +150,7 @@ class Relay:
             ticket.grew(scanner.events)
         if not scanner.succeeded:
             raise BackendUnavailable("The engine's stream ended before the answer did")
+        ticket.finish(trip.output_tokens or None)
         trip.complete = True
         await client.send(scanner.close(), more=False)
         await reply.drain(DRAIN_S)
@@ -151,7 +165,7 @@ def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
 
 def _worth_another(error: BackendError, trip: Trip) -> bool:
     """Whether another backend may do better: not where the request itself is what the engine objects to."""
-    if isinstance(error, BackendFull):
+    if isinstance(error, (BackendFull, BatchSplit)):
         return True
     trip.attempts += 1
     refused = isinstance(error, BackendRefused) and error.status < 500

@@ -28,6 +28,10 @@ class BackendFull(BackendError):
     code = "backend_full"
 
 
+class BackendOutOfMemory(BackendRefused):
+    """The engine ran out of memory; less at once may go through."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to wait, in seconds: for a connection, for the first byte, between two bytes."""
@@ -59,6 +63,7 @@ class Upstream:
 
         Raises:
             BackendFull: the engine's queue is full.
+            BackendOutOfMemory: it had no memory for what it was sent.
             BackendRefused: an error status, in the engine's own words.
             BackendError: no connection, a broken one, silence.
         """
@@ -178,6 +183,8 @@ class _Patient:
 
 def _refusal(backend: Backend, status: int, body: bytes) -> BackendError:
     error = backend.read_error(status, body)
-    if backend.is_queue_full(status, error):
+    out_of_memory = backend.is_out_of_memory(status, error)
+    if not out_of_memory and backend.is_queue_full(status, error):
         return BackendFull(error.message)
-    return BackendRefused(error.message, status=status, type=error.type, param=error.param, code=error.code)
+    refused = BackendOutOfMemory if out_of_memory else BackendRefused
+    return refused(error.message, status=status, type=error.type, param=error.param, code=error.code)

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from math import exp, log
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+Floats = NDArray[np.float64]
+
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 """The levels at which predictors give quantiles."""
 
@@ -11,6 +17,12 @@ _NORMAL = NormalDist()
 _Z = tuple(_NORMAL.inv_cdf(level) for level in LEVELS)
 _MIN_LOG_GAP = 1e-6
 _SURVIVAL_FLOOR = 1e-9
+_LEAST_TOKENS = 0.5
+_FAR = 50.0
+"""In log tokens: beyond every length."""
+
+_MEAN_WEIGHTS = (0.175, 0.2, 0.25, 0.2, 0.1, 0.075)
+"""Of each level in the mean: half of what lies between it and its neighbours, and all beyond the outer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,35 @@ class LengthQuantiles:
         """Return the `level`-quantile (0 < level < 1), at most `cap`."""
         return self._capped(self._tokens(_NORMAL.inv_cdf(level)))
 
+    def mean(self) -> float:
+        """Return the mean as far as the levels tell it; what lies beyond the last one counts as no more than that."""
+        return sum(w * self._capped(exp(value)) for w, value in zip(_MEAN_WEIGHTS, self.logs, strict=True))
+
+    def still_running(self, generated: float, ahead: Floats) -> Floats:
+        """Return the probability that an answer with `generated` tokens goes on to have more than `ahead` others.
+
+        Args:
+            generated: tokens by now.
+            ahead: (n,), increasing.
+
+        Returns:
+            (n,), 1 where nothing is ahead and 0 from `cap` on.
+        """
+        total = generated + ahead
+        longer = ndtr(-self._scores(np.log(np.maximum(total, _LEAST_TOKENS))))
+        now = ndtr(-self._score(log(generated))) if generated else 1.0
+        # Far beyond everything predicted, about as much again is all that can be said.
+        running = np.asarray(longer / now) if now > _SURVIVAL_FLOOR else (generated / total) ** 2
+        if self.cap is not None:
+            running[total >= self.cap] = 0.0
+        running[ahead <= 0.0] = 1.0
+        return running
+
+    def scaled(self, factor: float) -> "LengthQuantiles":
+        """Return the distribution of answers `factor` times as long, under the same cap."""
+        shift = log(factor)
+        return LengthQuantiles(tuple(value + shift for value in self.logs), self.cap)
+
     def remaining(self, generated: int, level: float) -> float:
         """Return the `level`-quantile of what is still to come of an answer that has `generated` tokens and goes on.
 
@@ -67,6 +108,14 @@ class LengthQuantiles:
         i = _segment(_Z, z)
         slope = (self.logs[i + 1] - self.logs[i]) / (_Z[i + 1] - _Z[i])
         return exp(min(self.logs[i] + slope * (z - _Z[i]), 40.0))
+
+    def _scores(self, log_tokens: Floats) -> Floats:
+        """Normal scores of log tokens, (n,) each; the outer segments reach to infinity."""
+        logs = self.logs
+        below = (_Z[1] - _Z[0]) / (logs[1] - logs[0]) * _FAR
+        above = (_Z[-1] - _Z[-2]) / (logs[-1] - logs[-2]) * _FAR
+        knots = (logs[0] - _FAR, *logs, logs[-1] + _FAR)
+        return np.interp(log_tokens, knots, (_Z[0] - below, *_Z, _Z[-1] + above))
 
     def _score(self, log_tokens: float) -> float:
         i = _segment(self.logs, log_tokens)

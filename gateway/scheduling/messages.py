@@ -7,10 +7,20 @@ from gateway.scheduling.length import LengthQuantiles
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of a prompt that other requests may have too: a system prompt, a conversation so far."""
+
+    key: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One generation request in the scheduler's terms. Times in monotonic seconds.
 
-    `sequences` answers grow from the one prompt (or from the prompts of a list, whose tokens are summed).
+    `sequences` answers grow from the one prompt (or from the prompts of a list, whose tokens are summed). A lower
+    `priority` goes first. `prefixes` are the prompt's beginnings, the longest first. Requests of one `batch_key` may
+    share one call to a static engine; without one a request has its own.
     """
 
     id: str
@@ -20,11 +30,18 @@ class Request:
     arrival_s: float
     deadline_s: float
     sequences: int = 1
+    priority: int = 0
+    prefixes: tuple[Prefix, ...] = ()
+    batch_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """A backend as last seen; None is 'not known'. A backend that does not answer is not `healthy` and gets nothing."""
+    """A backend as last seen; None is 'not known'. A backend that does not answer is not `healthy` and gets nothing.
+
+    Engines that are `static` take one padded batch at a time. Those that are `reserving` hold the memory of prompt and
+    `max_tokens` from a request's start to its end. `seen_s`: when it last told of itself, in monotonic seconds.
+    """
 
     name: str
     models: frozenset[str]
@@ -34,8 +51,12 @@ class BackendState:
     kv_block_tokens: int = 1
     max_concurrency: int | None = None
     max_model_len: int | None = None
+    running: int | None = None
     waiting: int | None = None
     preemptions: int | None = None
+    static: bool = False
+    reserving: bool = False
+    seen_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +76,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The backend is through with the request, well or not; or its client went. Waiting or running, it is forgotten."""
+    """The backend is through with the request, well or not; or its client went. Waiting or running, it is forgotten.
+
+    `output_tokens` only of an answer that came to its own end: the scheduler learns from it.
+    """
 
     id: str
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +94,13 @@ class Returned:
 
     id: str
     full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A static engine ran out of memory under a batch: back to the queue in two halves, closed to others."""
+
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +122,7 @@ class Tick:
     """Time went by: the only thing that a deadline needs."""
 
 
-Message = Submit | Progress | Finished | Returned | BackendSeen | BackendGone | Tick
+Message = Submit | Progress | Finished | Returned | OutOfMemory | BackendSeen | BackendGone | Tick
 
 
 class Reason(StrEnum):
@@ -103,10 +135,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send the request to the backend, now."""
+    """Send the request to the backend, now; with the others of its `batch`, where it names any, in one call."""
 
     id: str
     backend: str
+    batch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,17 @@
-"""The scheduler: one value that holds every queue and every ledger, and one method that changes it.
+"""The scheduler: one value that holds every queue and every backend's load, and one method that changes it.
 
-First come, first served per model, to the least loaded backend whose KV memory has room for the request's predicted
-peak. A backend that runs nothing of ours gets work whatever the prediction says: never idle an engine to be clever.
-Nobody else writes this state; a request is here from its `Submit` until its `Finished` or its `Drop`.
+While some backend can take more: the policy's most urgent request goes to the backend that will have it done first,
+among those whose KV memory has room for its peak. If none has, nothing of its model overtakes it: what it waits for is
+being freed. A backend that runs nothing of ours gets work whatever the prediction says: never idle an engine to be
+clever. Nobody else writes this state; a request is here from its `Submit` until its `Finished` or its `Drop`.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
 
-from gateway.scheduling.kv_ledger import KvLedger
+from gateway.scheduling.backend_load import FULL_BACKOFF_S, BackendLoad
+from gateway.scheduling.footprint import Footprint
+from gateway.scheduling.length_bias import LengthBias
 from gateway.scheduling.messages import (
     Action,
     BackendGone,
@@ -20,6 +21,7 @@ from gateway.scheduling.messages import (
     Drop,
     Finished,
     Message,
+    OutOfMemory,
     Progress,
     Reason,
     Request,
@@ -27,102 +29,90 @@ from gateway.scheduling.messages import (
     Submit,
     Tick,
 )
-from gateway.scheduling.target import KvTarget
+from gateway.scheduling.placement import Place, place, static_batch, wave
+from gateway.scheduling.policies import Policy
+from gateway.scheduling.queue import ModelQueue, Waiting
 from gateway.scheduling.throughput import DispatchRate
 
-FULL_BACKOFF_S = 0.25
-"""How long a backend that answered 'full' is left alone."""
 
-_TYPICAL_CONCURRENCY = 256
-"""Stands in for the limit of a backend of which nothing is known, to compare its load with others'."""
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What may wait, over all models: requests, and tokens of their prompts and predicted answers."""
 
-
-@dataclass(slots=True)
-class _Backend:
-    state: BackendState
-    ledger: KvLedger
-    target: KvTarget = field(default_factory=KvTarget)
-    foreign_tokens: int = 0
-    """KV tokens in use there beyond our own: other clients', or what we predicted too low."""
-    full_until_s: float = 0.0
-
-    def see(self, state: BackendState) -> None:
-        self.state = state
-        self.target.see(state)
-        self.ledger.block_tokens = state.kv_block_tokens
-        used = state.kv_used_tokens
-        self.foreign_tokens = 0 if used is None else max(0, used - self.ledger.held_tokens)
-
-    def load_with(self, request: Request) -> float | None:
-        """Share of the backend in use at its peak if `request` went there; None where it has no room."""
-        running, limit = len(self.ledger), self.state.max_concurrency
-        if limit is not None and running >= limit:
-            return None
-        if self.state.max_model_len is not None and request.prompt_tokens >= self.state.max_model_len:
-            return 0.0  # the engine refuses it at once: no reason to let it hold up the queue
-        capacity = self.state.kv_capacity_tokens
-        if capacity is None:
-            return (running + 1) / (limit or _TYPICAL_CONCURRENCY)
-        peak = self.ledger.peak_tokens(request) + self.foreign_tokens
-        if peak <= self.target.share * capacity or not running:
-            return peak / capacity
-        self.target.note_held_back()
-        return None
-
-
-@dataclass(slots=True)
-class _Waiting:
-    request: Request
-    failed_on: set[str] = field(default_factory=set)
+    max_requests: int
+    max_tokens: int
 
 
 @dataclass(slots=True)
 class _Running:
-    waited: _Waiting
-    backend: _Backend
+    waited: Waiting
+    load: BackendLoad
+
+
+@dataclass(slots=True)
+class _Model:
+    """What is known of one model: who waits for it, and how far off its predictions are."""
+
+    queue: ModelQueue
+    bias: LengthBias = field(default_factory=LengthBias)
+    footprint: Footprint = field(default_factory=Footprint)
+    example: BackendLoad | None = None
+    """Some backend that serves it: service times are predicted by its speed, wherever a request will run."""
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """All queues and ledgers.
+    """All queues and all backends' loads.
 
     Args:
-        max_queue: requests that may wait, over all models; the next one is dropped with a time to come back.
+        policy: in which order requests go.
+        limits: beyond these the newest are dropped with a time to come back.
     """
 
-    max_queue: int
-    _queues: dict[str, OrderedDict[str, _Waiting]] = field(default_factory=dict)
+    policy: Policy
+    limits: QueueLimits
+    _models: dict[str, _Model] = field(default_factory=dict)
     _running: dict[str, _Running] = field(default_factory=dict)
-    _backends: dict[str, _Backend] = field(default_factory=dict)
+    _loads: dict[str, BackendLoad] = field(default_factory=dict)
     _rate: DispatchRate = field(default_factory=DispatchRate)
+    _closed_batches: int = 0
 
     @property
     def waiting(self) -> int:
         """Requests in all queues."""
-        return sum(map(len, self._queues.values()))
+        return sum(len(model.queue) for model in self._models.values())
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of their prompts and predicted answers."""
+        return sum(model.queue.tokens for model in self._models.values())
 
     @property
     def running(self) -> int:
         """Requests that backends have."""
         return len(self._running)
 
+    def waiting_by_class(self) -> dict[int, int]:
+        """Requests in all queues by length class."""
+        counts: dict[int, int] = {}
+        for model in self._models.values():
+            for length_class, count in model.queue.by_class().items():
+                counts[length_class] = counts.get(length_class, 0) + count
+        return counts
+
     def oldest_arrival_s(self) -> float | None:
         """When the request that waits longest arrived."""
-        return min((waiting.request.arrival_s for waiting in self._heads()), default=None)
+        return min((head.request.arrival_s for head in self._heads()), default=None)
 
     def wake_at_s(self, now: float) -> float | None:
         """When `step` is next needed though nothing happens: the nearest deadline, or a full backend's next trial."""
-        deadlines = [waiting.request.deadline_s for waiting in self._heads()]
-        trials = [b.full_until_s for b in self._backends.values() if b.full_until_s > now] if deadlines else []
+        deadlines = [head.request.deadline_s for head in self._heads()]
+        trials = [load.full_until_s for load in self._loads.values() if load.full_until_s > now] if deadlines else []
         return min(deadlines + trials, default=None)
 
-    def reserved_tokens(self, backend: str) -> int:
-        """Predicted peak of our own requests on a backend."""
-        return round(self._backends[backend].ledger.peak_tokens()) if backend in self._backends else 0
-
-    def running_on(self, backend: str) -> int:
-        """Our own requests on a backend."""
-        return len(self._backends[backend].ledger) if backend in self._backends else 0
+    def load(self, backend: str) -> BackendLoad | None:
+        """What is known of a backend, to read and not to change."""
+        return self._loads.get(backend)
 
     def step(self, messages: Iterable[Message], now: float) -> list[Action]:
         """Take what happened, in order, and return what is to be done.
@@ -136,136 +126,164 @@ class Scheduler:
         for message in messages:
             actions += self._take(message, now)
         actions += self._expire(now)
-        actions += self._dispatch(now)
+        if any(not isinstance(message, Progress) for message in messages):  # growing answers make no room
+            actions += self._dispatch(now)
         actions += self._shed([message.request for message in messages if isinstance(message, Submit)], now)
         return actions
 
     def _take(self, message: Message, now: float) -> Iterator[Action]:
         match message:
             case Submit(request):
-                self._enqueue(_Waiting(request))
+                self._enqueue(request)
             case Progress(request_id, output_tokens):
-                if request_id in self._running:
-                    self._running[request_id].backend.ledger.grow(request_id, output_tokens)
-            case Finished(request_id):
-                self._forget(request_id)
+                if run := self._running.get(request_id):
+                    run.load.grow(run.waited.request, output_tokens, now)
+            case Finished(request_id, output_tokens):
+                self._finish(request_id, output_tokens, now)
             case Returned(request_id, full):
                 yield from self._take_back(request_id, full=full, now=now)
+            case OutOfMemory(ids):
+                yield from self._split(ids, now)
             case BackendSeen(state):
-                self._backends.setdefault(state.name, _Backend(state, KvLedger())).see(state)
+                self._see(state, now)
             case BackendGone(name):
-                self._backends.pop(name, None)
+                self._loads.pop(name, None)
             case Tick():
                 return
 
-    def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
-        if request_id not in self._running:
+    def _enqueue(self, request: Request) -> None:
+        model = self._models.setdefault(request.model, _Model(ModelQueue(self.policy)))
+        output_tokens = request.length.mean() * model.bias.factor
+        if model.example is None:
+            model.example = self._example(request.model)
+        alone_s = model.example.completion_s(request, output_tokens) if model.example else output_tokens
+        service_s = alone_s * model.footprint.weigh(request.prompt_tokens + output_tokens / 2)
+        model.queue.push(Waiting(request, service_s, output_tokens))
+
+    def _finish(self, request_id: str, output_tokens: int | None, now: float) -> None:
+        """Forget a request; learn from its answer, if it came to its own end."""
+        run = self._running.pop(request_id, None)
+        if run is None:
+            for model in self._models.values():
+                model.queue.pop(request_id)
             return
-        run = self._running[request_id]
-        self._forget(request_id)
+        request = run.waited.request
+        run.load.release(request, output_tokens, now)
+        if output_tokens:
+            bias = self._models[request.model].bias
+            bias.learn_one(request.length.mean(), output_tokens / request.sequences)
+
+    def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
+        run = self._running.pop(request_id, None)
+        if run is None:
+            return
+        waited, request = run.waited, run.waited.request
+        run.load.release(request, None, now)
         if full:
-            run.backend.full_until_s = now + FULL_BACKOFF_S
+            run.load.full_until_s = now + FULL_BACKOFF_S
         else:
-            run.waited.failed_on.add(run.backend.state.name)
-        failed_on = run.waited.failed_on
-        if failed_on and self._serving(run.waited.request.model) <= failed_on:
+            waited = replace(waited, failed_on=waited.failed_on | {run.load.name})
+        if waited.failed_on and self._serving(request.model) <= waited.failed_on:
             yield Drop(request_id, Reason.BACKENDS_FAILED)
         else:
-            self._requeue(run.waited)
+            self._models[request.model].queue.push_back(waited)
 
-    def _enqueue(self, waiting: _Waiting) -> None:
-        """Queue by arrival: a request whose body took long to come goes before those that overtook it meanwhile."""
-        queue = self._queue(waiting.request.model)
-        newer = takewhile(lambda other: other.request.arrival_s > waiting.request.arrival_s, reversed(queue.values()))
-        ids = [other.request.id for other in newer]
-        queue[waiting.request.id] = waiting
-        for request_id in reversed(ids):
-            queue.move_to_end(request_id)
+    def _split(self, ids: tuple[str, ...], now: float) -> Iterator[Action]:
+        """Put a batch that ran out of memory back in two halves; one request alone may fit another backend."""
+        runs = [self._running[request_id] for request_id in ids if request_id in self._running]
+        if len(runs) == 1:
+            yield from self._take_back(runs[0].waited.request.id, full=False, now=now)
+            return
+        runs.sort(key=lambda run: run.waited.output_tokens)
+        for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+            self._closed_batches += 1
+            for run in half:
+                request = run.waited.request
+                del self._running[request.id]
+                run.load.release(request, None, now)
+                waited = replace(run.waited, closed_batch=self._closed_batches)
+                self._models[request.model].queue.push_back(waited)
 
-    def _requeue(self, waiting: _Waiting) -> None:
-        """Put a request back at its place: before all that arrived later, which is at the front or close to it."""
-        queue = self._queue(waiting.request.model)
-        older = takewhile(lambda other: other.request.arrival_s <= waiting.request.arrival_s, queue.values())
-        ids = [other.request.id for other in older]
-        queue[waiting.request.id] = waiting
-        for request_id in reversed([*ids, waiting.request.id]):
-            queue.move_to_end(request_id, last=False)
+    def _see(self, state: BackendState, now: float) -> None:
+        if state.name not in self._loads:
+            self._loads[state.name] = BackendLoad(state)
+        self._loads[state.name].see(state, now)
+        for name in state.models & self._models.keys():
+            self._models[name].example = self._example(name)
 
     def _expire(self, now: float) -> Iterator[Action]:
         """Arrival order is deadline order, so only heads can be due."""
-        for queue in self._queues.values():
-            while queue and (head := next(iter(queue.values()))).request.deadline_s <= now:
-                del queue[head.request.id]
-                yield Drop(head.request.id, Reason.QUEUE_TIMEOUT)
+        for model in self._models.values():
+            while due := [head for head in model.queue.heads() if head.request.deadline_s <= now]:
+                for head in due:
+                    model.queue.pop(head.request.id)
+                    yield Drop(head.request.id, Reason.QUEUE_TIMEOUT)
 
     def _shed(self, arrived: list[Request], now: float) -> Iterator[Action]:
-        """Drop of what has just arrived, the last first, what would wait beyond the bound."""
+        """Drop of what has just arrived, the last first, what would wait beyond the limits."""
+        limits = self.limits
         for request in reversed(arrived):
-            queue = self._queues[request.model]
-            if self.waiting > self.max_queue and request.id in queue:
-                del queue[request.id]
-                yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(self.waiting, now))
+            waiting = self.waiting
+            if waiting <= limits.max_requests and self.waiting_tokens <= limits.max_tokens:
+                return
+            if self._models[request.model].queue.pop(request.id):
+                yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(waiting, now))
 
     def _dispatch(self, now: float) -> Iterator[Action]:
-        """Send what can be sent, oldest first over all models, since they may share backends."""
-        models = {head.request.model for head in self._heads()}
-        while models:
-            model = min(models, key=self._head_arrival_s)
-            queue = self._queues[model]
-            if (placed := self._next(queue, now)) is None:
-                models.remove(model)
+        """Send what can be sent, the most urgent first over all models, since they may share backends."""
+        heads = {name: head for name, model in self._models.items() if (head := model.queue.most_urgent(now))}
+        while heads:
+            name = max(heads, key=lambda name: self._urgency(heads[name], now))
+            model, head = self._models[name], heads.pop(name)
+            if (first := self._first(model, head, now)) is None:
                 continue
-            waiting, name = placed
-            del queue[waiting.request.id]
-            if not queue:
-                models.remove(model)
-            yield self._send(waiting, name, now)
+            yield from self._send(model, first, now)
+            if next_head := model.queue.most_urgent(now):
+                heads[name] = next_head
 
-    def _send(self, waiting: _Waiting, name: str, now: float) -> Dispatch:
-        backend, request = self._backends[name], waiting.request
-        backend.ledger.admit(request)
-        self._running[request.id] = _Running(waiting, backend)
-        self._rate.count(now)
-        return Dispatch(request.id, name)
+    def _urgency(self, head: Waiting, now: float) -> tuple[float, float]:
+        request = head.request
+        return -request.priority, self.policy.urgency(request.arrival_s, head.service_s, now)
 
-    def _next(self, queue: "OrderedDict[str, _Waiting]", now: float) -> tuple[_Waiting, str] | None:
-        """Find the first that some backend has room for; it overtakes others only on backends that failed them all."""
-        among = set(self._backends)
-        for waiting in queue.values():
-            if name := self._place(waiting, among, now):
-                return waiting, name
-            among &= waiting.failed_on
-            if not among:
-                return None
+    def _first(self, model: _Model, head: Waiting | None, now: float) -> Place | None:
+        """Find a place for the most urgent; another overtakes it only on backends that have failed it."""
+        loads = list(self._loads.values())
+        passed_over: set[str] = set()
+        while head and loads:
+            if found := place(head, loads, model.bias, now):
+                return found
+            loads = [load for load in loads if load.name in head.failed_on]
+            passed_over.add(head.request.id)
+            head = model.queue.most_urgent(now, passed_over) if loads else None
         return None
 
-    def _place(self, waiting: _Waiting, among: set[str], now: float) -> str | None:
-        """Choose the least loaded backend with room; ties go to the fewest running, then to the name."""
-        request, best = waiting.request, None
-        for name in among - waiting.failed_on:
-            backend = self._backends[name]
-            usable = backend.state.healthy and request.model in backend.state.models and backend.full_until_s <= now
-            if not usable or (load := backend.load_with(request)) is None:
-                continue
-            candidate = (load, len(backend.ledger), name)
-            best = candidate if best is None else min(best, candidate)
-        return best[2] if best else None
+    def _send(self, model: _Model, first: Place, now: float) -> Iterator[Dispatch]:
+        if first.load.state.static:
+            members = static_batch(first, model.queue, model.bias, now)
+            one_call = len(members) > 1 and first.waiting.request.batch_key is not None
+            ids = tuple(member.waiting.request.id for member in members) if one_call else ()
+            for member in members:
+                yield self._admit(model, member, now, ids)
+            return
+        yield self._admit(model, first, now)
+        if self.policy.homogeneous:
+            for follower in wave(first, model.queue, model.bias, now):
+                yield self._admit(model, follower, now)
+
+    def _admit(self, model: _Model, found: Place, now: float, batch: tuple[str, ...] = ()) -> Dispatch:
+        request, load = found.waiting.request, found.load
+        model.queue.pop(request.id)
+        load.admit(request, found.length, found.curve, now)
+        self._running[request.id] = _Running(found.waiting, load)
+        self._rate.count(now)
+        return Dispatch(request.id, load.name, batch)
 
     def _serving(self, model: str) -> set[str]:
-        return {name for name, b in self._backends.items() if b.state.healthy and model in b.state.models}
+        return {load.name for load in self._loads.values() if load.state.healthy and model in load.state.models}
 
-    def _queue(self, model: str) -> OrderedDict[str, _Waiting]:
-        return self._queues.setdefault(model, OrderedDict())
+    def _example(self, model: str) -> BackendLoad | None:
+        serving = self._serving(model)
+        return self._loads[min(serving)] if serving else None
 
-    def _head_arrival_s(self, model: str) -> float:
-        return next(iter(self._queues[model].values())).request.arrival_s
-
-    def _heads(self) -> Iterator[_Waiting]:
-        return (next(iter(queue.values())) for queue in self._queues.values() if queue)
-
-    def _forget(self, request_id: str) -> None:
-        if request_id in self._running:
-            self._running.pop(request_id).backend.ledger.release(request_id)
-            return
-        for queue in self._queues.values():
-            queue.pop(request_id, None)
+    def _heads(self) -> Iterator[Waiting]:
+        return (head for model in self._models.values() for head in model.queue.heads())

@@ -12,7 +12,8 @@ class DirectScheduler:
     """Sends at once: to the backend with the fewest requests of ours, or to each in turn."""
 
     round_robin: bool = False
-    _in_flight: dict[str, set[str]] = field(default_factory=dict)
+    _in_flight: dict[str, int] = field(default_factory=dict)
+    _sent_to: dict[str, str] = field(default_factory=dict)
     _turn: "count[int]" = field(default_factory=count)
 
     def step(self, messages: Iterable[Message], now: float) -> list[Action]:
@@ -22,13 +23,12 @@ class DirectScheduler:
         for message in messages:
             match message:
                 case BackendSeen(state):
-                    self._in_flight.setdefault(state.name, set())
+                    self._in_flight.setdefault(state.name, 0)
                 case Finished(request_id):
-                    for running in self._in_flight.values():
-                        running.discard(request_id)
+                    self._in_flight[self._sent_to.pop(request_id)] -= 1
                 case Submit(request):
-                    name = self._next()
-                    self._in_flight[name].add(request.id)
+                    name = self._sent_to[request.id] = self._next()
+                    self._in_flight[name] += 1
                     actions.append(Dispatch(request.id, name))
                 case _:
                     continue
@@ -38,4 +38,4 @@ class DirectScheduler:
         if self.round_robin:
             names = list(self._in_flight)
             return names[next(self._turn) % len(names)]
-        return min(self._in_flight, key=lambda name: (len(self._in_flight[name]), name))
+        return min(self._in_flight, key=lambda name: (self._in_flight[name], name))

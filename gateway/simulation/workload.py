@@ -1,11 +1,12 @@
-"""What arrives in a simulation, and when."""
+"""What arrives in a simulation: requests with their true lengths, drawn from past ones."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
 from gateway.prediction.history import Caller
+from gateway.simulation.times import Pattern, arrival_times
 from gateway.training.rows import PastRow
 
 BYTES_PER_TOKEN = 4.0
@@ -14,59 +15,71 @@ BYTES_PER_TOKEN = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request. `output_tokens` is the truth: for the engine, and for who is clairvoyant."""
+    """One request. `output_tokens` is the truth: for the engine, and for who is clairvoyant.
+
+    `row` is the number of the past request that it repeats, among those that have an answer.
+    """
 
     id: str
     caller: Caller
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    row: int = 0
 
 
-def arrivals(rows: Iterable[PastRow], *, count: int | None, rate: float | None, seed: int) -> list[Arrival]:
-    """Make arrivals of rows; those without a single output token are left out, since nothing of them can be simulated.
+def answered(rows: Iterable[PastRow]) -> list[PastRow]:
+    """Leave out the rows without a single output token, since nothing of them can be simulated."""
+    return [row for row in rows if row.output_tokens]
+
+
+def arrivals(
+    rows: Iterable[PastRow], *, count: int | None, rate: float | None, seed: int, pattern: Pattern | None = None
+) -> list[Arrival]:
+    """Make arrivals of rows, of those that have an answer.
 
     Args:
         rows: past requests.
-        count: how many at most; the first ones where the rows have times, else a random draw.
-        rate: requests a second: Poisson where the rows have no times, else their times are scaled to it.
+        count: how many; None takes each once. Beyond the rows that there are, they come again. Without times it is a
+            random draw, with times the first ones.
+        rate: requests a second; None keeps the rows' times.
         seed: of draw and gaps.
+        pattern: None follows the rows' times where they have any, and is Poisson where they have not.
 
     Raises:
-        ValueError: the rows have no times and no rate is given.
+        ValueError: there are no rows, or they have no times and no rate is given.
     """
-    answered = [row for row in rows if row.output_tokens]
-    timed = all(row.t is not None for row in answered)
-    if not timed and rate is None:
+    past = answered(rows)
+    if not past:
+        raise ValueError("no row has an answer")
+    timed = all(row.t is not None for row in past)
+    if rate is None and not timed:
         raise ValueError("rate: the rows have no times, so one is needed")
     chance = random.Random(seed)
+    count = len(past) if count is None else count
     if timed:
-        chosen = sorted(answered, key=lambda row: row.t or 0.0)[:count]
-        times = _scaled([row.t or 0.0 for row in chosen], rate)
+        order = sorted(range(len(past)), key=lambda i: past[i].t or 0.0)
+        chosen = [order[i % len(order)] for i in range(count)]
     else:
-        chosen = answered if count is None or count >= len(answered) else chance.sample(answered, count)
-        times = list(islice(_poisson(rate or 1.0, chance), len(chosen)))
-    return [_arrival(str(i), row, t) for i, (row, t) in enumerate(zip(chosen, times, strict=True))]
+        chosen = list(islice(_draws(len(past), chance), count))
+    follows_times = timed and pattern in {None, Pattern.TRACE}
+    own_times = [past[i].t or 0.0 for i in chosen] if follows_times else None
+    times = arrival_times(count, rate, chance, pattern=pattern, own_times=own_times)
+    return [_arrival(str(n), i, past[i], t) for n, (i, t) in enumerate(zip(chosen, times, strict=True))]
 
 
-def _arrival(request_id: str, row: PastRow, arrival_s: float) -> Arrival:
+def prompt_tokens(row: PastRow) -> int:
+    """Return the engine's count of a prompt, or an estimate from its text."""
     text_bytes = len((row.text or "").encode(errors="replace"))
-    prompt_tokens = row.input_tokens or max(1, round(text_bytes / BYTES_PER_TOKEN))
-    caller = Caller(row.app or "", row.model or "", row.user)
-    return Arrival(request_id, caller, arrival_s, prompt_tokens, row.output_tokens)
+    return row.input_tokens or max(1, round(text_bytes / BYTES_PER_TOKEN))
 
 
-def _scaled(times: list[float], rate: float | None) -> list[float]:
-    """Times from zero on, stretched evenly so that the mean rate is `rate`; burstiness stays as it is."""
-    if not times:
-        return []
-    span_s = times[-1] - times[0]
-    factor = 1.0 if rate is None or not span_s else (len(times) - 1) / rate / span_s
-    return [(t - times[0]) * factor for t in times]
-
-
-def _poisson(rate: float, chance: random.Random) -> Iterator[float]:
-    t = 0.0
+def _draws(size: int, chance: random.Random) -> "Iterable[int]":
+    """Yield numbers below `size` without end, all of them before any comes again."""
     while True:
-        yield t
-        t += chance.expovariate(rate)
+        yield from chance.sample(range(size), size)
+
+
+def _arrival(request_id: str, index: int, row: PastRow, arrival_s: float) -> Arrival:
+    caller = Caller(row.app or "", row.model or "", row.user)
+    return Arrival(request_id, caller, arrival_s, prompt_tokens(row), row.output_tokens, index)

@@ -24,7 +24,12 @@ class Metrics:
         self.backend_failures = self._counter("backend_failures", "Failed attempts.", "backend", "code")
         self.scrape_failures = self._counter("scrape_failures", "Looks at a backend that failed.", "backend")
         self.waiting = self._gauge("queue_waiting", "Requests in the queue.")
+        self.waiting_tokens = self._gauge("queue_waiting_tokens", "Tokens of their prompts and predicted answers.")
         self.running = self._gauge("requests_running", "Requests that backends have.")
+        self.in_flight = self._gauge("backend_in_flight", "Requests that a backend has from us.", "backend")
+        self.kv_reserved = self._gauge("backend_kv_reserved_tokens", "Predicted peak of their KV tokens.", "backend")
+        self.kv_target = self._gauge("backend_kv_target", "Share of the memory that the peak may fill.", "backend")
+        self.believed = self._gauge("backend_metrics_believed", "1 if its metrics move with its load.", "backend")
         self.history = self._gauge("history_records", "Records since start, by what became of them.", "state")
 
     def render(self) -> bytes:

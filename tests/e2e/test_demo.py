@@ -86,6 +86,8 @@ def test_stats_command_shows_what_the_gateway_remembers(demo: RunningDemo, share
     assert [(user["app"], user["user"]) for user in page["users"]] == [("shop", "ann")]
     assert table.returncode == 0
     assert "shop" in table.stdout
+    assert all(len(line) <= 80 for line in table.stdout.splitlines())
+    assert "…" not in table.stdout
 
 
 def test_stats_command_says_what_is_wrong(demo: RunningDemo, shared_home: Home) -> None:

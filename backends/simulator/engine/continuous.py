@@ -148,10 +148,12 @@ class ContinuousEngine:
             state.tokens += 1
             if state.tokens == state.final_tokens:
                 finished.append(state)
+        used = self._kv.used_tokens
         if finished:
             self._retire(finished)
         duration_s = self._step_time(scheduled, kv_tokens, prefill_tokens) if scheduled else 0.0
-        return StepResult(duration_s, emitted, first, [state.id for state in finished], preempted)
+        ended = [state.id for state in finished]
+        return StepResult(duration_s, emitted, first, ended, preempted, kv_used_tokens=used)
 
     def _retire(self, finished: list[SequenceState]) -> None:
         for state in finished:

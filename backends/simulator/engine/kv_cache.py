@@ -45,7 +45,7 @@ class PagedKV:
         self.num_gpu_blocks = num_gpu_blocks
         self.block_size = block_size
         self.free_blocks = num_gpu_blocks - 1
-        self._watermark_blocks = int(WATERMARK * num_gpu_blocks)
+        self.watermark_blocks = int(WATERMARK * num_gpu_blocks)
 
     @property
     def used_tokens(self) -> int:
@@ -63,7 +63,7 @@ class PagedKV:
 
     def admit(self, state: SequenceState, chunk: int, *, beside_others: bool) -> bool:
         """Take blocks for the first chunk if the watermark stays free; a sequence alone may take all."""
-        watermark = self._watermark_blocks if beside_others else 0
+        watermark = self.watermark_blocks if beside_others else 0
         return self._take(state, chunk, spare=watermark)
 
     def grow(self, state: SequenceState, chunk: int) -> bool:

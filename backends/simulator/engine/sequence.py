@@ -51,7 +51,7 @@ class StepResult:
 
     `emitted` got one token each; for those in `first` it was the first one, for those in `finished` the last. A static
     engine emits nothing until a whole batch is in `finished`. `preempted` went back to the queue; `failed` are lost,
-    out of memory.
+    out of memory. `kv_used_tokens` is the memory in use during the step, where those that end in it still have theirs.
     """
 
     duration_s: float
@@ -60,6 +60,7 @@ class StepResult:
     finished: Seq[SequenceId] = ()
     preempted: Seq[SequenceId] = ()
     failed: Seq[SequenceId] = ()
+    kv_used_tokens: int = 0
 
 
 class SequenceState:

@@ -1,7 +1,7 @@
 import pytest
 
 from backends.base import BackendSpec, EngineError, ModelCard
-from backends.openai_api import model_cards, read_error
+from backends.openai_api import is_out_of_memory, model_cards, read_error
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,16 @@ def test_cards_are_of_the_operators_models_with_the_engines_lengths():
 def test_a_length_that_is_no_count_is_unknown(length: object):
     spec = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000")
     assert model_cards(spec, {"a": length}) == (ModelCard("a"),)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "out_of_memory"),
+    [
+        (500, "CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        (503, "HIP Out Of Memory", True),
+        (500, "Internal server error", False),
+        (400, "a prompt about running out of memory", False),
+    ],
+)
+def test_a_lack_of_memory_is_told_by_its_words(status, message, out_of_memory):
+    assert is_out_of_memory(status, EngineError(message, "x")) is out_of_memory

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 
 from backends.base import BackendSpec, EngineError, Snapshot
-from backends.openai_api import read_error
+from backends.openai_api import is_out_of_memory, read_error
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -80,8 +80,15 @@ class FakeTransport(httpx2.AsyncBaseTransport):
 class FakeBackend:
     """An engine of OpenAI's kind, whose looks are scripted too: a snapshot, or an error, for ever the last."""
 
-    def __init__(self, name: str, *looks: Snapshot | Exception, api_key: str | None = None, **spec: object) -> None:
-        self.spec = BackendSpec(name=name, kind="openai", url=f"http://{name}/", api_key=api_key, **spec)
+    def __init__(
+        self,
+        name: str,
+        *looks: Snapshot | Exception,
+        kind: str = "openai",
+        api_key: str | None = None,
+        **spec: object,
+    ) -> None:
+        self.spec = BackendSpec(name=name, kind=kind, url=f"http://{name}/", api_key=api_key, **spec)
         self.looks = deque(looks)
         self.looked = 0
 
@@ -94,6 +101,9 @@ class FakeBackend:
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
         return status == 503 and "queue" in error.message
+
+    def is_out_of_memory(self, status: int, error: EngineError) -> bool:
+        return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         return read_error(status, body)

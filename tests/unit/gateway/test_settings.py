@@ -5,6 +5,7 @@ from typing import get_args, get_type_hints
 import msgspec
 import pytest
 
+from gateway.scheduling.policies import policy_named
 from gateway.settings import BackendSettings, Settings, SettingsError, cache_dir, load
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +64,18 @@ def test_the_environment_replaces_the_list_of_backends(config):
     assert [(backend.name, backend.kind) for backend in settings.backends] == [("a", "tgi"), ("b", "openai")]
 
 
+def test_priorities_are_a_table_or_its_json(config):
+    path = config("[scheduling.priorities]\nmail = -1\nnightly-report = 5")
+    assert load(path, {}).scheduling.priorities == {"mail": -1, "nightly-report": 5}
+    replaced = load(path, {"MAGNUS_SCHEDULING_PRIORITIES": '{"chat": 10}'})
+    assert replaced.scheduling.priorities == {"chat": 10}
+
+
+@pytest.mark.parametrize("name", ["fcfs", "sjf", "hrrn", "magnus"])
+def test_every_policy_can_be_set(name):
+    assert policy_named(load(None, {"MAGNUS_SCHEDULING_POLICY": name}).scheduling.policy).name == name
+
+
 def test_other_variables_are_nobody_s_business():
     environ = {"PATH": "/bin", "MAGNUSX": "1", "MAGNUS_CONFIG": "x.toml", "MAGNUS_CACHE": "/tmp"}
     assert load(None, environ) == Settings()
@@ -83,6 +96,13 @@ def test_other_variables_are_nobody_s_business():
         ('[auth]\nmode = "closed"', ["auth.mode", "closed"]),
         ('[scheduling]\npolicy = "lifo"', ["scheduling.policy", "lifo"]),
         ("[scheduling]\nmax_queue = 0", ["scheduling.max_queue"]),
+        ("[scheduling]\nmax_queue_tokens = 0", ["scheduling.max_queue_tokens"]),
+        ("[scheduling]\nalpha = 0", ["scheduling.alpha"]),
+        ("[scheduling]\nalpha = inf", ["scheduling.alpha"]),
+        ("[scheduling]\nalpha = nan", ["scheduling.alpha"]),
+        ("[scheduling]\npriorities = 1", ["scheduling.priorities"]),
+        ("[scheduling.priorities]\nmail = 11", ["scheduling.priorities", "10"]),
+        ("[scheduling.priorities]\nmail = 0.5", ["scheduling.priorities", "int"]),
         ('[[backends]]\nname = "a"', ["backends[0]", "kind"]),
         (GPU.replace("gpu-0", "gpu 0", 1), ["backends[0].name"]),
         (GPU + GPU.replace("vllm", "llama.cpp"), ["backends[1].kind", "llama.cpp"]),
@@ -111,6 +131,9 @@ def test_what_is_wrong_in_the_file_is_named_with_the_file(config, text, named):
         ("MAGNUS_SERVER", "80", "no such setting"),
         ("MAGNUS_BACKENDS_0_NAME", "a", "no such setting"),
         ("MAGNUS_DATABASE_STORE_PROMPTS", "perhaps", "database.store_prompts"),
+        ("MAGNUS_SCHEDULING_ALPHA", "much", "scheduling.alpha"),
+        ("MAGNUS_SCHEDULING_PRIORITIES", "mail=1", "MAGNUS_SCHEDULING_PRIORITIES"),
+        ("MAGNUS_SCHEDULING_PRIORITIES", '{"mail": -11}', "scheduling.priorities"),
         ("MAGNUS_BACKENDS", "[", "MAGNUS_BACKENDS"),
         ("MAGNUS_BACKENDS", "{}", "backends"),
         ("MAGNUS_BACKENDS", '[{"name": "a", "kind": "tgi"}]', "backends[0]"),

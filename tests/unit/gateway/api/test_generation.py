@@ -8,6 +8,7 @@ import pytest
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
 from gateway.api.auth import KeyedDoor, OpenDoor
 from gateway.api.generation import Generations, Limits
+from gateway.api.jobs import CHAT, Terms
 from gateway.api.outcomes import Outcomes
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.pool import Pool
@@ -16,13 +17,13 @@ from gateway.dispatch.upstream import Patience, Upstream
 from gateway.history.keys import hash_key
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
-from gateway.scheduling.scheduler import Scheduler
+from gateway.scheduling.policies import policy_named
+from gateway.scheduling.scheduler import QueueLimits, Scheduler
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.fields import read_chat
 from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
 
-ROUTE = "/v1/chat/completions"
-LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0, queue_timeout_s=60.0)
+LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0)
+TERMS = Terms(queue_timeout_s=60.0, priorities={})
 SERVED = Snapshot((ModelCard("llama", 4096),))
 
 
@@ -59,17 +60,18 @@ async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=
     """One request through the whole route; the engine plays the script."""
     clock, metrics, predictor, records, messages = LoopClock(), Metrics(), Predictor(), [], []
     transport = FakeTransport(gpu=list(script))
-    dispatcher = Dispatcher(Scheduler(max_queue=10), clock.monotonic)
+    dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), clock.monotonic)
     backend = backend or FakeBackend("gpu", SERVED)
-    pool = Pool([backend], post=dispatcher.post, interval_s=1.0, on_scrape_failure=lambda *_: None)
+    pool = Pool(
+        [backend], post=dispatcher.post, monotonic=clock.monotonic, interval_s=1.0, on_scrape_failure=lambda *_: None
+    )
     for member in pool.members.values():
         await pool.look(member)
     upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
     relay = Relay(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
     outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
-    app = Generations(door or OpenDoor(), pool, Forecaster(predictor, 1.0, str), relay, outcomes, clock, LIMITS).route(
-        ROUTE, read_chat
-    )
+    forecaster = Forecaster(predictor, 1.0, str)
+    app = Generations(door or OpenDoor(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS).answering(CHAT)
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
     async def receive():

@@ -1,15 +1,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
 
 import pytest
 
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS, Dispatcher
 from gateway.errors import BackendUnavailable, QueueFull, QueueTimeout, ShuttingDown
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Request
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+from gateway.scheduling.messages import BackendSeen, BackendState, Finished, Progress, Request
+from gateway.scheduling.policies import policy_named
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, QueueLimits, Scheduler
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 
@@ -26,9 +26,13 @@ def seen(name="gpu-0", **known):
     return BackendSeen(BackendState(name, frozenset({"llama"}), healthy=True, **known))
 
 
+def scheduler(max_queue=10, kind=Scheduler):
+    return kind(policy_named("fcfs"), QueueLimits(max_queue, 10**6))
+
+
 @asynccontextmanager
-async def running(*messages, max_queue=10) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(Scheduler(max_queue), now)
+async def running(*messages, max_queue=10, on_stale=lambda _: None) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(scheduler(max_queue), now, on_stale)
     for message in messages:
         dispatcher.post(message)
     loop = asyncio.create_task(dispatcher.run())
@@ -50,7 +54,7 @@ async def settled():
 
 async def ask(dispatcher, asked):
     with dispatcher.submit(asked) as ticket:
-        return await ticket.assigned()
+        return (await ticket.assigned()).backend
 
 
 async def test_a_request_gets_its_backend():
@@ -99,9 +103,9 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back():
 async def test_a_request_that_failed_is_sent_elsewhere():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            assert await ticket.assigned() == "gpu-0"
+            assert (await ticket.assigned()).backend == "gpu-0"
             ticket.put_back(full=False)
-            assert await ticket.assigned() == "gpu-1"
+            assert (await ticket.assigned()).backend == "gpu-1"
 
 
 async def test_a_request_that_failed_everywhere_is_told():
@@ -118,8 +122,26 @@ async def test_a_full_backend_is_tried_again_a_moment_later():
         with dispatcher.submit(request()) as ticket:
             await ticket.assigned()
             ticket.put_back(full=True)
-            assert await ticket.assigned() == "gpu-0"
+            assert (await ticket.assigned()).backend == "gpu-0"
         assert now() == pytest.approx(FULL_BACKOFF_S)
+
+
+async def test_a_full_backend_is_tried_again_though_answers_keep_growing():
+    async with running(seen()) as dispatcher, asyncio.TaskGroup() as group:
+
+        async def grow():
+            with dispatcher.submit(request("grows")) as ticket:
+                await ticket.assigned()
+                for turn in range(1000):
+                    ticket.grew(turn * PROGRESS_TOKENS)
+                    await asyncio.sleep(0.01)
+
+        group.create_task(grow())
+        with dispatcher.submit(request("refused")) as ticket:
+            await ticket.assigned()
+            ticket.put_back(full=True)
+            await ticket.assigned()
+        assert now() == pytest.approx(FULL_BACKOFF_S, abs=0.02)
 
 
 async def test_a_client_that_leaves_the_queue_leaves_nothing():
@@ -178,7 +200,7 @@ async def test_closing_evicts_who_waits_and_lets_who_runs_go_on():
             with pytest.raises(ShuttingDown):
                 await waits
             assert dispatcher.scheduler.running == 1
-            assert await runs.assigned() == "gpu-0"
+            assert (await runs.assigned()).backend == "gpu-0"
 
 
 async def test_who_runs_may_still_go_elsewhere_while_closing():
@@ -187,7 +209,7 @@ async def test_who_runs_may_still_go_elsewhere_while_closing():
             await ticket.assigned()
             dispatcher.close()
             ticket.put_back(full=False)
-            assert await ticket.assigned() == "gpu-1"
+            assert (await ticket.assigned()).backend == "gpu-1"
 
 
 async def test_nothing_new_is_taken_once_closed():
@@ -207,18 +229,81 @@ async def test_an_evicted_request_is_not_sent_any_more():
             await asking
 
 
-async def test_the_scheduler_hears_of_an_answer_s_growth_now_and_then():
-    async with running(seen(kv_capacity_tokens=10_000)) as dispatcher:
+def messages_of(dispatcher):
+    """Keep what is posted from now on."""
+    posted, post = [], dispatcher.post
+
+    def keep(message):
+        posted.append(message)
+        post(message)
+
+    dispatcher.post = keep
+    return posted
+
+
+async def test_the_scheduler_hears_of_the_first_token_and_then_of_every_sixteenth():
+    async with running(seen()) as dispatcher:
+        posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
             await ticket.assigned()
-            reserved = []
-            for tokens in range(8 * PROGRESS_TOKENS):
+            for tokens in range(3 * PROGRESS_TOKENS):
                 ticket.grew(tokens)
+        told = [message.output_tokens for message in posted if isinstance(message, Progress)]
+        assert told == [1, 1 + PROGRESS_TOKENS, 1 + 2 * PROGRESS_TOKENS]
+
+
+async def test_the_scheduler_hears_of_the_first_token_on_each_backend():
+    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+        posted = messages_of(dispatcher)
+        with dispatcher.submit(request()) as ticket:
+            await ticket.assigned()
+            ticket.grew(5)
+            ticket.put_back(full=False)
+            await ticket.assigned()
+            ticket.grew(2)
+        assert [message.output_tokens for message in posted if isinstance(message, Progress)] == [5, 2]
+
+
+async def test_an_answer_that_came_to_its_end_is_told_once_with_its_tokens():
+    async with running(seen(max_concurrency=1)) as dispatcher:
+        posted = messages_of(dispatcher)
+        with dispatcher.submit(request("a")) as ticket:
+            await ticket.assigned()
+            ticket.finish(7)
+            assert await ask(dispatcher, request("b")) == "gpu-0"  # though the first has a slow client
+        assert [message for message in posted if isinstance(message, Finished)] == [Finished("a", 7), Finished("b")]
+
+
+async def test_backends_whose_looks_stop_changing_are_told_of_once_each_time():
+    stale = []
+
+    def looks(used, count):
+        return [seen(kv_capacity_tokens=10_000, kv_used_tokens=used, running=used) for _ in range(count)]
+
+    async with running(*looks(0, 1), on_stale=stale.append) as dispatcher:
+        for used in (0, 1, 1):
+            for look in looks(used, 10):
+                with dispatcher.submit(request()) as ticket:
+                    await ticket.assigned()
+                    ticket.grew(1000)
+                    dispatcher.post(look)
+                    await settled()
+                dispatcher.post(look)
                 await settled()
-                reserved.append(dispatcher.scheduler.reserved_tokens("gpu-0"))
-        changes = sum(a != b for a, b in pairwise(reserved))
-        assert 4 <= changes <= 7
-        assert reserved[-1] > reserved[0]
+        assert stale == ["gpu-0", "gpu-0"]
+
+
+async def test_who_tells_nothing_of_its_memory_is_not_stale():
+    stale = []
+    async with running(seen(), on_stale=stale.append) as dispatcher:
+        for _ in range(10):
+            with dispatcher.submit(request()) as ticket:
+                await ticket.assigned()
+                dispatcher.post(seen())
+                await settled()
+            dispatcher.post(seen())
+            await settled()
+        assert stale == []
 
 
 async def test_an_idle_loop_sleeps():
@@ -230,7 +315,7 @@ async def test_an_idle_loop_sleeps():
             steps += 1
             return super().step(messages, now)
 
-    dispatcher = Dispatcher(CountingScheduler(10), now)
+    dispatcher = Dispatcher(scheduler(kind=CountingScheduler), now)
     loop = asyncio.create_task(dispatcher.run())
     with pytest.raises(QueueTimeout):
         await ask(dispatcher, request(timeout_s=3600))

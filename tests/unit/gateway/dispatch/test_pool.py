@@ -24,6 +24,7 @@ class Watched:
         self.pool = Pool(
             backends,
             post=lambda message: self.seen.append(message.state),
+            monotonic=lambda: asyncio.get_running_loop().time(),
             interval_s=interval_s,
             on_scrape_failure=lambda name, _: self.failed.append(name),
         )
@@ -53,6 +54,26 @@ async def test_the_scheduler_hears_what_a_look_showed():
     assert (state.name, state.healthy, state.models) == ("gpu", True, frozenset({"llama"}))
     assert (state.kv_capacity_tokens, state.kv_used_tokens, state.kv_block_tokens) == (9000, 70, 16)
     assert (state.max_concurrency, state.max_model_len) == (8, 4096)
+
+
+async def test_the_scheduler_hears_how_many_run_and_wait_and_when_that_was():
+    watched = Watched(FakeBackend("gpu", serving(running=3, waiting=2, preemptions=1), AWAY))
+    await asyncio.sleep(5)
+    await watched.look()
+    await asyncio.sleep(5)
+    await watched.look()
+    for state in watched.seen:
+        assert (state.running, state.waiting, state.preemptions, state.seen_s) == (3, 2, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "static", "reserving"),
+    [("vllm", False, False), ("openai", False, False), ("tgi", False, True), ("static", True, False)],
+)
+async def test_the_scheduler_hears_how_an_engine_batches(kind, static, reserving):
+    watched = Watched(FakeBackend("gpu", serving(), kind=kind))
+    await watched.look()
+    assert (watched.seen[0].static, watched.seen[0].reserving) == (static, reserving)
 
 
 async def test_a_backend_is_not_healthy_before_it_has_answered():

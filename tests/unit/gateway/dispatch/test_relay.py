@@ -5,7 +5,8 @@ import httpx2
 import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.relay import MAX_ATTEMPTS, Job, Relay
+from gateway.dispatch.job import Job
+from gateway.dispatch.relay import MAX_ATTEMPTS, Relay
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.errors import (
@@ -18,7 +19,8 @@ from gateway.errors import (
 )
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendSeen, BackendState, Request
-from gateway.scheduling.scheduler import Scheduler
+from gateway.scheduling.policies import policy_named
+from gateway.scheduling.scheduler import QueueLimits, Scheduler
 from gateway.wire import sse
 from tests.unit.gateway.fake_engines import (
     DONE,
@@ -83,7 +85,7 @@ async def relay(*, client=None, hide_usage=False, timeout_s=60.0, leave_after_s=
     """Send one request through engines that play these scripts; every connection is closed, every place free."""
     transport = FakeTransport(**scripts)
     relayed = Relayed(client or FakeClient(), Trip(now()), transport, [])
-    dispatcher = Dispatcher(Scheduler(max_queue=10), now)
+    dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
     for name in scripts:
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
         dispatcher.post(BackendSeen(state))
@@ -93,7 +95,8 @@ async def relay(*, client=None, hide_usage=False, timeout_s=60.0, leave_after_s=
     loop = asyncio.create_task(dispatcher.run())
     try:
         async with asyncio.timeout(leave_after_s):
-            await bearer.run(Job(request, Call("/v1/completions", {}, b"{}"), hide_usage), relayed.client, relayed.trip)
+            job = Job(request, Call("/v1/completions", {}, b"{}"), stream=hide_usage)
+            await bearer.run(job, relayed.client, relayed.trip)
     except GatewayError as error:
         relayed.error = error
     finally:

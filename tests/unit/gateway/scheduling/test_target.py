@@ -1,66 +1,78 @@
-from dataclasses import replace
+from math import exp
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.messages import BackendState
-from gateway.scheduling.target import MOST, START, KvTarget
-
-STATE = BackendState(
-    "gpu-0", frozenset({"llama"}), healthy=True, kv_capacity_tokens=1000, kv_used_tokens=400, waiting=0, preemptions=0
-)
+from gateway.scheduling.target import LARGEST_FALL, LEAST, RECOVERY_S, START, KvTarget
 
 
-def look(target, *, held_back=True, **seen):
-    if held_back:
-        target.note_held_back()
-    target.see(replace(STATE, **seen))
-    return target.share
-
-
-def risen(looks=20):
-    target = KvTarget()
-    for _ in range(looks):
-        look(target)
+def fallen(share=0.8):
+    """A target whose last look is at second 0, with no preemption so far."""
+    target = KvTarget(share)
+    target.see(0, 0.1, 0.0)
     return target
 
 
-def test_it_rises_while_requests_are_held_back_from_an_engine_with_room():
-    assert risen().share > START + 0.1
-
-
-def test_nobody_held_back_is_no_reason_to_rise():
+def test_an_engine_without_preemptions_is_filled_as_far_as_ever():
     target = KvTarget()
-    assert [look(target, held_back=False) for _ in range(20)] == [START] * 20
+    for second in range(100):
+        target.see(0, 0.1, float(second))
+    assert target.share == START
 
 
-def test_an_engine_that_queues_fills_or_has_no_room_is_not_given_more():
-    for seen in ({"waiting": 3}, {"kv_used_tokens": 950}):
-        target = KvTarget()
-        assert [look(target, **seen) for _ in range(20)] == [START] * 20
+def test_a_preemption_takes_as_much_as_it_cost():
+    target = fallen(START)
+    target.see(2, 0.02, 1.0)
+    assert target.share == pytest.approx(START * (1 - 2 * 0.02))
+
+
+def test_a_thousand_preemptions_at_once_take_no_more_than_a_tenth():
+    target = fallen(START)
+    target.see(1000, 1.0, 1.0)
+    assert target.share == pytest.approx(START * (1 - LARGEST_FALL))
+
+
+def test_a_fall_is_forgotten_with_time_however_often_it_is_looked_at():
+    often, seldom = fallen(), fallen()
+    for tenth in range(1, 301):
+        often.see(0, 0.1, tenth / 10)
+    seldom.see(0, 0.1, 30.0)
+    expected = START - (START - 0.8) * exp(-30.0 / RECOVERY_S)
+    assert (often.share, seldom.share) == (pytest.approx(expected), pytest.approx(expected))
+
+
+def test_the_preemptions_before_the_first_look_are_not_ours():
     target = KvTarget()
-    assert [look(target, kv_used_tokens=100 + i) for i in range(20)] == [START] * 20
+    target.see(10_000, 1.0, 0.0)
+    assert target.share == START
 
 
-def test_a_preemption_takes_it_down_and_it_stays_under_where_that_was():
-    target = risen()
-    high = target.share
-    assert look(target, preemptions=1) < 0.9 * high
-    for _ in range(50):
-        look(target, preemptions=1)
-    assert START * 0.9 <= target.share < high
+def test_an_engine_that_starts_anew_counts_from_zero():
+    target = KvTarget()
+    for second, preemptions in enumerate([500, 500, 0, 0]):
+        target.see(preemptions, 1.0, float(second))
+    assert target.share == START
 
 
 def test_an_engine_that_tells_nothing_leaves_it_where_it_starts():
-    for unknown in ({"preemptions": None}, {"kv_used_tokens": None}, {"kv_capacity_tokens": None}):
-        target = KvTarget()
-        assert [look(target, **unknown) for _ in range(20)] == [START] * 20
+    target = KvTarget()
+    for second, preemptions in enumerate([None, None, 7, None, 900]):
+        target.see(preemptions, 1.0, float(second))
+    assert target.share == START
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 1000), st.integers(0, 2), st.integers(0, 5)), max_size=200))
+def test_two_looks_at_one_time_are_one():
+    target = fallen()
+    target.see(5, 0.1, 0.0)
+    assert target.share == 0.8
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10), st.floats(0, 20)), max_size=100))
 def test_it_stays_within_its_bounds_whatever_is_seen(looks):
-    target, preemptions = KvTarget(), 0
-    for held_back, used, waiting, more in looks:
+    target, preemptions, now = KvTarget(), 0, 0.0
+    for more, redo_s, seconds in looks:
         preemptions += more
-        look(target, held_back=held_back, kv_used_tokens=used, waiting=waiting, preemptions=preemptions)
-        assert 0.8 <= target.share <= MOST
+        now += seconds
+        target.see(preemptions, redo_s, now)
+        assert LEAST <= target.share <= START

@@ -3,72 +3,146 @@
 import msgspec
 import pytest
 
-from backends.simulator.config import EngineConfig
-from gateway.scheduling.scheduler import Scheduler
-from gateway.simulation.direct import DirectScheduler
+from backends.simulator.config import EngineConfig, build_engine
+from backends.simulator.engine.advance import SteppedEngine
+from gateway.scheduling.messages import Dispatch, Drop, Reason, Submit
+from gateway.scheduling.scheduler import QueueLimits
+from gateway.simulation.core import NAMES, build_core
 from gateway.simulation.fleet import SimulatedBackend
+from gateway.simulation.lengths import LearnedLengths, TrueLengths
 from gateway.simulation.report import report
-from gateway.simulation.run import LearnedLengths, Simulation, TrueLengths
+from gateway.simulation.run import Simulation, StarvedError
 from gateway.simulation.workload import arrivals
-from gateway.training.rows import PastRow
+from tests.unit.gateway.simulation.past_rows import rows
 
 
-def rows(count, *, output_tokens=200, input_tokens=100, t=None):
-    return [
-        PastRow(app="chat", prompt=f"p{i}", input_tokens=input_tokens, output_tokens=output_tokens, t=t and t(i))
-        for i in range(count)
-    ]
+def run(core, arriving, *, lengths=None, engines=1, kv_tokens=4096, backend=SimulatedBackend, **options):
+    fleet = [backend(f"gpu-{i}", EngineConfig(kv_tokens=kv_tokens)) for i in range(engines)]
+    core = build_core(core) if isinstance(core, str) else core
+    outcome = Simulation(core, lengths or TrueLengths(), fleet, **options).run(arriving)
+    return outcome, report("x", outcome)
 
 
-def run(core, arriving, *, lengths=None, engines=1, kv_tokens=4096):
-    fleet = [SimulatedBackend(f"gpu-{i}", EngineConfig(kv_tokens=kv_tokens)) for i in range(engines)]
-    flights = Simulation(core, lengths or TrueLengths(), fleet).run(arriving)
-    return flights, report("x", flights, fleet)
+class SteppedBackend(SimulatedBackend):
+    """A backend whose engine runs each of its steps singly."""
+
+    def __init__(self, name, config):
+        super().__init__(name, config)
+        self._engine = SteppedEngine(build_engine(config))
 
 
-@pytest.mark.parametrize("core", [Scheduler(10**6), DirectScheduler(), DirectScheduler(round_robin=True)])
-def test_everything_is_answered_once_and_at_its_length(core):
+class Holding:
+    """A core that never sends anything."""
+
+    def step(self, messages, now):
+        return []
+
+
+class Dropping:
+    """A core that sends the first request and drops the others."""
+
+    def __init__(self):
+        self.sent = False
+
+    def step(self, messages, now):
+        actions = []
+        for message in messages:
+            if isinstance(message, Submit):
+                drop = Drop(message.request.id, Reason.QUEUE_FULL, retry_after_s=7.0)
+                actions.append(drop if self.sent else Dispatch(message.request.id, "gpu-0"))
+                self.sent = True
+        return actions
+
+
+@pytest.mark.parametrize("policy", NAMES)
+def test_everything_is_answered_once_and_at_its_length(policy):
     arriving = arrivals(rows(60), count=None, rate=20.0, seed=0)
-    flights, result = run(core, arriving, engines=2)
-    assert [flight.generated for flight in flights] == [200] * 60
-    assert (result.n, result.refused) == (60, 0)
+    outcome, result = run(policy, arriving, engines=2)
+    assert [flight.generated for flight in outcome.flights] == [200] * 60
+    assert (result.n, result.refused, result.dropped) == (60, 0, 0)
 
 
 def test_known_lengths_spare_the_preemptions_that_sending_at_once_costs():
     arriving = arrivals(rows(200), count=None, rate=200.0, seed=0)
-    _, direct = run(DirectScheduler(), arriving)
-    _, held = run(Scheduler(10**6), arriving)
+    _, direct = run("direct", arriving)
+    _, held = run("fcfs", arriving)
     assert direct.preemptions > 50
-    assert held.preemptions < direct.preemptions / 20  # not none: the target feels its way up to the first
+    assert held.preemptions < direct.preemptions / 20
 
 
 def test_lengths_are_learned_on_the_way():
     arriving = arrivals(rows(300, output_tokens=400), count=None, rate=100.0, seed=0)
-    _, direct = run(DirectScheduler(), arriving)
-    _, learned = run(Scheduler(10**6), arriving, lengths=LearnedLengths())
+    _, direct = run("direct", arriving)
+    _, learned = run("fcfs", arriving, lengths=LearnedLengths())
     assert learned.preemptions < direct.preemptions / 5
 
 
 def test_a_prompt_that_no_context_holds_is_refused_and_holds_nobody_up():
     long, short = rows(1, input_tokens=5000), rows(20)
-    flights, result = run(Scheduler(10**6), arrivals([*long, *short], count=None, rate=50.0, seed=1))
+    outcome, result = run("fcfs", arrivals([*long, *short], count=None, rate=50.0, seed=1))
     assert (result.n, result.refused) == (20, 1)
-    assert sum(not flight.answered for flight in flights) == 1
+    assert sum(not flight.answered for flight in outcome.flights) == 1
 
 
 def test_the_same_seed_gives_the_same_run():
     arriving = arrivals(rows(50), count=40, rate=30.0, seed=3)
-    results = [msgspec.structs.asdict(run(Scheduler(10**6), arriving)[1]) for _ in range(2)]
+    results = [msgspec.structs.asdict(run("hrrn", arriving)[1]) for _ in range(2)]
     assert results[0] == results[1]
 
 
-def test_times_are_stretched_to_a_rate():
-    arriving = arrivals(rows(11, t=lambda i: 100.0 + i**2), count=None, rate=2.0, seed=0)
-    assert arriving[0].arrival_s == 0.0
-    assert arriving[-1].arrival_s == pytest.approx(5.0)
-    assert arriving[1].arrival_s == pytest.approx(0.05)
+@pytest.mark.parametrize("policy", ["direct", "round-robin"])
+def test_stretches_of_steps_are_the_steps(policy):
+    arriving = arrivals(rows(80, output_tokens=lambda i: 1 + 7 * i % 300), count=None, rate=25.0, seed=0)
+    stretched, in_stretches = run(policy, arriving, engines=3, kv_tokens=2048)
+    stepped, in_steps = run(policy, arriving, engines=3, kv_tokens=2048, backend=SteppedBackend)
+    assert [(f.first_token_s, f.finished_s) for f in stretched.flights] == [
+        (f.first_token_s, f.finished_s) for f in stepped.flights
+    ]
+    assert in_stretches.preemptions == in_steps.preemptions
+    assert in_stretches.tok_per_s == pytest.approx(in_steps.tok_per_s, rel=0.01)
+    assert in_stretches.kv_util == pytest.approx(in_steps.kv_util)
 
 
-def test_rows_without_times_need_a_rate():
-    with pytest.raises(ValueError, match="rate"):
-        arrivals(rows(3), count=None, rate=None, seed=0)
+def test_a_core_that_holds_everything_back_is_found_out():
+    with pytest.raises(StarvedError, match="3 requests"):
+        run(Holding(), arrivals(rows(3), count=None, rate=1.0, seed=0))
+
+
+def test_drops_are_counted_with_what_their_clients_were_told():
+    outcome, result = run(Dropping(), arrivals(rows(4), count=None, rate=10.0, seed=0))
+    assert (result.n, result.dropped, result.refused) == (1, 3, 0)
+    assert [flight.retry_after_s for flight in outcome.flights[1:]] == [7.0] * 3
+
+
+def test_a_bounded_queue_drops_what_is_beyond_it():
+    arriving = arrivals(rows(300), count=None, rate=500.0, seed=0)
+    outcome, result = run(build_core("hrrn", limits=QueueLimits(20, 10**9)), arriving)
+    assert result.dropped > 100
+    assert result.n + result.dropped == 300
+    assert max(depth for _, depth in outcome.depths) <= 20
+
+
+def test_who_waits_too_long_is_dropped():
+    arriving = arrivals(rows(100), count=None, rate=1000.0, seed=0)
+    outcome, result = run("fcfs", arriving, kv_tokens=1024, queue_timeout_s=5.0)
+    dropped = [flight for flight in outcome.flights if flight.dropped_s < 1e9]
+    assert result.dropped == len(dropped) > 10
+    assert all(5.0 <= flight.dropped_s - flight.arrival.arrival_s < 6.0 for flight in dropped)
+
+
+def test_throughput_is_measured_until_the_last_arrival():
+    arriving = arrivals(rows(2, output_tokens=100, t=lambda i: 100.0 * i), count=None, rate=None, seed=0)
+    outcome, result = run("direct", arriving)
+    assert outcome.window_s == 100.0
+    assert result.tok_per_s == pytest.approx(1.0)
+    assert result.req_per_s == pytest.approx(0.01)
+    assert result.makespan_s > 100.0
+
+
+def test_memory_counts_over_the_whole_run_and_while_requests_wait():
+    _, idle = run("direct", arrivals(rows(2, t=lambda i: 500.0 * i), count=None, rate=None, seed=0))
+    _, busy = run("direct", arrivals(rows(200), count=None, rate=500.0, seed=0))
+    assert idle.kv_util < 0.01
+    assert (idle.kv_util_waiting, idle.waiting_share) == (0.0, 0.0)
+    assert busy.kv_util_waiting > 0.9
+    assert 0.5 < busy.waiting_share <= 1.0

@@ -42,14 +42,8 @@ def test_a_time_of_any_length_has_its_bucket(seconds):
 
 def test_no_label_holds_what_users_call_themselves():
     metrics = Metrics()
-    counters = (metrics.requests, metrics.fallbacks, metrics.backend_failures, metrics.scrape_failures)
-    assert {label for counter in counters for label in counter._labelnames} <= {
-        "route",
-        "status",
-        "cause",
-        "backend",
-        "code",
-    }
+    labels = {label for metric in vars(metrics).values() for label in getattr(metric, "_labelnames", ())}
+    assert labels == {"route", "status", "cause", "backend", "code", "state"}
 
 
 def test_the_content_type_is_prometheus_s():

@@ -1,0 +1,85 @@
+"""From a request that was read and forecast to the job that is queued and sent."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gateway.api.exchange import JSON, Exchange
+from gateway.dispatch.job import Job
+from gateway.dispatch.upstream import Call
+from gateway.prediction.predictor import Forecast
+from gateway.scheduling.messages import Prefix, Request
+from gateway.wire.batches import batch_key
+from gateway.wire.fields import Generation, ask_for_usage, read_chat, read_completion
+from gateway.wire.prefixes import Beginning, chat_beginnings
+
+MIN_PREFIX_TOKENS = 64
+"""A shorter beginning saves no prefill worth speaking of."""
+
+_FORWARDED = ("accept", "content-type", "traceparent", "tracestate")
+"""Request headers that an engine gets; the caller's key is not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A generation route, which engines serve under the same path, and how its bodies are read.
+
+    Args:
+        path: as OpenAI has it.
+        read: the fields that the gateway uses.
+        beginnings: what the prompt may have in common with others', the longest first.
+        batch_key: equal for bodies that may go to a static engine in one call; None for those that may not.
+    """
+
+    path: str
+    read: Callable[[bytes], Generation]
+    beginnings: Callable[[bytes], tuple[Beginning, ...]] = lambda _: ()
+    batch_key: Callable[[bytes], int | None] = lambda _: None
+
+
+CHAT = Route("/v1/chat/completions", read_chat, beginnings=chat_beginnings)
+COMPLETION = Route("/v1/completions", read_completion, batch_key=batch_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms requests wait: for how long at most, and whose applications go first (lower, 0 by default)."""
+
+    queue_timeout_s: float
+    priorities: Mapping[str, int]
+
+    def job(self, exchange: Exchange, forecast: Forecast, route: Route, body: bytes, headers: Mapping[str, str]) -> Job:
+        """Return the job of an exchange whose body was read.
+
+        Args:
+            exchange: with its application and what it asks for.
+            forecast: of its answer.
+            route: that it came by.
+            body: goes to the engine as it is, but that a stream's usage is asked for.
+            headers: the client's, in lower case.
+        """
+        asked = exchange.asked
+        if asked is None:
+            raise ValueError("an exchange is read before it becomes a job")
+        arrival_s = exchange.trip.arrival_s
+        request = Request(
+            id=exchange.id,
+            model=asked.model,
+            prompt_tokens=forecast.prompt_tokens,
+            length=forecast.length,
+            arrival_s=arrival_s,
+            deadline_s=arrival_s + self.queue_timeout_s,
+            sequences=asked.sequences,
+            priority=self.priorities.get(exchange.app or "", 0),
+            prefixes=_prefixes(route.beginnings(body), forecast.prompt_tokens),
+            batch_key=route.batch_key(body),
+        )
+        body = ask_for_usage(body) if asked.stream and not asked.includes_usage else body
+        upstream_headers = {name: headers[name] for name in _FORWARDED if name in headers}
+        upstream_headers |= {"content-type": JSON, "x-request-id": exchange.request_id}
+        call = Call(route.path, upstream_headers, body)
+        return Job(request, call, asked.stream, asked.includes_usage, asked.max_tokens)
+
+
+def _prefixes(beginnings: tuple[Beginning, ...], prompt_tokens: int) -> tuple[Prefix, ...]:
+    sized = [Prefix(key, round(share * prompt_tokens)) for key, share in beginnings]
+    return tuple([prefix for prefix in sized if prefix.tokens >= MIN_PREFIX_TOKENS])

@@ -1,0 +1,38 @@
+"""What the framework answers with where no route of ours did: OpenAI's error object, whatever went wrong."""
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from gateway.wire.error_bodies import openai_error
+
+_log = logging.getLogger(__name__)
+
+
+def exception_handlers() -> ExceptionHandlersMap:
+    """Return the application's exception handlers."""
+    return {GatewayError: _answer_error, HTTPException: _answer_http, Exception: _answer_bug}
+
+
+def _answer_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+    return Response(openai_error(error), status_code=error.status, headers=error.headers, media_type="application/json")
+
+
+def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Answer what the framework refused: a route that does not exist, a method that it does not take."""
+    if error.status_code == 404:
+        return _answer_error(request, RouteNotFound(f"There is no route {request.url.path[:200]}"))
+    if error.status_code == 405:
+        return _answer_error(request, MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}"))
+    if error.status_code < 500:
+        return _answer_error(request, InvalidRequest(error.detail))
+    return _answer_bug(request, error)
+
+
+def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    _log.error("Unexpected failure in %s", request.url.path, exc_info=error)
+    return _answer_error(request, GatewayError("The gateway itself failed; its log says why"))

@@ -1,0 +1,25 @@
+"""What is to be done for one request."""
+
+from dataclasses import dataclass
+
+from gateway.dispatch.upstream import Call
+from gateway.scheduling.messages import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation: what the scheduler knows of it, what is sent, and in which form its client wants the answer.
+
+    `includes_usage`: the client of a stream asked for its usage; where it did not, `call` asks in its stead.
+    """
+
+    request: Request
+    call: Call
+    stream: bool = False
+    includes_usage: bool = False
+    max_tokens: int | None = None
+
+    @property
+    def hides_usage(self) -> bool:
+        """Whether the gateway asked for a stream's usage, and not the client."""
+        return self.stream and not self.includes_usage

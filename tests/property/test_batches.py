@@ -1,0 +1,36 @@
+"""What a batch's answer is divided into."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.batches import apportion, split_answer
+
+counts = st.integers(0, 10**6)
+choices = st.lists(st.tuples(st.text(max_size=20), st.sampled_from(["stop", "length"])), min_size=1, max_size=12)
+
+
+@given(counts, st.lists(st.floats(0, 1e9), min_size=1, max_size=50))
+def test_parts_sum_to_the_whole_and_none_is_negative(total, weights):
+    parts = apportion(total, weights)
+    assert sum(parts) == total
+    assert min(parts) >= 0
+
+
+@given(counts, st.lists(st.integers(1, 1000), min_size=1, max_size=50))
+def test_a_part_is_off_by_less_than_one(total, weights):
+    for part, weight in zip(apportion(total, weights), weights, strict=True):
+        assert abs(part - total * weight / sum(weights)) < 1 + 1e-6
+
+
+@given(choices, counts, counts, st.none() | st.integers(1, 100))
+def test_every_text_comes_through_and_the_tokens_sum_to_the_engine_s(told, prompt, completion, max_tokens):
+    listed = [{"index": i, "text": text, "finish_reason": why} for i, (text, why) in enumerate(told)]
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    body = json.dumps({"choices": listed, "usage": usage}).encode()
+    shares = split_answer(body, [1] * len(told), max_tokens)
+    answers = [json.loads(share.whole()) for share in shares]
+    assert [answer["choices"][0]["text"] for answer in answers] == [text for text, _ in told]
+    assert sum(answer["usage"]["prompt_tokens"] for answer in answers) == prompt
+    assert sum(answer["usage"]["completion_tokens"] for answer in answers) == completion

@@ -1,0 +1,97 @@
+"""Who goes next: looking at the heads of lanes gives away no more than one length class."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import Request
+from gateway.scheduling.policies import CLASS_RATIO, Fcfs, Hrrn, Sjf
+from gateway.scheduling.queue import ModelQueue, Waiting
+
+NOW = 1000.0
+ROUNDING = 1 + 1e-9
+LENGTH = LengthQuantiles.of((10,) * 6)
+
+waits = st.lists(
+    st.tuples(st.floats(0, NOW) | st.sampled_from([0.0, 1.0, NOW]), st.floats(1e-3, 1e4) | st.floats(0.9, 3)),
+    min_size=1,
+    max_size=30,
+)
+alphas = st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0, 1.5])
+
+
+def queued(policy, waits):
+    """A queue of one request for each (wait, service), in the order given, which is not that of arrival."""
+    queue = ModelQueue(policy)
+    for number, (wait_s, service_s) in enumerate(waits):
+        arrival_s = NOW - wait_s
+        queue.push(Waiting(Request(str(number), "m", 1, LENGTH, arrival_s, arrival_s + 1e6), service_s, 10.0))
+    return queue
+
+
+def drained(queue):
+    while head := queue.most_urgent(NOW):
+        yield head
+        queue.pop(head.request.id)
+
+
+def loss(alpha):
+    """Bound of the best ratio of all over the chosen one's.
+
+    Let r be the best of all, and h the head of its lane: h waits at least as long, and its service time s_h is within
+    one class of s_r. More waiting only helps h, so let both wait w. The ratio of r over that of h is
+
+        (w + s_r) / (w + s_h) * (s_h / s_r) ** alpha.
+
+    With s_h > s_r the first factor is at most 1 and the second at most c ** alpha, c the class ratio. With s_h < s_r
+    the two are at most s_r / s_h * (s_h / s_r) ** alpha <= c ** (1 - alpha). The chosen one is no worse than h.
+    """
+    return CLASS_RATIO ** max(alpha, 1 - alpha)
+
+
+@given(waits, alphas)
+def test_the_chosen_ratio_is_within_one_class_of_the_best_there_is(waits, alpha):
+    policy = Hrrn(alpha)
+    queue = queued(policy, waits)
+    everyone = {
+        str(number): policy.urgency(NOW - wait_s, service_s, NOW) for number, (wait_s, service_s) in enumerate(waits)
+    }
+    for head in drained(queue):
+        assert max(everyone.values()) <= everyone.pop(head.request.id) * loss(alpha) * ROUNDING
+    assert not everyone
+
+
+@given(waits, st.sampled_from([Fcfs(), Sjf(), Hrrn(), Hrrn(0.5)]))
+def test_who_shares_a_lane_goes_in_the_order_of_arrival(waits, policy):
+    queue = queued(policy, waits)
+    last = {}
+    for head in drained(queue):
+        lane, order = queue.lane_key(head), (head.request.arrival_s, int(head.request.id))
+        assert last.get(lane, (-1.0, 0)) <= order
+        last[lane] = order
+
+
+@given(waits)
+def test_first_come_first_served_is_exactly_that(waits):
+    arrivals = [head.request.arrival_s for head in drained(queued(Fcfs(), waits))]
+    assert arrivals == sorted(arrivals)
+
+
+@given(waits)
+def test_the_shortest_job_goes_first_but_for_its_class(waits):
+    left = sorted(service_s for _, service_s in waits)
+    for head in drained(queued(Sjf(), waits)):
+        assert head.service_s <= left[0] * CLASS_RATIO * ROUNDING
+        left.remove(head.service_s)
+
+
+@given(waits, st.data())
+def test_what_leaves_and_comes_back_finds_its_place(waits, data):
+    policy = data.draw(st.sampled_from([Fcfs(), Hrrn()]))
+    untouched, queue = queued(policy, waits), queued(policy, waits)
+    for number in data.draw(st.lists(st.integers(0, len(waits) - 1), max_size=10)):
+        queue.push_back(queue.pop(str(number)))
+    assert queue.tokens == untouched.tokens
+    order = [[(h.request.arrival_s, h.service_s) for h in drained(each)] for each in (queue, untouched)]
+    if len({wait_s for wait_s, _ in waits}) == len(waits):  # those of one moment may change places
+        assert order[0] == order[1]

@@ -1,0 +1,60 @@
+"""Which beginnings of chats are found equal."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.prefixes import MAX_TURNS, chat_beginnings
+
+texts = st.text(max_size=30)
+messages = st.builds(
+    lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "tool", "assistant"]), texts
+)
+systems = texts.map(lambda text: {"role": "system", "content": text})
+turns = st.lists(messages, min_size=1, max_size=12)
+
+
+def keys(*sent, **fields):
+    body = {"model": "llama", "temperature": 0.5, "messages": list(sent), **fields}
+    return [beginning.key for beginning in chat_beginnings(json.dumps(body).encode())]
+
+
+@given(systems, turns, st.lists(messages, max_size=6), texts)
+def test_the_next_turn_finds_what_the_last_one_sent(system, sent, tools, answer):
+    tools = [{**message, "role": "tool"} for message in tools]
+    follows = [{"role": "assistant", "content": answer}, *tools, {"role": "user", "content": "and?"}]
+    assert keys(system, *sent)[0] in keys(system, *sent, *follows, stream=True)
+
+
+@given(systems, turns, turns)
+def test_chats_under_one_system_prompt_share_it(system, one, other):
+    assert set(keys(system, *one)) & set(keys(system, *other))
+
+
+@given(turns, messages, messages)
+def test_chats_that_differ_in_the_last_message_alone_share_the_rest(sent, one, other):
+    assert set(keys(*sent, one)) & set(keys(*sent, other))
+
+
+@given(systems, systems, turns)
+def test_chats_under_different_system_prompts_share_nothing(one, other, sent):
+    shared = set(keys(one, *sent)) & set(keys(other, *sent))
+    assert bool(shared) == (one == other)
+
+
+@given(systems, turns)
+def test_chats_with_other_tools_or_of_another_model_share_nothing(system, sent):
+    plain = set(keys(system, *sent))
+    assert not plain & set(keys(system, *sent, tools=[{"type": "function"}]))
+    assert not plain & set(keys(system, *sent, model="mistral"))
+
+
+@given(st.lists(messages, max_size=40))
+def test_beginnings_are_few_and_shrink_from_the_whole(sent):
+    body = json.dumps({"model": "llama", "messages": sent}).encode()
+    shares = [beginning.share for beginning in chat_beginnings(body)]
+    assert len(shares) <= MAX_TURNS + 3
+    assert shares == sorted(shares, reverse=True)
+    assert not sent or shares[0] == 1.0
+    assert all(0.0 < share <= 1.0 for share in shares)

@@ -1,0 +1,234 @@
+import asyncio
+import json
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.job import Job
+from gateway.dispatch.relay import Relay
+from gateway.dispatch.trip import Trip
+from gateway.dispatch.upstream import Call, Patience, Upstream
+from gateway.errors import BackendRefused, BackendUnavailable, GatewayError
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import Finished, OutOfMemory, Request, Returned
+from tests.unit.gateway.batching_core import Core
+from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, whole
+
+LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
+OUT_OF_MEMORY = whole(b'{"error": {"message": "CUDA out of memory."}}', status=500)
+TOO_LONG = whole(b'{"error": {"message": "too long"}}', status=400)
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Member:
+    """One client, and what it got."""
+
+    trip: Trip
+    status: int | None = None
+    kind: str | None = None
+    body: bytes = b""
+    ended: bool = False
+    error: BaseException | None = None
+
+    @property
+    def started(self):
+        return self.status is not None
+
+    @property
+    def answer(self):
+        return json.loads(self.body)
+
+    async def start(self, status, content_type, *, length):
+        self.status, self.kind = status, content_type
+        assert length is not None or "event-stream" in content_type
+
+    async def send(self, body, *, more):
+        self.body += body
+        self.ended = not more
+
+
+@dataclass
+class Sent:
+    """A batch on its way, and all that came of it."""
+
+    members: list[Member]
+    core: Core
+    transport: FakeTransport
+
+    @property
+    def bodies(self):
+        return [json.loads(request.content) for _, request in self.transport.sent]
+
+    @property
+    def prompts(self):
+        return [body["prompt"] for body in self.bodies]
+
+    @property
+    def texts(self):
+        return [member.answer["choices"][0]["text"] for member in self.members]
+
+
+def answer(*texts, tokens=6):
+    choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
+    usage = {"prompt_tokens": 10 * len(texts), "completion_tokens": tokens}
+    return whole(json.dumps({"id": "x", "choices": choices, "usage": usage}).encode())
+
+
+async def send(*prompts, leaves=(), streams=(), with_usage=False, **scripts):
+    """Send a batch of these prompts.
+
+    Args:
+        leaves: after how many seconds the clients go, one number each; those without one stay.
+        streams: numbers of the members that ask for a stream.
+    """
+    core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
+    dispatcher = Dispatcher(core, now)
+    upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
+    relay = Relay(dispatcher, upstream, FakeBackend, now, lambda *_: None)
+    members = [Member(Trip(now())) for _ in prompts]
+
+    async def ask(number, member, prompt):
+        request = Request(str(number), "llama", 10, LENGTH, now(), now() + 600, batch_key=1)
+        body = json.dumps({"model": "llama", "prompt": prompt, "user": str(number)}).encode()
+        call = Call("/v1/completions", {"accept": "text/event-stream", "x-request-id": str(number)}, body)
+        job = Job(request, call, stream=number in streams, includes_usage=with_usage)
+        try:
+            async with asyncio.timeout(leaves[number] if number < len(leaves) else None):
+                await relay.run(job, member, member.trip)
+        except (TimeoutError, GatewayError) as error:
+            member.error = error
+
+    loop = asyncio.create_task(dispatcher.run())
+    async with asyncio.TaskGroup() as group:
+        for number, prompt in enumerate(prompts):
+            group.create_task(ask(number, members[number], prompt))
+    await asyncio.sleep(0.01)
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    assert transport.all_closed
+    assert sorted(message.id for message in core.told(Finished)) == [str(number) for number in range(len(prompts))]
+    return Sent(members, core, transport)
+
+
+async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
+    sent = await send("a", "b", "c", gpu0=[answer("A", "BB", "CCC")])
+    assert sent.bodies == [{"model": "llama", "prompt": ["a", "b", "c"]}]
+    assert sent.texts == ["A", "BB", "CCC"]
+    assert all(member.ended and member.status == 200 and member.trip.complete for member in sent.members)
+    assert [member.trip.output_tokens for member in sent.members] == [1, 2, 3]
+    assert [member.trip.input_tokens for member in sent.members] == [10, 10, 10]
+    assert [message.output_tokens for message in sent.core.told(Finished)] == [1, 2, 3]
+
+
+async def test_the_first_member_s_headers_go_with_it_but_for_the_form_of_the_answer():
+    sent = await send("a", "b", gpu0=[answer("A", "B")])
+    headers = sent.transport.sent[0][1].headers
+    assert headers["x-request-id"] == "0"
+    assert "accept" not in headers
+
+
+async def test_a_member_that_streams_gets_a_stream():
+    sent = await send("a", "b", streams=[1], with_usage=True, gpu0=[answer("A", "B")])
+    plain, stream = sent.members
+    assert (plain.kind, stream.kind) == ("application/json", "text/event-stream; charset=utf-8")
+    assert [line[:5] for line in stream.body.split(b"\n\n")] == [b"data:"] * 3 + [b""]
+    assert stream.body.endswith(b"data: [DONE]\n\n")
+    assert stream.trip.first_byte_s is not None
+    assert sent.bodies[0].keys() == {"model", "prompt"}
+
+
+async def test_a_batch_of_which_one_is_left_is_a_plain_call():
+    sent = await send("a", gpu0=[answer("A")])
+    assert sent.bodies == [{"model": "llama", "prompt": "a", "user": "0"}]
+    assert sent.texts == ["A"]
+
+
+async def test_a_client_that_leaves_does_not_hold_up_the_others():
+    sent = await send("a", "b", "c", leaves=[1.0], gpu0=[5.0, answer("A", "B", "C")])
+    gone, *others = sent.members
+    assert isinstance(gone.error, TimeoutError)
+    assert not gone.started
+    assert [member.answer["choices"][0]["text"] for member in others] == ["B", "C"]
+    assert now() < 6
+
+
+async def test_the_engine_s_work_ends_when_the_last_client_has_left():
+    sent = await send("a", "b", leaves=[1.0, 2.0], gpu0=[5.0, answer("A", "B")])
+    assert all(isinstance(member.error, TimeoutError) for member in sent.members)
+    assert sent.transport.answers == []
+    assert now() < 3
+
+
+@pytest.mark.parametrize(
+    "failure", [httpx2.ConnectError("refused"), whole(b"oops", status=500), whole(b"<html>"), answer("A"), 61.0]
+)
+async def test_what_fails_for_all_is_mended_for_each(failure):
+    sent = await send("a", "b", gpu0=[failure], gpu1=[answer("A"), answer("B")])
+    assert [(message.id, message.full) for message in sent.core.told(Returned)] == [("0", False), ("1", False)]
+    assert sent.prompts == [["a", "b"], "a", "b"]
+    assert sent.texts == ["A", "B"]
+    assert [(member.trip.backend, member.trip.attempts) for member in sent.members] == [("gpu1", 1)] * 2
+
+
+async def test_an_engine_that_is_full_is_full_for_all():
+    full = whole(b'{"error": "the queue is full"}', status=503)
+    sent = await send("a", "b", gpu0=[full], gpu1=[answer("A"), answer("B")])
+    assert [message.full for message in sent.core.told(Returned)] == [True, True]
+    assert [member.trip.attempts for member in sent.members] == [0, 0]
+
+
+async def test_a_refusal_is_heard_only_by_who_it_is_about():
+    sent = await send("a", "b", gpu0=[TOO_LONG, TOO_LONG, answer("B")])
+    assert sent.prompts == [["a", "b"], "a", "b"]
+    refused, answered = sent.members
+    assert isinstance(refused.error, BackendRefused)
+    assert refused.error.message == "too long"
+    assert answered.answer["choices"][0]["text"] == "B"
+    assert sent.core.told(Returned) == []
+
+
+async def test_a_batch_that_runs_out_of_memory_is_split():
+    halves = [answer("A", "B"), answer("C", "D", "E")]
+    sent = await send("a", "b", "c", "d", "e", gpu0=[OUT_OF_MEMORY, *halves])
+    assert sent.core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3", "4"))]
+    assert sent.prompts == [["a", "b", "c", "d", "e"], ["a", "b"], ["c", "d", "e"]]
+    assert sent.texts == ["A", "B", "C", "D", "E"]
+    assert [member.trip.attempts for member in sent.members] == [0] * 5
+
+
+async def test_a_batch_is_split_until_it_fits():
+    script = [OUT_OF_MEMORY, OUT_OF_MEMORY, answer("C", "D"), answer("A"), answer("B")]
+    sent = await send("a", "b", "c", "d", gpu0=script)
+    assert sent.core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3")), OutOfMemory(("0", "1"))]
+    assert sent.texts == ["A", "B", "C", "D"]
+
+
+async def test_one_that_runs_out_of_memory_alone_goes_elsewhere():
+    sent = await send("a", "b", gpu0=[OUT_OF_MEMORY, OUT_OF_MEMORY, answer("B")], gpu1=[answer("A")])
+    assert [message.id for message in sent.core.told(Returned)] == ["0"]
+    assert sent.texts == ["A", "B"]
+
+
+async def test_who_has_left_is_not_split():
+    script = [5.0, OUT_OF_MEMORY, answer("B"), answer("C")]
+    sent = await send("a", "b", "c", leaves=[1.0], gpu0=script)
+    assert sent.core.told(OutOfMemory) == [OutOfMemory(("1", "2"))]
+
+
+async def test_the_last_of_a_batch_that_ran_out_of_memory_goes_alone():
+    sent = await send("a", "b", leaves=[1.0], gpu0=[5.0, OUT_OF_MEMORY, answer("B")])
+    assert sent.core.told(OutOfMemory) == []
+    assert sent.prompts == [["a", "b"], "b"]
+    assert sent.members[1].answer["choices"][0]["text"] == "B"
+
+
+async def test_a_failure_of_the_last_backend_is_told_to_all():
+    sent = await send("a", "b", gpu0=[httpx2.ReadError("reset")], gpu1=[httpx2.ReadError("reset")] * 6)
+    assert all(isinstance(member.error, BackendUnavailable) for member in sent.members)
+    assert [member.trip.attempts for member in sent.members] == [3, 3]

@@ -1,0 +1,16 @@
+"""Rows for simulations small enough to be judged by hand."""
+
+from gateway.training.rows import PastRow
+
+
+def rows(count, *, output_tokens=200, input_tokens=100, t=None, app="chat"):
+    return [
+        PastRow(
+            app=app,
+            prompt=f"p{i}",
+            input_tokens=input_tokens,
+            output_tokens=output_tokens(i) if callable(output_tokens) else output_tokens,
+            t=t and t(i),
+        )
+        for i in range(count)
+    ]

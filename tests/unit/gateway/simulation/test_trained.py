@@ -1,0 +1,71 @@
+import pytest
+
+from backends.simulator.config import EngineConfig
+from gateway.prediction.embedder import NoEmbedder
+from gateway.prediction.length_model import LengthModel
+from gateway.simulation.prepare import trained_workload
+from gateway.simulation.trained import split, trained_forecasts
+from gateway.training.rows import PastRow
+
+SMALL = {"iterations": 30, "depth": 2}
+
+
+def two_apps(count):
+    return [
+        PastRow(app=("short", "long")[i % 2], prompt=f"p{i}", input_tokens=10, output_tokens=(8, 400)[i % 2] + i % 5)
+        for i in range(count)
+    ]
+
+
+def test_rows_with_times_are_split_at_one():
+    rows = [PastRow(app="a", output_tokens=5, t=float(t)) for t in (3, 1, 4, 2, 0, 5)]
+    training, simulated = split(rows)
+    assert [row.t for row in training] == [0.0, 1.0, 2.0]
+    assert [row.t for row in simulated] == [3.0, 4.0, 5.0]
+
+
+def test_rows_of_one_group_stay_on_one_side():
+    rows = [PastRow(app="a", prompt=str(i), output_tokens=5, group=str(i // 10)) for i in range(300)]
+    training, simulated = split(rows)
+    assert len(training) + len(simulated) == 300
+    assert not {row.group for row in training} & {row.group for row in simulated}
+    assert min(len(training), len(simulated)) > 50
+
+
+def test_rows_without_an_answer_are_in_neither_part():
+    training, simulated = split([*two_apps(40), PastRow(app="a", prompt="x", output_tokens=0)])
+    assert len(training) + len(simulated) == 40
+
+
+def test_forecasts_tell_applications_apart():
+    rows = two_apps(600)
+    forecasts = trained_forecasts(rows[:500], rows[500:], NoEmbedder(), LengthModel(**SMALL))
+    short, long = ([forecast.at(0.5) for forecast in forecasts[i::2]] for i in range(2))
+    assert max(short) < 30
+    assert min(long) > 200
+
+
+def test_no_outcome_of_a_row_reaches_any_forecast():
+    rows = two_apps(600)
+    others = [PastRow(app=row.app, prompt=row.prompt, input_tokens=10, output_tokens=77) for row in rows[500:]]
+    forecasts, blindly = (
+        trained_forecasts(rows[:500], part, NoEmbedder(), LengthModel(**SMALL)) for part in (rows[500:], others)
+    )
+    assert forecasts == blindly
+
+
+def test_too_few_rows_are_not_trained_on():
+    with pytest.raises(ValueError, match="rows to train on"):
+        trained_workload("x", two_apps(100), EngineConfig(), NoEmbedder())
+
+
+def test_kept_forecasts_are_those_that_were_made(tmp_path):
+    made, kept = (
+        trained_workload(
+            "x", two_apps(500), EngineConfig(), NoEmbedder(), cache=tmp_path / "kept", model=LengthModel(**SMALL)
+        )
+        for _ in range(2)
+    )
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert made.forecasts == kept.forecasts
+    assert len(made.rows) == len(made.forecasts)

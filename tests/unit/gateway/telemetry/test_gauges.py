@@ -1,0 +1,47 @@
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import BackendSeen, BackendState, Request, Submit
+from gateway.scheduling.policies import policy_named
+from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.telemetry.gauges import Gauges
+from gateway.telemetry.metrics import Metrics
+
+LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
+
+
+def gauges(*messages, backends=("gpu",)):
+    scheduler = Scheduler(policy_named("hrrn"), QueueLimits(100, 10**6))
+    scheduler.step(messages, 0.0)
+    return Gauges(Metrics(), scheduler, backends, lambda: {"pending": 3})
+
+
+def submits(count):
+    return [Submit(Request(f"r{i}", "llama", 100, LENGTH, 0.0, 60.0)) for i in range(count)]
+
+
+def seen(**fields):
+    return BackendSeen(BackendState("gpu", frozenset({"llama"}), healthy=True, kv_capacity_tokens=9000, **fields))
+
+
+def read(gauges, name, **labels):
+    gauges.refresh()
+    return gauges.metrics.registry.get_sample_value(f"magnus_{name}", labels)
+
+
+def test_what_waits_and_what_runs_is_shown():
+    shown = gauges(seen(max_concurrency=2), *submits(5))
+    assert read(shown, "queue_waiting") == 3
+    assert read(shown, "queue_waiting_tokens") == shown.scheduler.waiting_tokens > 300
+    assert read(shown, "requests_running") == 2
+    assert read(shown, "history_records", state="pending") == 3
+
+
+def test_a_backend_s_load_is_shown():
+    shown = gauges(seen(max_concurrency=2), *submits(5))
+    assert read(shown, "backend_in_flight", backend="gpu") == 2
+    assert read(shown, "backend_kv_reserved_tokens", backend="gpu") > 200
+    assert read(shown, "backend_kv_target", backend="gpu") == shown.scheduler.load("gpu").target.share
+    assert read(shown, "backend_metrics_believed", backend="gpu") == 1
+
+
+def test_a_backend_that_was_never_seen_shows_nothing():
+    assert read(gauges(), "backend_in_flight", backend="gpu") is None

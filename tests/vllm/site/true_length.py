@@ -1,0 +1,78 @@
+"""A logits processor that ends each answer at its true length inside the engine, where nobody outside can see it.
+
+A tiny model with random weights has no idea of when to stop, and a request that says how long its answer is to be tells
+a gateway too. So the engine gets a file of conversations and lengths, and requests carry neither `max_tokens` nor
+`ignore_eos`: for a prompt that it knows, the end-of-sequence token is out of reach until the answer's last token, and
+then the only choice. What it does not know it leaves alone.
+
+Serve with `--logits-processors true_length:TrueLength --additional-config '{"true_lengths": "FILE"}'`, FILE having one
+JSON object a line: `messages` as in the request, and `output_tokens`, the end token among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from vllm.config import VllmConfig
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+FORBIDDEN = float("-inf")
+
+
+class TrueLength(LogitsProcessor):
+    """Knows answers by the tokens of their whole prompt."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        del device, is_pin_memory  # whole rows of the logits are written: nothing is kept on the device
+        tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
+        self._end = tokenizer.eos_token_id
+        self._length_of = dict(known_lengths(Path(vllm_config.additional_config["true_lengths"]), tokenizer))
+        # By place in the batch: tokens to generate, and the engine's own list of those that there are.
+        self._answers: dict[int, tuple[int, list[int]]] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        for place in batch_update.removed:
+            self._answers.pop(place, None)
+        for place, _, prompt, output in batch_update.added:
+            self._put(place, self._answer_to(prompt, output))
+        for source, target, direction in batch_update.moved:
+            moved, displaced = self._answers.pop(source, None), self._answers.pop(target, None)
+            self._put(target, moved)
+            if direction is MoveDirectionality.SWAP:
+                self._put(source, displaced)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        last = [place for place, (length, output) in self._answers.items() if len(output) >= length - 1]
+        others = [place for place in self._answers if place not in set(last)]
+        logits[others, self._end] = FORBIDDEN
+        logits[last] = FORBIDDEN
+        logits[last, self._end] = 0.0
+        return logits
+
+    def _answer_to(self, prompt: list[int] | None, output: list[int]) -> tuple[int, list[int]] | None:
+        length = self._length_of.get(tuple(prompt or ()))
+        return None if length is None else (length, output)
+
+    def _put(self, place: int, answer: tuple[int, list[int]] | None) -> None:
+        if answer is None:
+            self._answers.pop(place, None)
+        else:
+            self._answers[place] = answer
+
+
+def known_lengths(path: Path, tokenizer: Any) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield a prompt's tokens and its answer's length for each line."""
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        text = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
+        yield tuple(tokenizer.encode(text, add_special_tokens=False)), row["output_tokens"]
