@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from backends.base import BackendSpec, EngineError, ModelCard, Snapshot
+from backends.base import BackendSpec, EngineError, ModelCard, Snapshot, Translation
 from backends.http import Endpoint
 from backends.metrics_text import per_rank, read_samples, total, used_tokens
-from backends.openai_api import is_out_of_memory, read_error, read_models_and_metrics
+from backends.openai_api import has_failed, is_out_of_memory, read_error, read_models_and_metrics
 
 QUEUE_FULL_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 OUT_OF_CREDIT = "insufficient_quota"
@@ -33,7 +33,7 @@ SGLANG = Dialect(
     preemptions="sglang:num_retracted_requests_total",
     rank_label="dp_rank",
 )
-# llama.cpp does not tell its capacity: usage counts where the operator does.
+# llama.cpp does not tell its capacity: usage counts where the operator does. Later versions tell no usage either.
 LLAMA_CPP = Dialect(
     running="llamacpp:requests_processing",
     waiting="llamacpp:requests_deferred",
@@ -61,6 +61,10 @@ class OpenAIBackend:
         """Tell whether a refusal means 'full now, try later'; an account without credit stays without."""
         return status in QUEUE_FULL_STATUSES and error.code != OUT_OF_CREDIT
 
+    def has_failed(self, status: int, error: EngineError) -> bool:
+        """Tell whether the engine itself failed."""
+        return has_failed(status)
+
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
         """Tell whether the engine ran out of memory under what it was sent."""
         return is_out_of_memory(status, error)
@@ -68,6 +72,10 @@ class OpenAIBackend:
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read an error body in OpenAI's shape."""
         return read_error(status, body)
+
+    def translate(self, path: str, body: bytes) -> Translation | None:
+        """Leave the request as it is."""
+        return None
 
 
 def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int | None) -> Snapshot:

@@ -79,6 +79,11 @@ def is_out_of_memory(status: int, error: EngineError) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR and "out of memory" in error.message.lower()
 
 
+def has_failed(status: int) -> bool:
+    """Tell a failure of the engine's from a request that it objects to."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def default_type(status: int) -> str:
     """Name the type of an error that does not name its own."""
     return "invalid_request_error" if 400 <= status < 500 else "server_error"

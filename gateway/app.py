@@ -12,6 +12,7 @@ from litestar import Litestar
 from backends.base import Backend, BackendSpec
 from backends.registry import connect
 from gateway.api.admin import Overview, admin_routes
+from gateway.api.admin_backends import backend_routes
 from gateway.api.auth import Door, KeyedDoor, OpenDoor
 from gateway.api.generation import Generations, Limits
 from gateway.api.health import health_routes, metrics_route
@@ -21,18 +22,22 @@ from gateway.api.outcomes import Outcomes
 from gateway.api.refusals import exception_handlers
 from gateway.archive import Archive
 from gateway.clock import Clock
+from gateway.dispatch.breaker import Circuit
+from gateway.dispatch.discovery import Discovery
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.relay import Relay
 from gateway.dispatch.upstream import Patience, Upstream
 from gateway.errors import BackendError
+from gateway.fleet import Fleet, spec_of
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import QueueLimits, Scheduler
-from gateway.settings import BackendSettings, Settings
+from gateway.settings import Settings
 from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.model_rules import ModelRules
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +51,8 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         transport: the way to the engines; closed with the app.
 
     Returns:
-        The ASGI application; `state.begin_shutdown()` evicts what waits and takes nothing new.
+        The ASGI application; `state.begin_shutdown()` evicts what waits and takes nothing new, `state.apply(settings)`
+        takes over what can change at run time, and `state.note_reload(result)` counts that.
     """
     return _Gateway(settings, clock, transport).app()
 
@@ -67,8 +73,20 @@ class _Gateway:
         self.predictor = Predictor(self._note_fallback)
         self.scheduler = self._scheduler()
         self.dispatcher = Dispatcher(self.scheduler, clock.monotonic, self._note_stale)
-        self.archive = Archive(settings, data_dir(settings) / "journal", self.predictor, clock, self._note_fallback)
+        self.archive = Archive(
+            settings, data_dir(settings) / "journal", self.predictor, clock, self._note_fallback, self._restore
+        )
         self.pool = self._pool()
+        self.discovery = Discovery(self.pool, self._connect, on_failure=lambda _: self._note_fallback("dns"))
+        self.fleet = Fleet(
+            settings.backends,
+            pool=self.pool,
+            discovery=self.discovery,
+            store=self.archive.backends,
+            connect=self._connect,
+        )
+        self.priorities = dict(settings.scheduling.priorities)
+        self.rules = rules_of(settings)
         self.tasks: list[asyncio.Task[None]] = []
 
     def app(self) -> Litestar:
@@ -76,12 +94,14 @@ class _Gateway:
         if self.settings.auth.mode == "keys":
             door = KeyedDoor(self.archive.application_of, self.clock.monotonic)
         gauges = Gauges(self.metrics, self.scheduler, self.pool.members, self.archive.recorder_state)
+        overview = self._overview()
         app = Litestar(
             route_handlers=[
                 *generation_routes(self._generations(door)),
-                *model_routes(self.pool, door, started_at=int(self.clock.now().timestamp())),
+                *model_routes(self.pool, door, started_at=int(self.clock.now().timestamp()), rules=self._rules),
                 *health_routes(self.pool, alive=lambda: not any(task.done() for task in self.tasks)),
-                *admin_routes(self._overview(), self.settings.auth.admin_key),
+                *admin_routes(overview, self.settings.auth.admin_key),
+                *backend_routes(self.fleet, overview.backends, self.settings.auth.admin_key),
                 metrics_route(self.metrics, gauges.refresh),
             ],
             lifespan=[self._lifespan],
@@ -90,33 +110,47 @@ class _Gateway:
             logging_config=None,
         )
         app.state.begin_shutdown = self.dispatcher.close
+        app.state.apply = self._apply
+        app.state.note_reload = lambda result: self.metrics.reloads.labels(result).inc()
         return app
+
+    async def _apply(self, settings: Settings) -> None:
+        """Take over the settings that can change at run time.
+
+        Raises:
+            ValueError: a backend cannot be connected to; nothing has changed.
+        """
+        await self.fleet.configure(settings.backends)
+        self.scheduler.limits = limits_of(settings)
+        self.priorities.clear()
+        self.priorities.update(settings.scheduling.priorities)
+        self.rules = rules_of(settings)
+        logging.getLogger().setLevel(settings.log.level.upper())
+
+    async def _restore(self) -> None:
+        await self.fleet.restore()
 
     def _scheduler(self) -> Scheduler:
         scheduling = self.settings.scheduling
-        limits = QueueLimits(scheduling.max_queue, scheduling.max_queue_tokens)
-        return Scheduler(policy_named(scheduling.policy, scheduling.alpha), limits)
+        return Scheduler(policy_named(scheduling.policy, scheduling.alpha), limits_of(self.settings))
 
     def _pool(self) -> Pool:
         return Pool(
-            [self._backend(backend) for backend in self.settings.backends],
+            [self._connect(spec_of(backend)) for backend in self.settings.backends if backend.resolve == "once"],
             post=self.dispatcher.post,
             monotonic=self.clock.monotonic,
             interval_s=self.settings.upstream.scrape_interval_s,
             on_scrape_failure=lambda name, _: self.metrics.scrape_failures.labels(name).inc(),
+            in_flight=self._in_flight,
+            on_circuit=self._note_circuit,
         )
 
-    def _backend(self, backend: BackendSettings) -> Backend:
-        spec = BackendSpec(
-            name=backend.name,
-            kind=backend.kind,
-            url=backend.url.rstrip("/"),
-            api_key=backend.api_key,
-            models=None if backend.models is None else tuple(backend.models),
-            kv_tokens=backend.kv_tokens,
-            max_concurrency=backend.max_concurrency,
-        )
+    def _connect(self, spec: BackendSpec) -> Backend:
         return connect(spec, self.transport, self.settings.upstream.scrape_timeout_s)
+
+    def _in_flight(self, backend: str) -> int:
+        load = self.scheduler.load(backend)
+        return len(load.ledger) if load else 0
 
     def _generations(self, door: Door) -> Generations:
         settings, archive = self.settings, self.archive
@@ -129,8 +163,12 @@ class _Gateway:
             Outcomes(archive.recorder.record, self.predictor, self.metrics, settings.database.store_prompts),
             self.clock,
             Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s),
-            Terms(scheduling.queue_timeout_s, scheduling.priorities),
+            Terms(scheduling.queue_timeout_s, self.priorities),
+            self._rules,
         )
+
+    def _rules(self) -> ModelRules:
+        return self.rules
 
     def _relay(self) -> Relay:
         upstream = self.settings.upstream
@@ -141,6 +179,7 @@ class _Gateway:
             self.pool.backend,
             self.clock.monotonic,
             self._note_backend_failure,
+            self.pool,
         )
 
     def _overview(self) -> Overview:
@@ -156,7 +195,11 @@ class _Gateway:
 
     def _note_backend_failure(self, name: str, error: BackendError) -> None:
         self.metrics.backend_failures.labels(name, str(error.code or error.status)).inc()
-        self.pool.note_failure(name, error)
+
+    def _note_circuit(self, name: str, circuit: Circuit) -> None:
+        level = logging.WARNING if circuit is Circuit.OPEN else logging.INFO
+        _log.log(level, "The circuit of %s is %s", name, circuit.replace("_", "-"))
+        self.metrics.circuit_changes.labels(name, circuit).inc()
 
     @asynccontextmanager
     async def _lifespan(self, _: Litestar) -> AsyncGenerator[None]:
@@ -166,6 +209,7 @@ class _Gateway:
             asyncio.create_task(archive.database.run(), name="database"),
             asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
             asyncio.create_task(self.pool.run(), name="pool"),
+            asyncio.create_task(self.discovery.run(), name="discovery"),
         ]
         # Not among those that the gateway cannot live without: history predicts where this has failed.
         learner = asyncio.create_task(archive.learn(), name="learner")
@@ -181,6 +225,18 @@ class _Gateway:
             await asyncio.gather(*self.tasks, learner, return_exceptions=True)
             await archive.aclose()
             await self.transport.aclose()
+
+
+def limits_of(settings: Settings) -> QueueLimits:
+    """Return what may wait."""
+    return QueueLimits(settings.scheduling.max_queue, settings.scheduling.max_queue_tokens)
+
+
+def rules_of(settings: Settings) -> ModelRules:
+    """Return what a request's model stands for."""
+    defaults = settings.models.defaults
+    max_tokens = {model: default.max_tokens for model, default in defaults.items() if default.max_tokens is not None}
+    return ModelRules(settings.models.aliases, max_tokens)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

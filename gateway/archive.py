@@ -5,13 +5,14 @@ Everything here lives in the database, which may be away at any time. Each way t
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gateway.clock import Clock
 from gateway.errors import KeysUnavailable
+from gateway.history.backend_store import BackendStore
 from gateway.history.database import DATABASE_ERRORS, RETRY_S, Database
 from gateway.history.engine import create_history_engine
 from gateway.history.journal import Journal
@@ -37,6 +38,7 @@ class Archive:
         predictor: is taught what earlier runs have seen, and gets every model that is trained.
         clock: where times come from.
         on_fallback: told the cause each time that something less good takes over.
+        on_ready: called once the database can be used, before anything else is read.
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class Archive:
         predictor: Predictor,
         clock: Clock,
         on_fallback: Callable[[str], None],
+        on_ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._predictor = predictor
         self._clock = clock
         self._on_fallback = on_fallback
+        self._on_ready = on_ready
         self._engine = create_history_engine(settings.database.url)
         self._repository = Repository(self._engine)
+        self.backends = BackendStore(self._engine)
         self.recorder = Recorder(self._repository, Journal(journal))
         self.database = Database(
             settings.database.url,
@@ -122,7 +127,8 @@ class Archive:
         )
 
     async def _warm_up(self) -> None:
-        """Teach the predictor what earlier runs have seen."""
+        """Take over what earlier runs have kept, and teach the predictor what they have seen."""
+        await self._on_ready()
         predictor = self._predictor
         lengths = await self._repository.length_counts()
         predictor.history.warm_up((Caller(row.app, row.model, row.user), row.tokens, row.count) for row in lengths)

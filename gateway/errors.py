@@ -6,7 +6,7 @@ GatewayError(status, type, code)
 │ ├ InvalidRequest 400    ├ BodyTooLarge 413      ├ BodyTimeout 408
 │ ├ Unauthorized 401      ├ Forbidden 403         ├ RouteNotFound 404
 │ ├ MethodNotAllowed 405  ├ ModelNotFound 404     ├ QueueFull 429 (+Retry-After)
-│ ├ KeysUnavailable 503   └ NoBackend 503
+│ ├ KeysUnavailable 503   ├ NoBackend 503         └ UnsupportedEncoding 415
 ├ RequestEvicted     after it was queued, before an engine had it
 │ └ QueueTimeout 504      ├ ShuttingDown 503      └ ClientGone 499
 └ BackendError       the engine, or the way to it
@@ -62,6 +62,18 @@ class BodyTimeout(RequestRejected):
 
     status = 408
     code = "request_timeout"
+
+
+class UnsupportedEncoding(RequestRejected):
+    """The body is compressed in a way that is not known here."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 9110 has a 415 say what would be taken."""
+        return {"accept-encoding": "gzip, zstd"}
 
 
 class Unauthorized(RequestRejected):

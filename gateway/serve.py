@@ -3,9 +3,10 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -16,6 +17,7 @@ from gateway.app import create_app, data_dir
 from gateway.clock import SystemClock
 from gateway.dispatch.transport import default_transport
 from gateway.history.embedded import EmbeddedPostgres
+from gateway.reload import Reload
 from gateway.settings import Settings
 
 
@@ -37,11 +39,11 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncGenerator[RunningGateway]:
+async def running(settings: Settings, read: Callable[[], Settings] | None = None) -> AsyncGenerator[RunningGateway]:
     """Run the gateway, with an embedded Postgres where the settings say so, for as long as the block lasts.
 
     SIGINT and SIGTERM stop it: what waits is evicted, what runs may end within `server.shutdown_s`; a second SIGINT
-    does not wait.
+    does not wait. SIGHUP has it read its settings again, where `read` tells how.
 
     Raises:
         ListenError: the port is taken, or the address is not this machine's.
@@ -49,14 +51,41 @@ async def running(settings: Settings) -> AsyncGenerator[RunningGateway]:
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound(settings.server.host, settings.server.port))
+        started, hung_up = settings, asyncio.Event()
+        if read is not None:
+            stack.enter_context(_on_hang_up(hung_up.set))
         settings = _with_admin_key(await _with_database(settings, stack))
         app = create_app(settings, clock=SystemClock(), transport=default_transport())
         server = _Server(app, settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving)
+        if read is not None:
+            reload = Reload(started, read, app.state.apply, app.state.note_reload)
+            await stack.enter_async_context(_in_background(reload.run(hung_up)))
         await server.listening.wait()
         host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
         yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", settings, serving)
+
+
+@contextmanager
+def _on_hang_up(call: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, call)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:

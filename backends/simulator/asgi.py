@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 from litestar import asgi
@@ -12,6 +13,8 @@ from litestar.types import Receive, Scope, Send
 from backends.simulator.loop import EngineLoop, Generation
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 class Refusal(Exception):
@@ -50,6 +53,18 @@ async def read_body(receive: Receive) -> bytes:
         if not message["more_body"]:
             return b"".join(parts)
     return b""
+
+
+def decode(body: bytes, body_type: type[_Body], refuse: Callable[[str], Refusal]) -> _Body:
+    """Return the request that the body is.
+
+    Raises:
+        Refusal: what `refuse` makes of the reason why it is none.
+    """
+    try:
+        return msgspec.json.decode(body, type=body_type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise refuse(str(error)) from error
 
 
 async def send_json(send: Send, status: int, body: object) -> None:

@@ -53,7 +53,7 @@ class EngineConfig:
     scheduling_policy: SchedulingPolicy = "fcfs"
     max_batch_size: int = 7
     max_concurrent_requests: int = 128
-    tgi_version: Literal["2", "3"] = "3"
+    tgi_version: Literal["1", "2", "3"] = "3"
     speed: float = 1.0
     seed: int = 0
     truth: Path | None = None

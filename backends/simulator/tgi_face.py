@@ -1,14 +1,22 @@
 """The HTTP that TGI speaks."""
 
 import time
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from backends.simulator.asgi import aborted_on_disconnect, post, read_body, send_events, send_json, start_events
+from backends.simulator.asgi import (
+    Refusal,
+    aborted_on_disconnect,
+    decode,
+    post,
+    read_body,
+    send_events,
+    send_json,
+    start_events,
+)
 from backends.simulator.config import EngineConfig
 from backends.simulator.engine import Sequence
 from backends.simulator.exposition import CONTENT_TYPE
@@ -28,11 +36,9 @@ from backends.simulator.tgi_wire import (
 )
 from backends.simulator.truth import Truth
 
-VERSIONS = {"2": "2.2.0", "3": "3.3.7"}
+VERSIONS = {"1": "1.3.4", "2": "2.2.0", "3": "3.3.7"}
 
 MAX_CLIENT_BATCH_SIZE = 4
-
-_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 class TgiFace:
@@ -46,36 +52,41 @@ class TgiFace:
 
     def routes(self) -> list[ASGIRouteHandler | HTTPRouteHandler]:
         """Return the route handlers."""
-        return [
+        native: list[ASGIRouteHandler | HTTPRouteHandler] = [
             post("/", self._compatible),
             post("/generate", self._generate),
             post("/generate_stream", self._generate_stream),
-            post("/v1/chat/completions", self._chat),
-            post("/v1/completions", self._completion),
-            get("/v1/models")(self._models),
             get("/info")(self._info),
             get("/health")(self._health),
             get("/metrics")(self._metrics),
         ]
+        if self._config.tgi_version == "1":
+            return native
+        return [
+            *native,
+            post("/v1/chat/completions", self._chat),
+            post("/v1/completions", self._completion),
+            get("/v1/models")(self._models),
+        ]
 
     async def _compatible(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _decode(await read_body(receive), GenerateRequest)
+        request = decode(await read_body(receive), GenerateRequest, _not_deserialized)
         if request.stream:
             await self._stream_native(request, receive, send)
         else:
             await self._answer_native(request, receive, send)
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer_native(_decode(await read_body(receive), GenerateRequest), receive, send)
+        await self._answer_native(decode(await read_body(receive), GenerateRequest, _not_deserialized), receive, send)
 
     async def _generate_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream_native(_decode(await read_body(receive), GenerateRequest), receive, send)
+        await self._stream_native(decode(await read_body(receive), GenerateRequest, _not_deserialized), receive, send)
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer_openai(_decode(await read_body(receive), ChatRequest), receive, send)
+        await self._answer_openai(decode(await read_body(receive), ChatRequest, _not_deserialized), receive, send)
 
     async def _completion(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer_openai(_decode(await read_body(receive), CompletionRequest), receive, send)
+        await self._answer_openai(decode(await read_body(receive), CompletionRequest, _not_deserialized), receive, send)
 
     async def _answer_native(self, request: GenerateRequest, receive: Receive, send: Send) -> None:
         generation = self._submit([request.prompt()], request.output_limit)
@@ -89,7 +100,7 @@ class TgiFace:
         generation = self._submit([request.prompt()], request.output_limit)
         async with aborted_on_disconnect(self._loop, generation, receive):
             await start_events(send)
-            await stream_tokens(generation, NativeTemplate(), send)
+            await stream_tokens(generation, NativeTemplate(self._config.tgi_version != "1"), send)
             if not generation.aborted:
                 await send_events(send, "", last=True)
 
@@ -163,7 +174,7 @@ class TgiFace:
             "sha": None,
             "docker_label": None,
         }
-        if self._config.tgi_version == "2":
+        if self._config.tgi_version != "3":
             info |= {"max_batch_total_tokens": self._loop.engine.kv_capacity_tokens, "max_waiting_tokens": 20}
         return info
 
@@ -174,8 +185,5 @@ class TgiFace:
         return Response(tgi_metrics(self._config, self._loop), media_type=CONTENT_TYPE)
 
 
-def _decode(body: bytes, body_type: type[_Body]) -> _Body:
-    try:
-        return msgspec.json.decode(body, type=body_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise refusal("validation", f"Failed to deserialize the JSON body into the target type: {error}") from error
+def _not_deserialized(reason: str) -> Refusal:
+    return refusal("validation", f"Failed to deserialize the JSON body into the target type: {reason}")

@@ -1,4 +1,4 @@
-"""TGI's metrics page, under the names of version 3.3; version 2 has no `tgi_batch_max_total_tokens`."""
+"""TGI's metrics page, under the names of version 3.3; older ones have no `tgi_batch_max_total_tokens`."""
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.exposition import family, histogram, sample

@@ -90,27 +90,25 @@ def refusal(kind: str, message: str) -> Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NativeTemplate:
-    """The events of `/generate_stream`: the last one carries the text and its details."""
+    """The events of `/generate_stream`: the last carries the text and its details, from version 2 on the input too."""
+
+    with_input_length: bool = True
 
     def event(self, index: int, choice: Choice, token: int) -> str:
         """Return the event of one token."""
         last = token == choice.sequence.answer_tokens - 1
-        ending = native_ending(choice) if last else '"generated_text":null,"details":null'
+        ending = self._ending(choice) if last else '"generated_text":null,"details":null'
         text = WORDS[token % len(WORDS)]
         fields = f'"id":{token % len(WORDS)},"text":"{text}","logprob":-1.0,"special":false'
-        return f'data: {{"index":{token + 1},"token":{{{fields}}},"top_tokens":[],{ending}}}\n\n'
+        return f'data:{{"index":{token + 1},"token":{{{fields}}},"top_tokens":[],{ending}}}\n\n'
 
-
-def native_ending(choice: Choice) -> str:
-    """Return the fields by which a native stream ends, as JSON without braces."""
-    details = {
-        "finish_reason": native_reason(choice),
-        "generated_tokens": choice.produced,
-        "seed": None,
-        "input_length": choice.sequence.prompt_tokens,
-    }
-    ending = {"generated_text": text_of(choice.produced), "details": details}
-    return msgspec.json.encode(ending).decode()[1:-1]
+    def _ending(self, choice: Choice) -> str:
+        """Return the fields by which a stream ends, as JSON without braces."""
+        details = {"finish_reason": native_reason(choice), "generated_tokens": choice.produced, "seed": None}
+        if self.with_input_length:
+            details |= {"input_length": choice.sequence.prompt_tokens}
+        ending = {"generated_text": text_of(choice.produced), "details": details}
+        return msgspec.json.encode(ending).decode()[1:-1]
 
 
 def native_body(choice: Choice, *, details: bool) -> dict[str, Any]:

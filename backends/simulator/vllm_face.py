@@ -1,10 +1,9 @@
 """The HTTP that vLLM speaks, for the kinds 'vllm' and 'static'."""
 
 import time
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
@@ -12,6 +11,7 @@ from litestar.types import Receive, Scope, Send
 from backends.simulator.asgi import (
     Refusal,
     aborted_on_disconnect,
+    decode,
     header,
     post,
     read_body,
@@ -22,6 +22,7 @@ from backends.simulator.asgi import (
 from backends.simulator.config import EngineConfig
 from backends.simulator.exposition import CONTENT_TYPE
 from backends.simulator.loop import EngineLoop, Generation
+from backends.simulator.messages_face import OUT_OF_MEMORY, MessagesFace
 from backends.simulator.prompts import Prompt, chat_prompt, completion_prompts
 from backends.simulator.sse import DONE, data_event, stream_tokens
 from backends.simulator.tokenizer import detokenize, tokenize
@@ -43,7 +44,7 @@ from backends.simulator.vllm_wire import (
 
 VERSION = "0.32.0"
 
-_Body = TypeVar("_Body", bound=msgspec.Struct)
+BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 
 
 class VllmFace:
@@ -60,6 +61,7 @@ class VllmFace:
         return [
             post("/v1/chat/completions", self._chat),
             post("/v1/completions", self._completion),
+            *MessagesFace(self._loop, self._submit).routes(),
             post("/tokenize", self._tokenize),
             post("/detokenize", self._detokenize),
             get("/v1/models")(self._models),
@@ -70,11 +72,11 @@ class VllmFace:
         ]
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _decode(await read_body(receive), ChatRequest)
+        request = decode(await read_body(receive), ChatRequest, bad_request)
         await self._generate(request, [chat_prompt(request.messages)], scope, receive, send)
 
     async def _completion(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _decode(await read_body(receive), CompletionRequest)
+        request = decode(await read_body(receive), CompletionRequest, bad_request)
         await self._generate(request, completion_prompts(request.prompt), scope, receive, send)
 
     async def _generate(
@@ -95,11 +97,11 @@ class VllmFace:
         limit = self._config.max_num_queued_reqs
         if limit is not None and self._loop.sequences + len(sequences) > limit:
             self._loop.observations.rejections += 1
-            raise refusal(503, "ServiceUnavailableError", f"The server already has {limit} requests in flight.")
+            raise refusal(503, "Service Unavailable", BUSY)
         return self._loop.submit(sequences)
 
     async def _tokenize(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _decode(await read_body(receive), TokenizeRequest)
+        request = decode(await read_body(receive), TokenizeRequest, bad_request)
         self._intake.check_model(request.model)
         tokens = tokenize(request.text)
         strings = [detokenize([token]) for token in tokens] if request.return_token_strs else None
@@ -108,7 +110,7 @@ class VllmFace:
         await send_json(send, 200, answer)
 
     async def _detokenize(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _decode(await read_body(receive), DetokenizeRequest)
+        request = decode(await read_body(receive), DetokenizeRequest, bad_request)
         await send_json(send, 200, {"prompt": detokenize(request.tokens)})
 
     async def _models(self) -> dict[str, Any]:
@@ -158,13 +160,6 @@ async def _stream(
         await send_events(send, ending + DONE, last=True)
 
 
-def _decode(body: bytes, body_type: type[_Body]) -> _Body:
-    try:
-        return msgspec.json.decode(body, type=body_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(str(error)) from error
-
-
 def _out_of_memory() -> Refusal:
     """Return what becomes of a static batch that outgrows the memory, in PyTorch's words."""
-    return refusal(500, "InternalServerError", "CUDA out of memory: the batch outgrew the KV memory.")
+    return refusal(500, "InternalServerError", OUT_OF_MEMORY)

@@ -13,7 +13,8 @@ from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.auth import require_admin
 from gateway.clock import Clock
-from gateway.dispatch.pool import Member, Pool
+from gateway.dispatch.member import Member
+from gateway.dispatch.pool import Pool
 from gateway.errors import InvalidRequest
 from gateway.history.stats import Stats
 from gateway.prediction.predictor import Predictor
@@ -43,10 +44,14 @@ class Overview:
         return {
             **history,
             "queue": self._queue(),
-            "backends": [self._backend(member) for member in self.pool.members.values()],
+            "backends": self.backends(),
             "predictor": self._predictor(),
             "history": {"available": stats is not None, **self.recorder_state()},
         }
+
+    def backends(self) -> list[dict[str, Any]]:
+        """How every backend fares."""
+        return [self._backend(member) for member in self.pool.members.values()]
 
     def _queue(self) -> dict[str, Any]:
         scheduler = self.scheduler
@@ -65,6 +70,8 @@ class Overview:
             "name": member.name,
             "kind": member.backend.spec.kind,
             "healthy": member.healthy,
+            "circuit": member.circuit,
+            "draining": member.stops,
             "models": [card.id for card in member.models],
             "kv_capacity_tokens": snapshot.kv_capacity_tokens if snapshot else None,
             "kv_used_tokens": snapshot.kv_used_tokens if snapshot else None,
@@ -101,7 +108,7 @@ def _by_class(scheduler: Scheduler) -> dict[str, int]:
 def _load(load: BackendLoad | None) -> dict[str, Any]:
     """What the scheduler knows of a backend by itself; nothing of one that it has not heard of yet."""
     if load is None:
-        names = ("kv_target", "metrics_believed", "seats", "tpot_ms")
+        names = ("kv_target", "metrics_believed", "seats", "trial_limit", "tpot_ms")
         return {"kv_reserved_tokens": 0, "in_flight": 0, **dict.fromkeys(names)}
     ledger, seats = load.ledger, load.seats.most(None)
     tells_memory = load.state.kv_used_tokens is not None
@@ -111,6 +118,7 @@ def _load(load: BackendLoad | None) -> dict[str, Any]:
         "kv_target": round(load.target.share, 3),
         "metrics_believed": load.believed if tells_memory else None,
         "seats": None if isinf(seats) else round(seats),
+        "trial_limit": load.state.trial_limit,
         "tpot_ms": round(1000 * load.speed.tpot_s(len(ledger), ledger.held_tokens), 2),
     }
 

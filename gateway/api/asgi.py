@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
+from gateway.wire.encodings import unpack
 
 DRAIN_FACTOR = 2
 """A body over the limit is read on and thrown away up to so many times the limit, so that its sender, who reads nothing
 before it has sent all, gets the error instead of a broken pipe."""
+
+SMALL_BYTES = 16 * 1024
+"""A compressed body of no more is unpacked at once, a larger one in a thread."""
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -19,11 +23,13 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-async def read_body(receive: Receive, *, max_bytes: int, silence_s: float) -> bytes:
-    """Read the request's body.
+async def read_body(receive: Receive, *, max_bytes: int, silence_s: float, encoding: str = "") -> bytes:
+    """Read the request's body, and unpack it if its `Content-Encoding` says that it is packed.
 
     Raises:
-        BodyTooLarge: over `max_bytes`.
+        UnsupportedEncoding: packed in a way that is not known here.
+        InvalidRequest: not packed as its encoding says.
+        BodyTooLarge: over `max_bytes`, as it came or unpacked.
         BodyTimeout: the client sent nothing for `silence_s`.
         ClientGone: it left before the body was whole.
     """
@@ -40,7 +46,12 @@ async def read_body(receive: Receive, *, max_bytes: int, silence_s: float) -> by
         more = message.get("more_body", False)
     if size > max_bytes:
         raise BodyTooLarge(f"The body is over {max_bytes} bytes")
-    return b"".join(parts)
+    body = b"".join(parts)
+    if not encoding:
+        return body
+    if size <= SMALL_BYTES:
+        return unpack(body, encoding, max_bytes)
+    return await asyncio.to_thread(unpack, body, encoding, max_bytes)
 
 
 async def _next_message(receive: Receive, silence_s: float) -> Mapping[str, Any]:
@@ -62,6 +73,31 @@ async def start(send: Send, status: int, headers: Mapping[str, str]) -> None:
     """Send a response's status and headers."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+class SentWhole:
+    """Sends a response when all of it is there: HTTP/1.0 knows no chunks, so its client would read our framing."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Take a message of the response."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._headers = [pair for pair in message["headers"] if pair[0] != b"content-length"]
+        elif message["type"] == "http.response.body":
+            self._parts.append(message["body"])
+            if not message["more_body"]:
+                await self._send_all(b"".join(self._parts))
+
+    async def _send_all(self, body: bytes) -> None:
+        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class WhileConnected:

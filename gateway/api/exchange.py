@@ -9,7 +9,7 @@ from gateway.api.asgi import respond, start
 from gateway.dispatch.trip import Trip
 from gateway.errors import GatewayError
 from gateway.prediction.predictor import Forecast
-from gateway.wire.error_bodies import openai_error, openai_error_event
+from gateway.wire.dialects import COMPLETIONS, Dialect
 from gateway.wire.fields import Generation
 
 JSON = "application/json"
@@ -17,7 +17,7 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what is known of it so far."""
+    """One request and what is known of it so far; `dialect` is that of the API that it came by."""
 
     id: str
     request_id: str
@@ -27,6 +27,7 @@ class Exchange:
     app: str | None = None
     asked: Generation | None = None
     forecast: Forecast | None = None
+    dialect: Dialect = COMPLETIONS
 
     def headers(self) -> dict[str, str]:
         """The response headers that tell how the request fared, as far as it came."""
@@ -47,10 +48,12 @@ class AsgiClient:
     exchange: Exchange
     _send: Send
     started: bool = field(default=False)
+    _events: bool = field(default=False)
 
     async def start(self, status: int, content_type: str, *, length: int | None) -> None:
         """Send the status and the headers."""
         self.started = True
+        self._events = content_type.startswith("text/event-stream")
         headers = {"content-type": content_type, **self.exchange.headers()}
         if length is None:
             headers["cache-control"] = "no-cache"
@@ -62,10 +65,18 @@ class AsgiClient:
         """Send a part of the body."""
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def fail(self, error: GatewayError) -> None:
-        """Tell the client of an error in the shape that it can still get."""
+    async def fail(self, error: GatewayError, *, close: bool = False) -> None:
+        """Tell the client of an error in the shape that it can still get: a response, or a stream's last event.
+
+        Of anything else that has begun nothing more is sent: its length shows that it is cut off. With `close` the
+        connection serves no other request.
+        """
+        dialect = self.exchange.dialect
         if self.started:
-            await self.send(openai_error_event(error), more=False)
+            if self._events:
+                await self.send(dialect.error_event(error), more=False)
             return
         headers = {"content-type": JSON, **self.exchange.headers(), **error.headers}
-        await respond(self._send, error.status, headers, openai_error(error))
+        if close:
+            headers["connection"] = "close"
+        await respond(self._send, error.status, headers, dialect.error(error))

@@ -8,14 +8,18 @@ from gateway.dispatch.job import Job
 from gateway.dispatch.upstream import Call
 from gateway.prediction.predictor import Forecast
 from gateway.scheduling.messages import Prefix, Request
+from gateway.wire.anthropic import read_messages
 from gateway.wire.batches import batch_key
-from gateway.wire.fields import Generation, ask_for_usage, read_chat, read_completion
+from gateway.wire.dialects import ANTHROPIC, COMPLETIONS, RESPONSES, Dialect
+from gateway.wire.edits import ask_for_usage
+from gateway.wire.fields import Generation, read_chat, read_completion
 from gateway.wire.prefixes import Beginning, chat_beginnings
+from gateway.wire.responses import read_response_request
 
 MIN_PREFIX_TOKENS = 64
 """A shorter beginning saves no prefill worth speaking of."""
 
-_FORWARDED = ("accept", "content-type", "traceparent", "tracestate")
+_FORWARDED = ("accept", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 """Request headers that an engine gets; the caller's key is not among them."""
 
 
@@ -28,16 +32,22 @@ class Route:
         read: the fields that the gateway uses.
         beginnings: what the prompt may have in common with others', the longest first.
         batch_key: equal for bodies that may go to a static engine in one call; None for those that may not.
+        dialect: how its answers, streams and errors are worded.
+        takes_priority: a body may carry vLLM's `priority`.
     """
 
     path: str
     read: Callable[[bytes], Generation]
     beginnings: Callable[[bytes], tuple[Beginning, ...]] = lambda _: ()
     batch_key: Callable[[bytes], int | None] = lambda _: None
+    dialect: Dialect = COMPLETIONS
+    takes_priority: bool = True
 
 
 CHAT = Route("/v1/chat/completions", read_chat, beginnings=chat_beginnings)
 COMPLETION = Route("/v1/completions", read_completion, batch_key=batch_key)
+RESPONSE = Route("/v1/responses", read_response_request, dialect=RESPONSES)
+MESSAGES = Route("/v1/messages", read_messages, beginnings=chat_beginnings, dialect=ANTHROPIC, takes_priority=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,22 @@ class Terms:
             batch_key=route.batch_key(body),
         )
         body = ask_for_usage(body) if asked.stream and not asked.includes_usage else body
-        upstream_headers = {name: headers[name] for name in _FORWARDED if name in headers}
-        upstream_headers |= {"content-type": JSON, "x-request-id": exchange.request_id}
-        call = Call(route.path, upstream_headers, body)
-        return Job(request, call, asked.stream, asked.includes_usage, asked.max_tokens)
+        call = Call(route.path, forwarded(headers, JSON, exchange.request_id), body)
+        return Job(
+            request,
+            call,
+            asked.stream,
+            asked.includes_usage,
+            asked.max_tokens,
+            dialect=route.dialect,
+            takes_priority=route.takes_priority,
+        )
+
+
+def forwarded(headers: Mapping[str, str], content_type: str, request_id: str) -> dict[str, str]:
+    """Return the headers that an engine gets, of those that the client sent."""
+    kept = {name: headers[name] for name in _FORWARDED if name in headers}
+    return {**kept, "content-type": content_type, "x-request-id": request_id}
 
 
 def _prefixes(beginnings: tuple[Beginning, ...], prompt_tokens: int) -> tuple[Prefix, ...]:

@@ -1,5 +1,6 @@
 """OpenAI's routes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from litestar import asgi, get
@@ -8,16 +9,20 @@ from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import Receive, Scope, Send
 
+from gateway.api.anthropic import message_routes
 from gateway.api.auth import Door
 from gateway.api.generation import Generations
-from gateway.api.jobs import CHAT, COMPLETION
+from gateway.api.jobs import CHAT, COMPLETION, RESPONSE
+from gateway.api.passthrough import Passthrough
 from gateway.dispatch.pool import Pool
 from gateway.errors import ModelNotFound
+from gateway.wire.model_rules import ModelRules
 
 
 def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
-    """Return `/v1/chat/completions` and `/v1/completions`."""
+    """Return the routes that engines answer: generations of either API, and what passes through."""
     chat, completions = generations.answering(CHAT), generations.answering(COMPLETION)
+    response = generations.answering(RESPONSE)
 
     @asgi(CHAT.path, copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,21 +32,37 @@ def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
     async def text_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await completions(scope, receive, send)
 
-    return [chat_completions, text_completions]
+    @asgi(RESPONSE.path, copy_scope=False)
+    async def responses(scope: Scope, receive: Receive, send: Send) -> None:
+        await response(scope, receive, send)
+
+    passthrough = Passthrough(
+        generations.door,
+        generations.relay.direct(generations.pool),
+        generations.frame,
+        generations.limits,
+        generations.rules,
+    )
+    return [chat_completions, text_completions, responses, *message_routes(generations), *passthrough.routes()]
 
 
-def model_routes(pool: Pool, door: Door, *, started_at: int) -> list[HTTPRouteHandler]:
+def model_routes(
+    pool: Pool, door: Door, *, started_at: int, rules: Callable[[], ModelRules] = ModelRules
+) -> list[HTTPRouteHandler]:
     """Return `/v1/models` and `/v1/models/{id}`: what the backends serve, as one list.
 
     Args:
         pool: the backends.
         door: who may ask.
         started_at: Unix seconds; OpenAI's cards have a time of creation.
+        rules: those of the moment; an alias of a model that is served is listed too.
     """
 
     def cards() -> list[dict[str, Any]]:
         common = {"object": "model", "created": started_at, "owned_by": "magnus"}
-        return [{"id": c.id, **common, "max_model_len": c.max_model_len} for c in pool.models().values()]
+        served = pool.models()
+        named = {alias: served[model] for alias, model in rules().aliases.items() if model in served}
+        return [{"id": id, **common, "max_model_len": c.max_model_len} for id, c in (served | named).items()]
 
     @get("/v1/models")
     async def list_models(request: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """`magnus serve` and `magnus db upgrade`."""
 
+from collections.abc import Callable
+
 import typer
 
 from gateway.app import data_dir
-from gateway.cli.options import ConfigOption, err, failed, read_settings, run
+from gateway.cli.options import DEFAULT_CONFIG, ConfigOption, err, failed, read_settings, run
 from gateway.history.database import DATABASE_ERRORS
 from gateway.history.embedded import EmbeddedPostgresError, database_url
 from gateway.history.journal import JournalInUse
 from gateway.history.migrate import upgrade
 from gateway.serve import ListenError, running
-from gateway.settings import Settings
+from gateway.settings import Settings, load
 from gateway.telemetry import logs
 
 START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse)
@@ -20,18 +22,19 @@ db = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=No
 
 def serve(config: ConfigOption = None) -> None:
     """Run the gateway."""
+    config = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     settings = read_settings(config)
     logs.configure(settings.log.level, settings.log.format)
     try:
-        run(_serve(settings))
+        run(_serve(settings, lambda: load(config)))
     except START_ERRORS as error:
         failed(error)
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, read: Callable[[], Settings]) -> None:
     if not settings.backends:
         err.print("magnus: no backends are configured: every request will be answered 503", style="yellow")
-    async with running(settings) as gateway:
+    async with running(settings, read) as gateway:
         err.print(f"Magnus answers at {gateway.url}/v1", markup=False, soft_wrap=True)
         await gateway.stopped()
 

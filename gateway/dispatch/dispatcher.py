@@ -33,10 +33,14 @@ PROGRESS_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where a request is to go; with the others of `batch`, where that is not empty, in one call."""
+    """Where a request is to go; with the others of `batch`, where that is not empty, in one call.
+
+    `rank` is for an engine that orders its own queue by priority, the lowest first.
+    """
 
     backend: str
     batch: tuple[str, ...] = ()
+    rank: int = 0
 
 
 class Ticket:
@@ -189,8 +193,8 @@ class Dispatcher:
     def _apply(self, action: Action) -> None:
         ticket = self._tickets.get(action.id)
         match action:
-            case Dispatch(_, backend, batch) if ticket is not None:
-                ticket.settle(Assignment(backend, batch))
+            case Dispatch(_, backend, batch, rank) if ticket is not None:
+                ticket.settle(Assignment(backend, batch, rank))
             case Drop() if ticket is not None:
                 ticket.settle(_error_of(action))
             case _:  # its client left in this very turn; its Finished is in the inbox

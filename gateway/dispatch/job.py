@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from gateway.dispatch.upstream import Call
 from gateway.scheduling.messages import Request
+from gateway.wire.dialects import COMPLETIONS, Dialect
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One generation: what the scheduler knows of it, what is sent, and in which form its client wants the answer.
 
-    `includes_usage`: the client of a stream asked for its usage; where it did not, `call` asks in its stead.
+    `includes_usage`: the client of a stream asked for its usage; where it did not, `call` asks in its stead. `dialect`
+    is that of the API that it came by; `takes_priority` tells that a body of that API may carry one.
     """
 
     request: Request
@@ -18,6 +20,8 @@ class Job:
     stream: bool = False
     includes_usage: bool = False
     max_tokens: int | None = None
+    dialect: Dialect = COMPLETIONS
+    takes_priority: bool = False
 
     @property
     def hides_usage(self) -> bool:

@@ -6,17 +6,22 @@ another backend. After the first byte it is the client's to know.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Protocol
+from dataclasses import replace
 
 from backends.base import Backend
 from gateway.dispatch.batch_call import BatchCalls, BatchSplit, Member
+from gateway.dispatch.client import Client
+from gateway.dispatch.direct import Direct
 from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
 from gateway.dispatch.job import Job
+from gateway.dispatch.pool import Pool
+from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.trip import Trip
-from gateway.dispatch.upstream import BackendFull, Reply, Upstream
+from gateway.dispatch.upstream import BackendFull, Call, Reply, Upstream
+from gateway.dispatch.vitals import Unheard, Vitals
 from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError, QueueTimeout
-from gateway.wire.answers import read_answer
 from gateway.wire.batches import Share
+from gateway.wire.edits import with_priority
 from gateway.wire.sse import EventTooLarge, StreamScanner
 
 MAX_ATTEMPTS = 3
@@ -27,25 +32,18 @@ DRAIN_S = 0.5
 """How long an engine that has said `[DONE]` may take to end its stream, before its connection is given up."""
 
 
-class Client(Protocol):
-    """The one who asked."""
-
-    @property
-    def started(self) -> bool:
-        """Whether a byte has gone out."""
-        ...
-
-    async def start(self, status: int, content_type: str, *, length: int | None) -> None:
-        """Send the status and the headers."""
-        ...
-
-    async def send(self, body: bytes, *, more: bool) -> None:
-        """Send a part of the body; waits while the client is slow."""
-        ...
-
-
 class Relay:
-    """Brings jobs to engines and answers to clients."""
+    """Brings jobs to engines and answers to clients.
+
+    Args:
+        dispatcher: says which engine, and when.
+        upstream: the way there.
+        backend: the engine of a name.
+        monotonic: the clock.
+        on_failure: told the backend and the error of every attempt that failed.
+        vitals: hears how each engine does.
+        budget: of further attempts.
+    """
 
     def __init__(
         self,
@@ -54,6 +52,8 @@ class Relay:
         backend: Callable[[str], Backend],
         monotonic: Callable[[], float],
         on_failure: Callable[[str, BackendError], None],
+        vitals: Vitals | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._upstream = upstream
@@ -61,6 +61,25 @@ class Relay:
         self._backend = backend
         self._monotonic = monotonic
         self._on_failure = on_failure
+        self._vitals = vitals or Unheard()
+        self._budget = budget or RetryBudget()
+
+    def direct(self, pool: Pool) -> Direct:
+        """Return the way of what is not scheduled; it shares this one's engines and its budget."""
+
+        def scheduled(backend: str) -> int:
+            load = self._dispatcher.scheduler.load(backend)
+            return len(load.ledger) if load else 0
+
+        return Direct(
+            pool,
+            self._upstream,
+            scheduled=scheduled,
+            monotonic=self._monotonic,
+            on_failure=self._on_failure,
+            vitals=self._vitals,
+            budget=self._budget,
+        )
 
     async def run(self, job: Job, client: Client, trip: Trip) -> None:
         """Do the job; `trip` is filled in on the way, also when it ends in an error or is cancelled.
@@ -70,6 +89,7 @@ class Relay:
                 of error the client can still get.
         """
         failure: BackendError | None = None
+        self._budget.note_request(trip.arrival_s)
         with self._dispatcher.submit(job.request) as ticket:
             async with self._batches.member(job, ticket) as member:
                 while True:
@@ -77,12 +97,14 @@ class Relay:
                         assignment = await ticket.assigned()
                     except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
                         raise failure or dropped from dropped
-                    trip.backend, trip.dispatched_s = assignment.backend, self._monotonic()
+                    sent_s = self._monotonic()
+                    trip.backend, trip.dispatched_s = assignment.backend, sent_s
                     try:
                         return await self._attempt(assignment, member, client, trip)
                     except BackendError as error:
                         self._on_failure(assignment.backend, error)
-                        if client.started or not _worth_another(error, trip):
+                        self._vitals.note_failure(assignment.backend, error, sent_s)
+                        if client.started or not self._may_try_again(error, trip):
                             raise
                         failure = failure if isinstance(error, BackendFull) else error
                         if not isinstance(error, BatchSplit):
@@ -92,18 +114,26 @@ class Relay:
         backend, job, ticket = self._backend(assignment.backend), member.job, member.ticket
         if assignment.batch and (share := await self._batches.share(member, backend, assignment.batch)):
             return await self._share(share, job, ticket, client, trip)
-        async with self._upstream.send(backend, job.call) as reply:
+        async with self._upstream.send(backend, _call(job, backend, assignment.rank)) as reply:
             if not reply.is_stream:
-                return await self._whole(await reply.read(), reply, ticket, client, trip)
+                return await self._whole(await reply.read(), reply, member, client, trip)
+            scanner = job.dialect.scanner(hide_usage=job.hides_usage)
             async with aclosing(reply.chunks()) as chunks:
-                return await self._stream(
-                    StreamScanner(hide_usage=job.hides_usage), chunks, reply, ticket, client, trip
-                )
+                return await self._stream(scanner, chunks, reply, ticket, client, trip)
+
+    def _may_try_again(self, error: BackendError, trip: Trip) -> bool:
+        """Whether another backend may do better, and may be asked: not for what the engine has against the request."""
+        if isinstance(error, (BackendFull, BatchSplit)):
+            return True
+        trip.attempts += 1
+        refused = isinstance(error, BackendRefused) and error.status < 500
+        return not refused and trip.attempts < MAX_ATTEMPTS and self._budget.take(self._monotonic())
 
     async def _share(self, share: Share, job: Job, ticket: Ticket, client: Client, trip: Trip) -> None:
         """Answer with a part of a batch's answer, in the form that this client asked for."""
         trip.usage, trip.finish_reason = share.usage, share.finish_reason
         ticket.finish(trip.output_tokens or None)
+        self._answers(trip, whole=True)
         if job.stream:
             body = share.stream(with_usage=job.includes_usage)
             trip.first_byte_s = self._monotonic()
@@ -114,14 +144,15 @@ class Relay:
         trip.complete = True
         await client.send(body, more=False)
 
-    async def _whole(self, body: bytes, reply: Reply, ticket: Ticket, client: Client, trip: Trip) -> None:
-        answer = read_answer(body)
+    async def _whole(self, body: bytes, reply: Reply, member: Member, client: Client, trip: Trip) -> None:
+        answer = member.job.dialect.read_answer(body)
         if answer is None:
             raise ProtocolError("The engine's answer is not one of its API")
         if answer.failure is not None:
             raise ProtocolError(f"The engine failed: {answer.failure}")
         trip.usage, trip.finish_reason = answer.usage, answer.finish_reason
-        ticket.finish(trip.output_tokens or None)
+        member.ticket.finish(trip.output_tokens or None)
+        self._answers(trip, whole=True)
         await client.start(reply.status, reply.content_type, length=len(body))
         trip.complete = True
         await client.send(body, more=False)
@@ -140,6 +171,7 @@ class Relay:
             trip.events, trip.usage, trip.finish_reason = scanner.events, scanner.usage, scanner.finish_reason
             if forward and not client.started:
                 trip.first_byte_s = self._monotonic()
+                self._answers(trip, whole=False)
                 await client.start(reply.status, reply.content_type, length=None)
             if forward:
                 await client.send(forward, more=True)
@@ -151,9 +183,14 @@ class Relay:
         if not scanner.succeeded:
             raise BackendUnavailable("The engine's stream ended before the answer did")
         ticket.finish(trip.output_tokens or None)
+        self._answers(trip, whole=True)
         trip.complete = True
         await client.send(scanner.close(), more=False)
         await reply.drain(DRAIN_S)
+
+    def _answers(self, trip: Trip, *, whole: bool) -> None:
+        if trip.backend is not None and trip.dispatched_s is not None:
+            self._vitals.note_answer(trip.backend, trip.dispatched_s, whole=whole)
 
 
 def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
@@ -163,10 +200,7 @@ def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
         raise ProtocolError(f"The engine sent {error}") from error
 
 
-def _worth_another(error: BackendError, trip: Trip) -> bool:
-    """Whether another backend may do better: not where the request itself is what the engine objects to."""
-    if isinstance(error, (BackendFull, BatchSplit)):
-        return True
-    trip.attempts += 1
-    refused = isinstance(error, BackendRefused) and error.status < 500
-    return not refused and trip.attempts < MAX_ATTEMPTS
+def _call(job: Job, backend: Backend, rank: int) -> Call:
+    if not (job.takes_priority and backend.spec.priority):
+        return job.call
+    return replace(job.call, body=with_priority(job.call.body, rank))

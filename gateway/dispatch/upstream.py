@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 import httpx2
 
-from backends.base import Backend
+from backends.base import Backend, BackendSpec
 from gateway.errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable, ProtocolError
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -34,11 +35,25 @@ class BackendOutOfMemory(BackendRefused):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, in seconds: for a connection, for the first byte, between two bytes."""
+    """How long to wait, in seconds: for a connection, for the first byte, between two bytes, for the whole answer.
+
+    The whole answer's time runs on while its client reads slowly: nobody holds an engine's memory for ever.
+    """
 
     connect_s: float
     first_byte_s: float
     idle_s: float
+    total_s: float = inf
+
+    def with_backend(self, spec: BackendSpec) -> "Patience":
+        """Return the patience with one backend, whose own time-outs come first."""
+        first_byte_s, idle_s, total_s = spec.first_byte_timeout_s, spec.idle_timeout_s, spec.total_timeout_s
+        return Patience(
+            self.connect_s,
+            self.first_byte_s if first_byte_s is None else first_byte_s,
+            self.idle_s if idle_s is None else idle_s,
+            self.total_s if total_s is None else total_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ class Upstream:
             BackendRefused: an error status, in the engine's own words.
             BackendError: no connection, a broken one, silence.
         """
-        async with _Patient(self._patience.first_byte_s, self._patience.idle_s) as patient:
+        async with _Patient(self._patience.with_backend(backend.spec)) as patient:
             response = await self._transport.handle_async_request(self._request(backend, call))
             try:
                 reply = Reply(response, patient)
@@ -102,6 +117,12 @@ class Reply:
     def content_type(self) -> str:
         """As the engine said it."""
         return str(self._response.headers.get("content-type", "application/octet-stream"))
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body, where the engine said how many there are."""
+        told = str(self._response.headers.get("content-length", ""))
+        return int(told) if told.isdecimal() else None
 
     @property
     def is_stream(self) -> bool:
@@ -149,31 +170,66 @@ class Reply:
 
 
 class _Patient:
-    """Bounds the silence within its context, and says in our own terms what went wrong in it."""
+    """Bounds the silence within its context, and says in our own terms what went wrong in it.
 
-    def __init__(self, first_byte_s: float, idle_s: float) -> None:
-        self._idle_s = idle_s
-        self._timeout = asyncio.timeout(first_byte_s)
+    No timer is moved with every chunk: one that fires looks at what has come since it was set, and is set anew.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._silent_until_s = now + patience.first_byte_s
+        self._last_s = now + patience.total_s
+        self._gave_up: str | None = None
 
     def pause(self) -> None:
         """Stop the clock: the engine has sent something."""
-        self._timeout.reschedule(None)
+        self._silent_until_s = inf
 
     def resume(self) -> None:
         """Start the clock again: it is the engine's turn."""
-        self._timeout.reschedule(asyncio.get_running_loop().time() + self._idle_s)
+        self._silent_until_s = self._loop.time() + self._patience.idle_s
+        if self._silent_until_s < self._timer.when():
+            self._timer.cancel()
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Fire when the silence is too long; while the clock stands, when it could be at the earliest."""
+        until_s = self._silent_until_s
+        if until_s == inf:
+            until_s = self._loop.time() + self._patience.idle_s
+        self._timer = self._loop.call_at(min(until_s, self._last_s), self._look)
+
+    def _look(self) -> None:
+        now = self._timer.when()
+        if now >= self._last_s:
+            self._give_up("The engine took too long for the whole answer")
+        elif now >= self._silent_until_s:
+            self._give_up("The engine was silent for too long")
+        else:
+            self._set_timer()
+
+    def _give_up(self, why: str) -> None:
+        self._gave_up = why
+        self._task.cancel()
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("patience needs a task to cancel")
+        self._task, self._cancelled_before = task, task.cancelling()
+        self._set_timer()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            await self._timeout.__aexit__(exc_type, exc, traceback)
-        except TimeoutError as error:
-            raise BackendTimeout("The engine was silent for too long") from error
+        self._timer.cancel()
+        # As in asyncio.timeout: a cancellation from elsewhere, at the same time, stays one.
+        ours = self._gave_up is not None and self._task.uncancel() <= self._cancelled_before
+        if ours and isinstance(exc, asyncio.CancelledError):
+            raise BackendTimeout(self._gave_up or "") from exc
         if isinstance(exc, _TRANSPORT_ERRORS):
             # httpx-aiohttp calls a dropped connection a time-out: what aiohttp called it decides
             if isinstance(exc.__cause__, TimeoutError):

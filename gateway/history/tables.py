@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     func,
     text,
 )
@@ -119,6 +120,17 @@ length_models = Table(
 )
 """Every trained length model. `served_at` is when it last began to serve; it was fitted to rows that arrived from
 `window_start` to `fitted_until`, and judged on those from there to `window_end`."""
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("fields", JSONB, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""Backends added at run time; `fields` are those of the settings, keys among them."""
 
 DEFAULT_PARTITION = "requests_default"
 """Takes the rows of days that have no partition of their own yet."""

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -78,22 +79,30 @@ class StaticEmbedder:
         vectors = np.zeros((len(texts), EMBEDDING_DIMS), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             tokens = self._tokens(excerpt(text).split())
-            if tokens:
-                np.mean(self._table.take(tokens, axis=0), axis=0, out=vector)
+            # the sum has the mean's direction, and an empty one is zero
+            np.add.reduce(self._table.take(tokens, axis=0), axis=0, out=vector)
         return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM))
 
-    def _tokens(self, words: list[str]) -> list[int]:
+    def _tokens(self, words: list[str]) -> NDArray[np.intp]:
         """Return the tokens of words; the tokenizer splits at white space before all else, so each word's are kept."""
+        try:
+            return self._known_tokens(words)
+        except KeyError:
+            self._tokenize(words)
+            return self._known_tokens(words)
+
+    def _known_tokens(self, words: list[str]) -> NDArray[np.intp]:
+        return np.fromiter(chain.from_iterable(map(self._tokens_of.__getitem__, words)), np.intp)
+
+    def _tokenize(self, words: list[str]) -> None:
         known = self._tokens_of
         if len(known) > _MAX_WORDS:
             known.clear()
         new = [word for word in dict.fromkeys(words) if word not in known]
-        if new:
-            encodings = self._tokenizer.encode(new, is_pretokenized=True, add_special_tokens=False)
-            known.update((word, []) for word in new)
-            for position, token in zip(encodings.word_ids, encodings.ids, strict=True):
-                known[new[position]].append(token)
-        return [token for word in words for token in known[word]]
+        encodings = self._tokenizer.encode(new, is_pretokenized=True, add_special_tokens=False)
+        known.update((word, []) for word in new)
+        for position, token in zip(encodings.word_ids, encodings.ids, strict=True):
+            known[new[position]].append(token)
 
 
 class TransformerEmbedder:

@@ -2,20 +2,17 @@
 
 The target is log tokens less the history's anchor, so the trees learn corrections that hold for applications which they
 have never seen. One MultiQuantile model gives all levels. The mean and the share cut at `max_tokens` are read off the
-same distribution: separate models for them measured no better.
+same distribution: separate models for them measured no better. CatBoost fits; what serves are its trees alone.
 
 Source: Prokhorenkova et al., CatBoost (arXiv 1706.09516); Koenker & Bassett, Regression quantiles (1978).
 """
 
 import io
 import json
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from catboost import CatBoostRegressor, Pool
 from numpy.typing import NDArray
 
 from gateway.prediction.features import (
@@ -27,7 +24,11 @@ from gateway.prediction.features import (
     Vector,
 )
 from gateway.prediction.history_features import LEVEL_NAMES, PRIOR_EXPECTED
+from gateway.prediction.oblivious_trees import ObliviousTrees
 from gateway.scheduling.length import LEVELS
+
+if TYPE_CHECKING:  # it takes 50 MiB, and a process that only predicts does without
+    from catboost import Pool
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +82,9 @@ class LengthModel:
         random_state: seed.
 
     Attributes:
-        booster_: the fitted CatBoost model.
+        booster_: the CatBoost model, where it was fitted and not read back.
+        trees_: what predicts.
+        importances_: (n_inputs,) of the booster's inputs, in percent.
         system_compression_: of the system prompt's embedding.
         text_compression_: of the text's embedding.
     """
@@ -113,27 +116,29 @@ class LengthModel:
             tokens: (n,) tokens of the answers, per sequence.
             validation: rows held out, by which the number of trees is chosen.
         """
+        from catboost import CatBoostRegressor
+
         hidden = hide_history(X, self.dropout, np.random.default_rng(self.random_state))
         self.system_compression_ = Compression.fit(X[:, SYSTEM_EMBEDDING], SYSTEM_DIMS)
         self.text_compression_ = Compression.fit(X[:, TEXT_EMBEDDING], self.text_dims)
         held_out = None if validation is None else self._pool(*validation)
         self.booster_ = CatBoostRegressor(**self._parameters(len(X)))
         self.booster_.fit(self._pool(hidden, tokens), eval_set=held_out)
+        self.trees_ = ObliviousTrees.of(self.booster_)
+        self.importances_ = np.asarray(self.booster_.get_feature_importance())
         return self
 
     def predict(self, X: Vector) -> Floats:
         """Return log tokens (n, n_levels) at `LEVELS`, not decreasing along a row."""
-        differences = self.booster_.predict(self._inputs(X), thread_count=self.thread_count)
-        return np.sort(np.asarray(differences) + X[:, ANCHOR, None], axis=1)
+        return np.sort(self.trees_.predict(self._inputs(X)) + X[:, ANCHOR, None], axis=1)
 
     def predict_one(self, vector: Vector) -> Floats:
         """Return log tokens (n_levels,) for one vector (N_FEATURES,)."""
-        differences = self.booster_.predict(self._inputs(vector))
-        return np.sort(np.asarray(differences) + vector[ANCHOR])
+        return np.sort(self.trees_.predict_one(self._inputs(vector)) + vector[ANCHOR])
 
     def feature_importances(self) -> dict[str, float]:
         """Return each input's share of the importance, in percent, the greatest first."""
-        shares = zip(self.input_names(), self.booster_.get_feature_importance(), strict=True)
+        shares = zip(self.input_names(), self.importances_, strict=True)
         return dict(sorted(((name, float(share)) for name, share in shares), key=lambda item: -item[1]))
 
     def input_names(self) -> list[str]:
@@ -144,21 +149,18 @@ class LengthModel:
 
     def to_bytes(self) -> bytes:
         """Return the fitted model as bytes, that hold no code."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "booster.cbm"
-            self.booster_.save_model(str(path))
-            booster = path.read_bytes()
         header = {"feature_version": FEATURE_VERSION, "parameters": self.get_params()}
         file = io.BytesIO()
-        np.savez(
-            file,
-            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
-            booster=np.frombuffer(booster, np.uint8),
-            system_mean=self.system_compression_.mean,
-            system_components=self.system_compression_.components,
-            text_mean=self.text_compression_.mean,
-            text_components=self.text_compression_.components,
-        )
+        arrays: dict[str, Any] = {
+            "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+            "system_mean": self.system_compression_.mean,
+            "system_components": self.system_compression_.components,
+            "text_mean": self.text_compression_.mean,
+            "text_components": self.text_compression_.components,
+            "importances": self.importances_,
+            **self.trees_.to_arrays(),
+        }
+        np.savez(file, **arrays)
         return file.getvalue()
 
     @classmethod
@@ -175,12 +177,21 @@ class LengthModel:
             model = cls(**header["parameters"])
             model.system_compression_ = Compression(parts["system_mean"], parts["system_components"])
             model.text_compression_ = Compression(parts["text_mean"], parts["text_components"])
-            model.booster_ = CatBoostRegressor().load_model(blob=parts["booster"].tobytes())
+            model._read_trees(parts)
         return model
 
     def get_params(self) -> dict[str, Any]:
         """Return the hyper-parameters."""
         return {name: value for name, value in vars(self).items() if not name.endswith("_")}
+
+    def _read_trees(self, parts: Any) -> None:  # noqa: ANN401 - numpy's archive
+        if "booster" not in parts:
+            self.trees_, self.importances_ = ObliviousTrees.from_arrays(parts), parts["importances"]
+            return
+        from catboost import CatBoostRegressor  # a model of before the trees were stored by themselves
+
+        booster = CatBoostRegressor().load_model(blob=parts["booster"].tobytes())
+        self.trees_, self.importances_ = ObliviousTrees.of(booster), np.asarray(booster.get_feature_importance())
 
     def _parameters(self, n_rows: int) -> dict[str, Any]:
         trees = min(self.iterations, max(MIN_TREES, WORK // max(1, n_rows)))
@@ -199,7 +210,9 @@ class LengthModel:
             "verbose": False,
         }
 
-    def _pool(self, X: Vector, tokens: Floats) -> Pool:
+    def _pool(self, X: Vector, tokens: Floats) -> "Pool":
+        from catboost import Pool
+
         return Pool(self._inputs(X), np.log(np.maximum(tokens, 1.0)) - X[:, ANCHOR])
 
     def _inputs(self, X: Vector) -> Vector:

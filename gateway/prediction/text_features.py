@@ -62,7 +62,11 @@ _CUES: dict[str, str] = {
     "role": "you your act pretend role character imagine play",
     "tool": "api tool tools call search calculator input output context response json",
 }
-_CUE_SETS = {name: frozenset(words.split()) for name, words in _CUES.items()}
+_CUES_OF: dict[str, list[int]] = {}
+for _place, _words in enumerate(_CUES.values()):
+    for _word in _words.split():
+        _CUES_OF.setdefault(_word, []).append(_place)
+_CUE_WORDS = frozenset(_CUES_OF)
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {word: float(number) for number, word in enumerate(_NUMBER_WORDS.split())} | {
@@ -144,8 +148,12 @@ def _byte_features(raw: bytes) -> list[float]:
 def _cue_features(text: str) -> list[float]:
     words = text.translate(_SPACES).split()
     distinct = frozenset(words)
+    counts = [0.0] * len(_CUES)
+    for word in distinct & _CUE_WORDS:
+        for place in _CUES_OF[word]:
+            counts[place] += 1.0
     return [
-        *(float(len(distinct & cues)) for cues in _CUE_SETS.values()),
+        *counts,
         float(text.count("```")),
         float(text.endswith("?")),
         _asked_tokens(words) if distinct & _UNIT_SET else nan,

@@ -41,10 +41,18 @@ SHARED_WEIGHT = 0.2
 """Of a look at an engine that uses less than it was thought to: a prompt half read in is no shared prefix."""
 
 
+CACHED_ROOM = 0.5
+"""Share of a backend's load that the whole prompt in its prefix cache outweighs."""
+
+TYPICAL_KV_TOKENS = 100_000
+"""Stands in for the size of a backend that does not tell it."""
+
+
 @dataclass(slots=True)
 class _Timing:
     """When a running request was sent, and when it was last heard of."""
 
+    request: Request
     sent_s: float
     heard_s: float
     output_tokens: int = 0
@@ -65,6 +73,7 @@ class BackendLoad:
     """KV tokens in use there beyond the ledger's; fewer than none where requests share prefixes."""
     full_until_s: float = 0.0
     _timings: dict[str, _Timing] = field(default_factory=dict)
+    _trials: set[str] = field(default_factory=set)
     _refused_tokens: float = inf
     _gaps: tuple[float, ...] = ()
     _held_at_look: int = 0
@@ -94,6 +103,8 @@ class BackendLoad:
         self._judge(before, state, now)
         self._grow_unheard(now)
         self._refused_tokens = inf
+        if not state.healthy or state.trial_limit is None:
+            self._trials.clear()
         if not self.believed or state.kv_used_tokens is None:
             self.unaccounted_tokens = 0.0
             return
@@ -114,13 +125,22 @@ class BackendLoad:
         state = self.state
         if not state.healthy or self.full_until_s > now or request.model not in state.models:
             return False
+        if state.trial_limit is not None and len(self._trials) >= state.trial_limit:
+            return False
         running = len(self.ledger)
         if state.static:
             return not running
         return not running or running < self.seats.most(state.max_concurrency)
 
     def has_room(self, request: Request, tokens: int, curve: Curve) -> bool:
-        """Tell whether the memory has room for a request with this forecast at its peak.
+        """Tell whether the memory has room for a request, and remember until room is made how many tokens had none."""
+        if self.fits(request, curve):
+            return True
+        self._refused_tokens = tokens
+        return False
+
+    def fits(self, request: Request, curve: Curve) -> bool:
+        """Tell whether a request with this forecast stays within the memory at its peak.
 
         A backend that runs nothing of ours takes anything: never idle an engine to be clever. A prompt over the context
         is refused there at once, and holds up nobody.
@@ -129,10 +149,7 @@ class BackendLoad:
         too_long = state.max_model_len is not None and request.prompt_tokens >= state.max_model_len
         if not state.kv_capacity_tokens or not len(self.ledger) or too_long:
             return True
-        if self.ledger.has_room(curve, self.budget_tokens):
-            return True
-        self._refused_tokens = tokens
-        return False
+        return self.ledger.has_room(curve, self.budget_tokens)
 
     def completion_s(self, request: Request, output_tokens: float) -> float:
         """Predict how long the request would take here: prefill of what is not cached, then a step a token."""
@@ -142,11 +159,22 @@ class BackendLoad:
         fresh = request.prompt_tokens - self.prefixes.shared_tokens(request)
         return self.speed.service_s(max(0, fresh), output_tokens, running, kv_tokens)
 
+    def crowding(self, request: Request) -> float:
+        """Return how many requests the backend would have by its size; a cached prefix counts as room.
+
+        One that has the whole prompt cached may have twice as many as another and is still preferred.
+        """
+        cached = min(1.0, self.prefixes.shared_tokens(request) / max(1, request.prompt_tokens))
+        size = self.state.kv_capacity_tokens or TYPICAL_KV_TOKENS
+        return (len(self.ledger) + 1) * (1.0 - CACHED_ROOM * cached) / size
+
     def admit(self, request: Request, length: LengthQuantiles, curve: Curve, now: float) -> None:
         """Enter a request that is sent."""
         self.ledger.admit(request, length, curve)
         self.prefixes.note(request)
-        self._timings[request.id] = _Timing(now, now)
+        self._timings[request.id] = _Timing(request, now, now)
+        if self.state.trial_limit is not None:
+            self._trials.add(request.id)
 
     def grow(self, request: Request, output_tokens: int, now: float) -> None:
         """Note an answer's growth, and learn the backend's speed from it."""
@@ -164,6 +192,7 @@ class BackendLoad:
         """Take out a request that is over; `output_tokens` of an answer that came to its own end."""
         self.ledger.release(request.id)
         self._timings.pop(request.id, None)
+        self._trials.discard(request.id)
         self._refused_tokens = inf
         if self.state.static:
             self.batches.finish_one(output_tokens and output_tokens // request.sequences)
@@ -208,4 +237,6 @@ class BackendLoad:
         tpot_s = self.speed.tpot_s(len(self.ledger), self.ledger.held_tokens)
         for request_id, timing in self._timings.items():
             if not timing.output_tokens:
-                self.ledger.grow(request_id, int((now - timing.sent_s) / tpot_s))
+                request, each = timing.request, int((now - timing.sent_s) / tpot_s)
+                each = each if request.length.cap is None else min(each, request.length.cap)
+                self.ledger.grow(request_id, each * request.sequences)

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 AHEAD: Floats = np.unique(np.concatenate([[0.0], np.geomspace(8.0, 65536.0, 80).round()]))
 """Steps ahead at which the future is looked at, (n_steps,): each some 12 % further than the one before it."""
 
-CAUTION = 1.5
+CAUTION = 0.5
 """Standard deviations above the mean that the memory in use is planned with."""
 
 REFORECAST = 8

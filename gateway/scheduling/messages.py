@@ -40,7 +40,8 @@ class BackendState:
     """A backend as last seen; None is 'not known'. A backend that does not answer is not `healthy` and gets nothing.
 
     Engines that are `static` take one padded batch at a time. Those that are `reserving` hold the memory of prompt and
-    `max_tokens` from a request's start to its end. `seen_s`: when it last told of itself, in monotonic seconds.
+    `max_tokens` from a request's start to its end. `seen_s`: when it last told of itself, in monotonic seconds. While
+    it has a `trial_limit`, no more than so many of the requests run there that were sent since it has one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class BackendState:
     static: bool = False
     reserving: bool = False
     seen_s: float | None = None
+    trial_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send the request to the backend, now; with the others of its `batch`, where it names any, in one call."""
+    """Send the request to the backend, now; with the others of its `batch`, where it names any, in one call.
+
+    `rank` is for an engine that orders its own queue by priority, the lowest first: by response ratio at dispatch.
+    """
 
     id: str
     backend: str
     batch: tuple[str, ...] = ()
+    rank: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 from gateway.scheduling.backend_load import BackendLoad
 from gateway.scheduling.kv_ledger import Curve
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.length_bias import LengthBias
+from gateway.scheduling.messages import Request
 from gateway.scheduling.queue import ModelQueue, Waiting
-from gateway.scheduling.static_batch import StaticLimits, form_static_batch
+from gateway.scheduling.static_batch import PlannedBatch, StaticLimits, form_static_batch
+
+ABOUT_AS_QUICK = 1.25
+"""Completion times within this factor of the least count as equal: learned speeds are no better than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +27,30 @@ class Place:
 
 
 def place(waiting: Waiting, loads: Iterable[BackendLoad], bias: LengthBias, now: float) -> Place | None:
-    """Choose the backend that will have the request done first, of those with room for its peak.
+    """Choose a backend with room for the request's peak, among those that will have it done first.
 
-    What was sent since the last look at a backend counts, so a herd of requests spreads by itself. A prefix that a
-    backend has cached saves it that prefill, which a longer queue of running requests can outweigh. Where the memory of
-    any is unknown, requests may queue in the engines, which no step time shows: then the one with the fewest is chosen.
+    Learned speeds are a little off, and what is sent where they flatter would pile up there; so of the backends that
+    will be nearly as quick as the quickest, the least crowded gets it. What was sent since the last look at a backend
+    counts, so a herd of requests spreads by itself.
     """
     request, tokens = waiting.request, waiting.tokens
     open_to = [load for load in loads if load.can_take(request, tokens, now) and load.name not in waiting.failed_on]
-    if len(open_to) > 1:
-        known = all(load.state.kv_capacity_tokens for load in open_to)
-        offers = [
-            (0 if known else len(load.ledger), load.completion_s(request, waiting.output_tokens), load.name, load)
-            for load in open_to
-        ]
-        open_to = [offer[-1] for offer in sorted(offers)]
-    for load in open_to:
+    for load in _best_first(open_to, waiting) if len(open_to) > 1 else open_to:
         found = _on(load, waiting, bias)
         if load.has_room(request, tokens, found.curve):
             return found
     return None
+
+
+def _best_first(loads: list[BackendLoad], waiting: Waiting) -> list[BackendLoad]:
+    """Sort backends: those nearly as quick as the quickest by how crowded they are, then the others by their time."""
+    request = waiting.request
+    offers = [(load.completion_s(request, waiting.output_tokens), load) for load in loads]
+    # Where memory is unknown, requests queue in the engine, which no learned step time shows.
+    known = all(load.state.kv_capacity_tokens for load in loads)
+    nearly = ABOUT_AS_QUICK * min(offer_s for offer_s, _ in offers) if known else inf
+    ranks = [(max(offer_s, nearly), load.crowding(request), load.name, load) for offer_s, load in offers]
+    return [load for *_, load in sorted(ranks)]
 
 
 def wave(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> Iterator[Place]:
@@ -63,20 +72,34 @@ def wave(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> Itera
 def static_batch(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> list[Place]:
     """Return who shares the first one's batch on its static engine, itself included.
 
-    A batch that ran out of memory before comes back in closed halves, and such a half is a batch as it is.
+    A batch that ran out of memory before comes back in closed halves, and such a half is a batch as it is, as far as
+    the engine holds it: a smaller one gets part of it.
     """
-    load, own = first.load, first.waiting
-    alike = [
-        w for w in queue.alike(own) if w.request.batch_key == own.request.batch_key and load.name not in w.failed_on
-    ]
-    members = alike
-    if not own.closed_batch:
-        limits = StaticLimits(load.state.kv_capacity_tokens, load.state.max_concurrency)
-        others = (w.request for w in alike if w is not own)
-        chosen = {r.id for r in form_static_batch(own.request, others, limits, now, load.batches.time)}
-        members = [w for w in alike if w.request.id in chosen]
+    load, own, key = first.load, first.waiting, first.waiting.request.batch_key
+    alike = (w for w in queue.alike(own) if w.request.batch_key == key and load.name not in w.failed_on)
+    offered = {own.request.id: own}
+    rows = [most for most in (load.state.max_concurrency, load.state.trial_limit) if most is not None]
+    limits = StaticLimits(load.state.kv_capacity_tokens, min(rows, default=None))
+    candidates = (offered.setdefault(w.request.id, w).request for w in alike if w is not own)
+    if own.closed_batch:
+        chosen = _as_it_is(own.request, candidates, limits, now)
+    else:
+        # Only ratios of times matter here, so the prior will do: it is smoother than what was learned, and quick.
+        chosen = form_static_batch(own.request, candidates, limits, now, load.batches.time.prior)
+    members = [offered[request.id] for request in chosen]
     load.batches.begin([w.request for w in members], now)
     return [_on(load, waiting, bias) for waiting in members]
+
+
+def _as_it_is(head: Request, others: Iterable[Request], limits: StaticLimits, now: float) -> list[Request]:
+    """Return a batch's members, the head and then all that fit with it."""
+    members, plan = [head], PlannedBatch.of(head, now)
+    for other in others:
+        joint = plan.joined_by(PlannedBatch.of(other, now))
+        if joint.fits(limits):
+            members.append(other)
+            plan = joint
+    return members
 
 
 def _on(load: BackendLoad, waiting: Waiting, bias: LengthBias) -> Place:

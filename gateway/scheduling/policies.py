@@ -8,7 +8,7 @@ Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (SOSP 1
 """
 
 from dataclasses import dataclass
-from math import floor, log
+from math import floor, log, log2
 from typing import Protocol
 
 CLASS_RATIO = 2.0**0.5
@@ -109,6 +109,15 @@ def length_class(service_s: float) -> int:
     (0, 0, 1, -1)
     """
     return floor(log(max(_SHORTEST_S, service_s)) / _LOG_CLASS_RATIO)
+
+
+def response_rank(arrival_s: float, service_s: float, now: float) -> int:
+    """Return a rank by response ratio, eight to a doubling, that is lower the higher the ratio is.
+
+    >>> response_rank(arrival_s=0.0, service_s=1.0, now=0.0), response_rank(arrival_s=0.0, service_s=1.0, now=3.0)
+    (0, -16)
+    """
+    return -round(8.0 * log2(1.0 + max(0.0, now - arrival_s) / max(_SHORTEST_S, service_s)))
 
 
 def policy_named(name: str, alpha: float = 1.0) -> Policy:

@@ -117,7 +117,7 @@ class ModelQueue:
             request = head.request
             arrival_s = request.arrival_s
             priority = key.priority
-            if priority > lowest and now - arrival_s > OVERDUE_SHARE * (request.deadline_s - arrival_s):
+            if priority > lowest and is_overdue(request, now):
                 priority = lowest
             rank = (priority, -urgency(arrival_s, head.service_s, now), arrival_s)
             if rank < best_rank and request.id not in passed_over:
@@ -136,7 +136,7 @@ class ModelQueue:
             keys = [key for key in self._lanes if key.priority == own.priority and not key.closed_batch]
             keys.sort(key=lambda key: (abs(key.length_class - own.length_class), key.length_class))
         for key in keys:
-            yield from list(islice(self._lanes[key].values(), LARGEST_WAVE))
+            yield from list(islice(self._lanes.get(key, Lane()).values(), LARGEST_WAVE))  # the own one may be gone
 
     def by_class(self) -> dict[int, int]:
         """Return how many wait in each length class."""
@@ -155,3 +155,8 @@ class ModelQueue:
         self._lane_of[waiting.request.id] = key
         self.tokens += waiting.tokens
         return self._lanes.setdefault(key, Lane())
+
+
+def is_overdue(request: Request, now: float) -> bool:
+    """Tell whether a request has waited for so long that its priority counts no more."""
+    return now - request.arrival_s > OVERDUE_SHARE * (request.deadline_s - request.arrival_s)

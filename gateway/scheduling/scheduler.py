@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from gateway.scheduling.backend_load import FULL_BACKOFF_S, BackendLoad
-from gateway.scheduling.footprint import Footprint
-from gateway.scheduling.length_bias import LengthBias
+from gateway.scheduling.demand import ModelDemand
+from gateway.scheduling.explain import Explanation, explain
 from gateway.scheduling.messages import (
     Action,
     BackendGone,
@@ -30,8 +30,8 @@ from gateway.scheduling.messages import (
     Tick,
 )
 from gateway.scheduling.placement import Place, place, static_batch, wave
-from gateway.scheduling.policies import Policy
-from gateway.scheduling.queue import ModelQueue, Waiting
+from gateway.scheduling.policies import Policy, response_rank
+from gateway.scheduling.queue import ModelQueue, Waiting, is_overdue
 from gateway.scheduling.throughput import DispatchRate
 
 
@@ -50,17 +50,6 @@ class _Running:
 
 
 @dataclass(slots=True)
-class _Model:
-    """What is known of one model: who waits for it, and how far off its predictions are."""
-
-    queue: ModelQueue
-    bias: LengthBias = field(default_factory=LengthBias)
-    footprint: Footprint = field(default_factory=Footprint)
-    example: BackendLoad | None = None
-    """Some backend that serves it: service times are predicted by its speed, wherever a request will run."""
-
-
-@dataclass(slots=True)
 class Scheduler:
     """All queues and all backends' loads.
 
@@ -71,7 +60,7 @@ class Scheduler:
 
     policy: Policy
     limits: QueueLimits
-    _models: dict[str, _Model] = field(default_factory=dict)
+    _models: dict[str, ModelDemand] = field(default_factory=dict)
     _running: dict[str, _Running] = field(default_factory=dict)
     _loads: dict[str, BackendLoad] = field(default_factory=dict)
     _rate: DispatchRate = field(default_factory=DispatchRate)
@@ -114,6 +103,11 @@ class Scheduler:
         """What is known of a backend, to read and not to change."""
         return self._loads.get(backend)
 
+    def explain(self, now: float) -> list[Explanation]:
+        """Say of each model's next request what keeps it from every backend."""
+        heads = [head for model in self._models.values() if (head := model.queue.most_urgent(now))]
+        return [explain(head, list(self._loads.values()), now) for head in heads]
+
     def step(self, messages: Iterable[Message], now: float) -> list[Action]:
         """Take what happened, in order, and return what is to be done.
 
@@ -152,13 +146,10 @@ class Scheduler:
                 return
 
     def _enqueue(self, request: Request) -> None:
-        model = self._models.setdefault(request.model, _Model(ModelQueue(self.policy)))
-        output_tokens = request.length.mean() * model.bias.factor
+        model = self._models.setdefault(request.model, ModelDemand(ModelQueue(self.policy)))
         if model.example is None:
             model.example = self._example(request.model)
-        alone_s = model.example.completion_s(request, output_tokens) if model.example else output_tokens
-        service_s = alone_s * model.footprint.weigh(request.prompt_tokens + output_tokens / 2)
-        model.queue.push(Waiting(request, service_s, output_tokens))
+        model.enqueue(request)
 
     def _finish(self, request_id: str, output_tokens: int | None, now: float) -> None:
         """Forget a request; learn from its answer, if it came to its own end."""
@@ -170,8 +161,7 @@ class Scheduler:
         request = run.waited.request
         run.load.release(request, output_tokens, now)
         if output_tokens:
-            bias = self._models[request.model].bias
-            bias.learn_one(request.length.mean(), output_tokens / request.sequences)
+            self._models[request.model].learn_one(request, output_tokens)
 
     def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
         run = self._running.pop(request_id, None)
@@ -209,7 +199,7 @@ class Scheduler:
             self._loads[state.name] = BackendLoad(state)
         self._loads[state.name].see(state, now)
         for name in state.models & self._models.keys():
-            self._models[name].example = self._example(name)
+            self._models[name].example = self._example(name) or self._models[name].example
 
     def _expire(self, now: float) -> Iterator[Action]:
         """Arrival order is deadline order, so only heads can be due."""
@@ -233,7 +223,8 @@ class Scheduler:
         """Send what can be sent, the most urgent first over all models, since they may share backends."""
         heads = {name: head for name, model in self._models.items() if (head := model.queue.most_urgent(now))}
         while heads:
-            name = max(heads, key=lambda name: self._urgency(heads[name], now))
+            lowest = min(head.request.priority for head in heads.values())
+            name = max(heads, key=lambda name: self._urgency(heads[name], lowest, now))
             model, head = self._models[name], heads.pop(name)
             if (first := self._first(model, head, now)) is None:
                 continue
@@ -241,11 +232,12 @@ class Scheduler:
             if next_head := model.queue.most_urgent(now):
                 heads[name] = next_head
 
-    def _urgency(self, head: Waiting, now: float) -> tuple[float, float]:
+    def _urgency(self, head: Waiting, lowest: int, now: float) -> tuple[float, float]:
         request = head.request
-        return -request.priority, self.policy.urgency(request.arrival_s, head.service_s, now)
+        priority = lowest if is_overdue(request, now) else request.priority
+        return -priority, self.policy.urgency(request.arrival_s, head.service_s, now)
 
-    def _first(self, model: _Model, head: Waiting | None, now: float) -> Place | None:
+    def _first(self, model: ModelDemand, head: Waiting | None, now: float) -> Place | None:
         """Find a place for the most urgent; another overtakes it only on backends that have failed it."""
         loads = list(self._loads.values())
         passed_over: set[str] = set()
@@ -257,7 +249,7 @@ class Scheduler:
             head = model.queue.most_urgent(now, passed_over) if loads else None
         return None
 
-    def _send(self, model: _Model, first: Place, now: float) -> Iterator[Dispatch]:
+    def _send(self, model: ModelDemand, first: Place, now: float) -> Iterator[Dispatch]:
         if first.load.state.static:
             members = static_batch(first, model.queue, model.bias, now)
             one_call = len(members) > 1 and first.waiting.request.batch_key is not None
@@ -270,13 +262,13 @@ class Scheduler:
             for follower in wave(first, model.queue, model.bias, now):
                 yield self._admit(model, follower, now)
 
-    def _admit(self, model: _Model, found: Place, now: float, batch: tuple[str, ...] = ()) -> Dispatch:
+    def _admit(self, model: ModelDemand, found: Place, now: float, batch: tuple[str, ...] = ()) -> Dispatch:
         request, load = found.waiting.request, found.load
         model.queue.pop(request.id)
         load.admit(request, found.length, found.curve, now)
         self._running[request.id] = _Running(found.waiting, load)
         self._rate.count(now)
-        return Dispatch(request.id, load.name, batch)
+        return Dispatch(request.id, load.name, batch, response_rank(request.arrival_s, found.waiting.service_s, now))
 
     def _serving(self, model: str) -> set[str]:
         return {load.name for load in self._loads.values() if load.state.healthy and model in load.state.models}

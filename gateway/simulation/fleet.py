@@ -6,9 +6,10 @@ from itertools import accumulate
 from math import inf
 
 from backends.simulator.config import EngineConfig, build_engine
-from backends.simulator.engine import FcfsQueue, PagedKV, PriorityQueue, Sequence
+from backends.simulator.engine import FcfsQueue, PriorityQueue, Sequence
 from backends.simulator.engine.advance import Advance, AdvancingEngine, SteppedEngine
 from backends.simulator.engine.lazy import LazyEngine
+from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.scheduling.messages import BackendState
 from gateway.simulation.workload import Arrival
 
@@ -47,6 +48,7 @@ class SimulatedBackend:
         self._stretch_s: list[float] = []  # when the steps of the stretch end
         self._steps_run = 0
         self._advance: Advance | None = None  # what they came to
+        self._began_s = 0.0
         self._left_out = False
         self._waited_s = 0.0
 
@@ -83,6 +85,7 @@ class SimulatedBackend:
         if self.ends_s < inf or not (self._engine.running or self._engine.waiting):
             return False
         self._count(waited_s, used_tokens=0.0)  # it was idle since its last step
+        self._began_s = now
         foretold = self._engine.upcoming(self._stretch_steps) if isinstance(self._engine, LazyEngine) else []
         self._stretch_s, self._steps_run = list(accumulate(foretold, initial=now))[1:], 0
         if foretold:
@@ -105,6 +108,14 @@ class SimulatedBackend:
             self._waited_s = waited_s - advance.duration_s
         self._count(waited_s, used_tokens=advance.kv_token_s / advance.duration_s)
         return advance
+
+    def token_seconds_to(self, now: float) -> float:
+        """Return the integral of used KV tokens over seconds, up to now."""
+        self._run_to(now)
+        if self._advance is None:
+            return self.usage.token_seconds
+        share = min(1.0, (now - self._began_s) / self._advance.duration_s)
+        return self.usage.token_seconds + share * self._advance.kv_token_s
 
     def state(self, now: float) -> BackendState:
         """What a look at the engine shows."""
@@ -145,7 +156,7 @@ def advancing_engine(config: EngineConfig, progress_tokens: int = PROGRESS_TOKEN
         return SteppedEngine(build_engine(config), progress_tokens)
     return LazyEngine(
         config.hardware.step_time,
-        PagedKV(config.num_gpu_blocks, config.block_size),
+        PrefixCachingKV(config.num_gpu_blocks, config.block_size),
         PriorityQueue() if config.scheduling_policy == "priority" else FcfsQueue(),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,

@@ -151,7 +151,7 @@ class Simulation:
             self._begin(touched, now)
             if now >= next_sample_s:
                 next_sample_s = now + sample_s
-                outcome.occupancy.append((now, sum(backend.usage.token_seconds for backend in self.fleet)))
+                outcome.occupancy.append((now, sum(backend.token_seconds_to(now) for backend in self.fleet)))
         outcome.flights = list(self._flights.values())
         outcome.end_s = max((flight.finished_s for flight in outcome.flights if flight.answered), default=now)
         return outcome

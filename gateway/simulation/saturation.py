@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from backends.simulator.config import EngineConfig
-from backends.simulator.engine import FcfsQueue, PagedKV, Sequence
+from backends.simulator.engine import FcfsQueue, Sequence
 from backends.simulator.engine.lazy import LazyEngine
+from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.simulation.workload import Arrival
 
 WARM_UP_SHARE = 0.25
@@ -80,7 +81,7 @@ class _Feed:
         self._config = config
         self.engine = LazyEngine(
             config.hardware.step_time,
-            PagedKV(config.num_gpu_blocks, config.block_size),
+            PrefixCachingKV(config.num_gpu_blocks, config.block_size),
             FcfsQueue(),
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
@@ -106,7 +107,7 @@ class _Feed:
     def _fits(self, prompt_tokens: int, final_tokens: int) -> bool:
         """Whether the peak stays in memory: max over j of the sum of k_i + r_j over those with r_i >= r_j.
 
-        In blocks: each sequence may hold one that is nearly empty. What vLLM keeps free when it admits stays free.
+        In blocks: each sequence may hold one that is nearly empty.
         """
         self._final = {i: lengths for i, lengths in self._final.items() if self.engine.holds(i)}
         running = [(prompt + self.engine.generated(i), final) for i, (prompt, final) in self._final.items()]
@@ -116,5 +117,4 @@ class _Feed:
         order = np.argsort(-left, kind="stable")
         sequences = np.arange(1, len(order) + 1)
         peak = np.max(np.cumsum(held[order]) + sequences * (left[order] + self._config.block_size - 1))
-        spare = int(0.01 * self._config.num_gpu_blocks) * self._config.block_size
-        return bool(peak <= self._config.capacity_tokens - spare) or len(running) == 1
+        return bool(peak <= self._config.capacity_tokens) or len(running) == 1

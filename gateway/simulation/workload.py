@@ -74,6 +74,21 @@ def prompt_tokens(row: PastRow) -> int:
     return row.input_tokens or max(1, round(text_bytes / BYTES_PER_TOKEN))
 
 
+def without_texts(rows: Iterable[PastRow]) -> list[PastRow]:
+    """Return rows that simulate alike and weigh little."""
+    return [
+        PastRow(
+            app=row.app,
+            user=row.user,
+            model=row.model,
+            t=row.t,
+            input_tokens=prompt_tokens(row),
+            output_tokens=row.output_tokens,
+        )
+        for row in rows
+    ]
+
+
 def _draws(size: int, chance: random.Random) -> "Iterable[int]":
     """Yield numbers below `size` without end, all of them before any comes again."""
     while True:

@@ -1,8 +1,10 @@
 """The metrics that show how things stand: read off when somebody asks, not kept up to date in between."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.dispatch.breaker import Circuit
+from gateway.dispatch.member import Member
 from gateway.scheduling.scheduler import Scheduler
 from gateway.telemetry.metrics import Metrics
 
@@ -14,13 +16,13 @@ class Gauges:
     Args:
         metrics: holds them.
         scheduler: what waits and what runs.
-        backends: the names of all backends.
+        backends: all backends by name.
         records: counts of records since the start, by what became of them.
     """
 
     metrics: Metrics
     scheduler: Scheduler
-    backends: Iterable[str]
+    backends: Mapping[str, Member]
     records: Callable[[], Mapping[str, int]]
 
     def refresh(self) -> None:
@@ -31,14 +33,18 @@ class Gauges:
         metrics.running.set(scheduler.running)
         for state, count in self.records().items():
             metrics.history.labels(state).set(count)
-        for name in self.backends:
-            self._read_backend(name)
+        for gauge in metrics.of_backends:
+            gauge.clear()  # those that were taken out are to be seen no more
+        for member in self.backends.values():
+            self._read_backend(member)
 
-    def _read_backend(self, name: str) -> None:
+    def _read_backend(self, member: Member) -> None:
+        metrics, name = self.metrics, member.name
+        metrics.circuit.labels(name).set(list(Circuit).index(member.circuit))
+        metrics.takes_work.labels(name).set(member.takes_work)
         load = self.scheduler.load(name)
         if load is None:
             return
-        metrics = self.metrics
         metrics.in_flight.labels(name).set(len(load.ledger))
         metrics.kv_reserved.labels(name).set(round(load.ledger.peak_tokens()))
         metrics.kv_target.labels(name).set(load.target.share)

@@ -23,6 +23,8 @@ class Metrics:
         self.fallbacks = self._counter("fallbacks", "Times that something less good took over, by cause.", "cause")
         self.backend_failures = self._counter("backend_failures", "Failed attempts.", "backend", "code")
         self.scrape_failures = self._counter("scrape_failures", "Looks at a backend that failed.", "backend")
+        self.circuit_changes = self._counter("backend_circuit_changes", "Circuits that changed.", "backend", "to")
+        self.reloads = self._counter("reloads", "Times that the settings were read again.", "result")
         self.waiting = self._gauge("queue_waiting", "Requests in the queue.")
         self.waiting_tokens = self._gauge("queue_waiting_tokens", "Tokens of their prompts and predicted answers.")
         self.running = self._gauge("requests_running", "Requests that backends have.")
@@ -30,6 +32,16 @@ class Metrics:
         self.kv_reserved = self._gauge("backend_kv_reserved_tokens", "Predicted peak of their KV tokens.", "backend")
         self.kv_target = self._gauge("backend_kv_target", "Share of the memory that the peak may fill.", "backend")
         self.believed = self._gauge("backend_metrics_believed", "1 if its metrics move with its load.", "backend")
+        self.circuit = self._gauge("backend_circuit", "0 closed, 1 half-open, 2 open.", "backend")
+        self.takes_work = self._gauge("backend_takes_work", "1 if it may get requests.", "backend")
+        self.of_backends = (
+            self.in_flight,
+            self.kv_reserved,
+            self.kv_target,
+            self.believed,
+            self.circuit,
+            self.takes_work,
+        )
         self.history = self._gauge("history_records", "Records since start, by what became of them.", "state")
 
     def render(self) -> bytes:

@@ -1,8 +1,27 @@
 """What an engine's answer says of itself: token counts, why it ended, or that it failed."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+
+
+class Told(Protocol):
+    """What a whole answer of any API says of itself."""
+
+    @property
+    def usage(self) -> "Usage | None":
+        """The engine's own token counts."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended, in OpenAI's words: `length` says that it was cut."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """The message of the error that came in the answer's place."""
+        ...
 
 
 class PromptDetails(msgspec.Struct, frozen=True):

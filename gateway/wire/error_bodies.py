@@ -4,6 +4,18 @@ import msgspec
 
 from gateway.errors import GatewayError
 
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
 
 def openai_error(error: GatewayError) -> bytes:
     """Write OpenAI's error object.
@@ -12,10 +24,37 @@ def openai_error(error: GatewayError) -> bytes:
     >>> openai_error(ModelNotFound("no such model", param="model"))
     b'{"error":{"message":"no such model","type":"invalid_request_error","param":"model","code":"model_not_found"}}'
     """
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return msgspec.json.encode({"error": body})
+    return msgspec.json.encode({"error": _openai_fields(error)})
 
 
 def openai_error_event(error: GatewayError) -> bytes:
     """Write the same as an event of a stream that has begun; no `[DONE]` follows it."""
     return b"data: " + openai_error(error) + b"\n\n"
+
+
+def response_error_event(error: GatewayError) -> bytes:
+    """Write the error event of a stream of Responses; `error` is what OpenAI's own client raises by."""
+    fields = _openai_fields(error)
+    code = None if error.code is None else str(error.code)
+    event = {"type": "error", "code": code, "message": error.message, "param": error.param, "error": fields}
+    return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def anthropic_error(error: GatewayError) -> bytes:
+    """Write Anthropic's error object; its type is by the status, whoever refused.
+
+    >>> from gateway.errors import ModelNotFound
+    >>> anthropic_error(ModelNotFound("no such model", param="model"))
+    b'{"type":"error","error":{"type":"not_found_error","message":"no such model"}}'
+    """
+    kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+
+
+def anthropic_error_event(error: GatewayError) -> bytes:
+    """Write the same as an event of a stream that has begun; no `message_stop` follows it."""
+    return b"event: error\ndata: " + anthropic_error(error) + b"\n\n"
+
+
+def _openai_fields(error: GatewayError) -> dict[str, str | int | None]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}

@@ -4,15 +4,13 @@ The API's schema is not declared again here: an engine knows it better. What is 
 scheduling need, and it is checked only as far as they rely on it.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
 from gateway.errors import InvalidRequest
-
-T = TypeVar("T")
+from gateway.wire.json_fields import ABSENT, Tokens, decode, number, size, utf8_bytes
 
 MAX_SEQUENCES = 1024
 """Upper bound on the answers that one request asks for: prompts x n."""
@@ -45,9 +43,7 @@ class Generation:
     reasoning_effort: str | None = None
 
 
-_ABSENT = msgspec.Raw()
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)]
-_Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class _Part(msgspec.Struct):
@@ -57,7 +53,7 @@ class _Part(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
-    tool_calls: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = ABSENT
 
 
 class _StreamOptions(msgspec.Struct):
@@ -71,18 +67,18 @@ class _Common(msgspec.Struct):
     user: str | None = None
     safety_identifier: str | None = None
     n: _Count | None = None
-    max_tokens: _Tokens | None = None
+    max_tokens: Tokens | None = None
     # Only looked at, so of any shape: whether they are right is the engine's to say.
     temperature: Any = None
     stop: Any = None
     reasoning_effort: Any = None
-    response_format: msgspec.Raw = _ABSENT
+    response_format: msgspec.Raw = ABSENT
 
 
 class _Chat(_Common, kw_only=True):
     messages: list[_Message]
-    max_completion_tokens: _Tokens | None = None
-    tools: msgspec.Raw = _ABSENT
+    max_completion_tokens: Tokens | None = None
+    tools: msgspec.Raw = ABSENT
 
 
 class _Completion(_Common, kw_only=True):
@@ -91,7 +87,6 @@ class _Completion(_Common, kw_only=True):
 
 _chat_decoder = msgspec.json.Decoder(_Chat)
 _completion_decoder = msgspec.json.Decoder(_Completion)
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +108,13 @@ def read_chat(body: bytes) -> Generation:
     Raises:
         InvalidRequest: not JSON, or a field that we use is missing or of the wrong type; `param` names it.
     """
-    chat = _decode(_chat_decoder, body)
+    chat = decode(_chat_decoder, body)
     texts = [_text(message.content) for message in chat.messages]
     by_role = [(message.role, text) for message, text in zip(chat.messages, texts, strict=True)]
-    tools_bytes = _size(chat.tools)
-    called_bytes = sum(_size(message.tool_calls) for message in chat.messages)
+    tools_bytes = size(chat.tools)
+    called_bytes = sum(size(message.tool_calls) for message in chat.messages)
     prompt = _Prompt(
-        text_bytes=sum(map(_utf8_bytes, texts)) + tools_bytes + called_bytes,
+        text_bytes=sum(map(utf8_bytes, texts)) + tools_bytes + called_bytes,
         system="\n".join(text for role, text in by_role if role in {"system", "developer"}) or None,
         last_user=next((text for role, text in reversed(by_role) if role == "user"), None),
         message_count=len(texts),
@@ -134,7 +129,7 @@ def read_completion(body: bytes) -> Generation:
     Raises:
         InvalidRequest: as for `read_chat`.
     """
-    completion = _decode(_completion_decoder, body)
+    completion = decode(_completion_decoder, body)
     items = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
     texts = [item for item in items if isinstance(item, str)]
     ids = [item for item in items if isinstance(item, int)]
@@ -145,28 +140,11 @@ def read_completion(body: bytes) -> Generation:
         raise InvalidRequest("prompt mixes text and token ids", param="prompt")
     prompt = _Prompt(
         count=1 if ids else len(items),
-        text_bytes=sum(map(_utf8_bytes, texts)),
+        text_bytes=sum(map(utf8_bytes, texts)),
         tokens=None if texts else len(ids) + sum(map(len, id_lists)),
         last_user=texts[-1] if texts else None,
     )
     return _generation(completion, prompt, completion.max_tokens)
-
-
-def ask_for_usage(body: bytes) -> bytes:
-    """Return the body of a streaming request with `stream_options.include_usage` set, every other value byte for byte.
-
-    >>> ask_for_usage(b'{"model": "m", "x": 1.50}')
-    b'{"model":"m","x":1.50,"stream_options":{"include_usage":true}}'
-    """
-    fields = _decode(_object_decoder, body)
-    options = _object_decoder.decode(fields.get("stream_options") or b"{}") if _is_set(fields, "stream_options") else {}
-    options["include_usage"] = msgspec.Raw(b"true")
-    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
-    return msgspec.json.encode(fields)
-
-
-def _is_set(fields: dict[str, msgspec.Raw], name: str) -> bool:
-    return name in fields and bytes(fields[name]).strip() != b"null"
 
 
 def _generation(common: _Common, prompt: _Prompt, max_tokens: int | None) -> Generation:
@@ -186,10 +164,10 @@ def _generation(common: _Common, prompt: _Prompt, max_tokens: int | None) -> Gen
         system=prompt.system,
         last_user=prompt.last_user,
         message_count=prompt.message_count,
-        temperature=_number(common.temperature),
+        temperature=number(common.temperature),
         stop_count=len(common.stop) if isinstance(common.stop, list) else int(common.stop is not None),
         tools_bytes=prompt.tools_bytes,
-        schema_bytes=_size(common.response_format),
+        schema_bytes=size(common.response_format),
         reasoning_effort=common.reasoning_effort if isinstance(common.reasoning_effort, str) else None,
     )
 
@@ -198,45 +176,3 @@ def _text(content: str | list[_Part] | None) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part.text for part in content or () if part.text)
-
-
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-
-
-def _number(value: object) -> float | None:
-    """Read a number of any size; what no float can hold says nothing."""
-    try:
-        return float(value) if isinstance(value, int | float) else None
-    except OverflowError:
-        return None
-
-
-def _size(raw: msgspec.Raw) -> int:
-    """Bytes of a field that is there and not null."""
-    return 0 if bytes(raw) == b"null" else len(bytes(raw))
-
-
-def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        _reject(error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise InvalidRequest("The body is nested too deeply") from error
-
-
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
-
-
-def _reject(error: msgspec.ValidationError) -> NoReturn:
-    """Name the field at fault as OpenAI does: `messages[0].role`."""
-    text = str(error)
-    path = match["path"] if (match := _PATH.search(text)) else ""
-    if missing := _MISSING.search(text):
-        path = f"{path}.{missing['field']}".lstrip(".")
-    where = f"{path}: " if path else ""
-    raise InvalidRequest(where + _PATH.sub("", text), param=path or None) from error

@@ -37,6 +37,8 @@ class Beginning(NamedTuple):
 class _Chat(msgspec.Struct):
     messages: list[msgspec.Raw]
     model: msgspec.Raw = _ABSENT
+    system: msgspec.Raw = _ABSENT
+    """Where Anthropic has it."""
     tools: msgspec.Raw = _ABSENT
 
 
@@ -47,7 +49,7 @@ def chat_beginnings(body: bytes) -> tuple[Beginning, ...]:
     """Return the beginnings of a chat's prompt that others may share, the longest first, the whole prompt among them.
 
     Args:
-        body: a `/v1/chat/completions` body that was read well before. Messages are equal if their bytes are.
+        body: of `/v1/chat/completions` or `/v1/messages`, read well before. Messages are equal if their bytes are.
 
     >>> turn = b'{"messages": [{"role":"system","content":"s"}, {"role":"user","content":"a"}%s]}'
     >>> first = chat_beginnings(turn % b"")
@@ -59,6 +61,8 @@ def chat_beginnings(body: bytes) -> tuple[Beginning, ...]:
         return ()
     chat = _chat_decoder.decode(body)
     messages, tools = [bytes(message) for message in chat.messages], bytes(chat.tools)
+    if bytes(chat.system):
+        messages.insert(0, b'{"role":"system","content":%b}' % bytes(chat.system))
     key, end = hash((bytes(chat.model), tools)), len(tools)  # templates put the tools ahead of all messages
     keys, ends = [key], [end]
     for message in messages:

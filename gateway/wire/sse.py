@@ -5,7 +5,7 @@ test for that is a substring search, which cannot miss one and is now and then w
 decode.
 """
 
-from gateway.wire.answers import Answer, Usage, read_answer
+from gateway.wire.answers import Usage, read_answer
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """One event may be this large (logprobs of many candidates are); a longer one means that it is no event stream."""
@@ -16,7 +16,7 @@ class EventTooLarge(ValueError):
 
 
 class StreamScanner:
-    """Follow one stream chunk by chunk, whatever the chunks' borders.
+    """Follow one stream chunk by chunk, whatever the chunks' borders; this one knows chat and text completions.
 
     Args:
         hide_usage: drop the chunk that carries only usage, since the gateway and not the client asked for it.
@@ -57,9 +57,8 @@ class StreamScanner:
         whole = data[:end]
         if self.error is not None:
             return b""
-        if not _worth_a_look(whole):
-            # inside a text the quotes are escaped, so this counts keys alone
-            self.events += whole.count(b'"choices":[{') + whole.count(b'"choices": [{')
+        if not self._worth_a_look(whole):
+            self.events += self._count(whole)
             return whole
         return b"".join(event for event in _split(whole) if self._look_at(event))
 
@@ -78,12 +77,26 @@ class StreamScanner:
         if payload == b"[DONE]":
             self.done = True
             return True
+        return self._learn(payload)
+
+    def _worth_a_look(self, events: bytes) -> bool:
+        """Whether some of the events have more to say than a token; a yes too many costs a decode."""
+        return (
+            b'"usage"' in events
+            or b'"error"' in events
+            or b"[DONE]" in events
+            or events.count(b'"finish_reason"') != events.count(b'"finish_reason":null')
+        )
+
+    def _count(self, events: bytes) -> int:
+        """Count the tokens of events that nobody looks at: inside a text quotes are escaped, so these are keys."""
+        return events.count(b'"choices":[{') + events.count(b'"choices": [{')
+
+    def _learn(self, payload: bytes) -> bool:
+        """Learn from what one event says; return whether it goes on to the client."""
         answer = read_answer(payload)
         if answer is None:
             return True
-        return self._learn(answer)
-
-    def _learn(self, answer: Answer) -> bool:
         if answer.failure is not None:
             self.error = answer.failure
             return False
@@ -99,15 +112,6 @@ def _end_of_last_event(data: bytes) -> int:
     """Index behind the last blank line; 0 where there is none. Lines end in LF or CRLF."""
     lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
     return max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
-
-
-def _worth_a_look(events: bytes) -> bool:
-    return (
-        b'"usage"' in events
-        or b'"error"' in events
-        or b"[DONE]" in events
-        or events.count(b'"finish_reason"') != events.count(b'"finish_reason":null')
-    )
 
 
 def _split(events: bytes) -> list[bytes]:

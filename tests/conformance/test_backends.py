@@ -17,41 +17,91 @@ TIMEOUT_S = 0.05
 DATA = Path(__file__).parents[1] / "unit" / "backends" / "data"
 
 VLLM_MODELS = b'{"object":"list","data":[{"id":"tiny","object":"model","owned_by":"vllm","max_model_len":2048}]}'
-VLLM_METRICS = (DATA / "vllm-0.32-metrics.txt").read_bytes()
+OPENAI_MODELS = b'{"object":"list","data":[{"id":"tiny","object":"model","owned_by":"me"}]}'
 TGI_INFO = (
     b'{"model_id":"tiny","model_sha":null,"model_pipeline_tag":"text-generation","max_concurrent_requests":128,'
     b'"max_best_of":2,"max_stop_sequences":4,"max_input_tokens":1024,"max_total_tokens":2048,"validation_workers":2,'
     b'"max_client_batch_size":4,"router":"text-generation-router","version":"3.3.7","sha":null,"docker_label":null}'
 )
+TGI_2_INFO = (
+    b'{"model_id":"tiny","model_sha":null,"model_dtype":"torch.float16","model_device_type":"cuda",'
+    b'"model_pipeline_tag":"text-generation","max_concurrent_requests":128,"max_best_of":2,"max_stop_sequences":4,'
+    b'"max_input_length":1024,"max_total_tokens":2048,"waiting_served_ratio":1.2,"max_batch_total_tokens":8192,'
+    b'"max_waiting_tokens":20,"max_batch_size":null,"validation_workers":2,"max_client_batch_size":4,'
+    b'"version":"2.0.4","sha":null,"docker_label":null}'
+)
+TGI_1_INFO = TGI_2_INFO.replace(b'"version":"2.0.4"', b'"version":"1.3.4"')
 TGI_METRICS = (
     b"# TYPE tgi_queue_size gauge\ntgi_queue_size 0\ntgi_batch_current_size 0\ntgi_batch_current_max_tokens 0\n"
-    b"tgi_batch_max_total_tokens 8192\n"
 )
+TGI_3_METRICS = TGI_METRICS + b"tgi_batch_max_total_tokens 8192\n"
 SGLANG_METRICS = (
     b'sglang:num_running_reqs{model_name="tiny"} 0.0\nsglang:num_queue_reqs{model_name="tiny"} 0.0\n'
     b'sglang:token_usage{model_name="tiny"} 0.0\nsglang:max_total_num_tokens{model_name="tiny"} 8192.0\n'
 )
+LLAMA_CPP_METRICS = b"llamacpp:requests_processing 0\nllamacpp:requests_deferred 0\nllamacpp:kv_cache_usage_ratio 0\n"
 OPENAI_ERROR = b'{"error":{"message":"too long","type":"invalid_request_error","param":null,"code":400}}'
+OLD_ERROR = b'{"object":"error","message":"too long","type":"invalid_request_error","param":null,"code":400}'
 TGI_ERROR = b'{"error":"too long","error_type":"validation"}'
+
+
+def page(version: str) -> bytes:
+    return (DATA / f"vllm-{version}-metrics.txt").read_bytes()
 
 
 @dataclass(frozen=True)
 class Recording:
-    """An idle engine of one kind with room for 8192 tokens, which serves `tiny`."""
+    """An idle engine with room for 8192 tokens, which serves `tiny`.
 
-    models_path: str
+    `translated` are the routes of OpenAI's that it does not have.
+    """
+
+    kind: str
     models: bytes
     metrics: bytes
-    error: bytes
-    error_status: int
-    full_statuses: frozenset[int]
+    error: bytes = OPENAI_ERROR
+    error_status: int = 400
+    models_path: str = "/v1/models"
+    full_statuses: frozenset[int] = frozenset({503})
+    failed_statuses: frozenset[int] = frozenset({500, 502, 503})
+    capacity: int | None = 8192
+    max_model_len: int | None = 2048
+    translated: frozenset[str] = frozenset()
+
+    @property
+    def card(self) -> ModelCard:
+        return ModelCard("tiny", self.max_model_len)
+
+
+def tgi(info: bytes, metrics: bytes, *translated: str) -> Recording:
+    return Recording(
+        "tgi",
+        info,
+        metrics,
+        error=TGI_ERROR,
+        error_status=422,
+        models_path="/info",
+        full_statuses=frozenset({429}),
+        failed_statuses=frozenset({424, 500, 502, 503}),
+        translated=frozenset(translated),
+    )
+
+
+def openai(models: bytes, metrics: bytes, **known: object) -> Recording:
+    return Recording("openai", models, metrics, full_statuses=frozenset({429, 503}), **known)
 
 
 RECORDINGS = {
-    "vllm": Recording("/v1/models", VLLM_MODELS, VLLM_METRICS, OPENAI_ERROR, 400, frozenset({503})),
-    "tgi": Recording("/info", TGI_INFO, TGI_METRICS, TGI_ERROR, 422, frozenset({429})),
-    "openai": Recording("/v1/models", VLLM_MODELS, SGLANG_METRICS, OPENAI_ERROR, 400, frozenset({429, 503})),
-    "static": Recording("/v1/models", VLLM_MODELS, VLLM_METRICS, OPENAI_ERROR, 400, frozenset({503})),
+    "vllm-0.6": Recording("vllm", VLLM_MODELS, page("0.6"), error=OLD_ERROR),
+    "vllm-0.9": Recording("vllm", VLLM_MODELS, page("0.9"), error=OLD_ERROR),
+    "vllm-0.32": Recording("vllm", VLLM_MODELS, page("0.32")),
+    "vllm-0.32-two-ranks": Recording("vllm", VLLM_MODELS, page("0.32-two-ranks")),
+    "tgi-1": tgi(TGI_1_INFO, TGI_METRICS, "/v1/completions", "/v1/chat/completions"),
+    "tgi-2": tgi(TGI_2_INFO, TGI_METRICS),
+    "tgi-3": tgi(TGI_INFO, TGI_3_METRICS),
+    "sglang": openai(VLLM_MODELS, SGLANG_METRICS),
+    "llama.cpp": openai(OPENAI_MODELS, LLAMA_CPP_METRICS, capacity=None, max_model_len=None),
+    "static": Recording("static", VLLM_MODELS, page("0.32")),
 }
 
 
@@ -87,14 +137,14 @@ class FakeEngine(httpx2.AsyncBaseTransport):
         return httpx2.Response(status, stream=self.bodies[-1])
 
 
-@pytest.fixture(params=sorted(KINDS))
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=RECORDINGS)
+def recording(request: pytest.FixtureRequest) -> Recording:
+    return RECORDINGS[request.param]
 
 
 @pytest.fixture
-def recording(kind: str) -> Recording:
-    return RECORDINGS[kind]
+def kind(recording: Recording) -> str:
+    return recording.kind
 
 
 @pytest.fixture
@@ -106,10 +156,15 @@ def backend(kind: str, engine: FakeEngine, **said: object) -> Backend:
     return connect(BackendSpec(name="gpu-0", kind=kind, url="http://gpu-0:8000/", **said), engine, TIMEOUT_S)
 
 
-async def test_a_scrape_tells_models_memory_and_load(kind: str, engine: FakeEngine):
+def test_every_kind_of_engine_is_recorded():
+    assert {recording.kind for recording in RECORDINGS.values()} == set(KINDS)
+
+
+async def test_a_scrape_tells_models_memory_and_load(kind: str, recording: Recording, engine: FakeEngine):
     snapshot = await backend(kind, engine).scrape()
-    assert snapshot.models == (ModelCard("tiny", 2048),)
-    assert (snapshot.kv_capacity_tokens, snapshot.kv_used_tokens) == (8192, 0)
+    assert snapshot.models == (recording.card,)
+    used = None if recording.capacity is None else 0
+    assert (snapshot.kv_capacity_tokens, snapshot.kv_used_tokens) == (recording.capacity, used)
     assert (snapshot.running, snapshot.waiting) == (0, 0)
 
 
@@ -140,16 +195,19 @@ async def test_the_operators_capacity_wins(kind: str, engine: FakeEngine):
     assert (await backend(kind, engine, kv_tokens=5000).scrape()).kv_capacity_tokens == 5000
 
 
-async def test_the_operators_models_win_with_the_length_that_the_engine_told(kind: str, engine: FakeEngine):
-    assert (await backend(kind, engine, models=("tiny",)).scrape()).models == (ModelCard("tiny", 2048),)
+async def test_the_operators_models_win_with_the_length_that_the_engine_told(
+    kind: str, recording: Recording, engine: FakeEngine
+):
+    assert (await backend(kind, engine, models=("tiny",)).scrape()).models == (recording.card,)
 
 
 @pytest.mark.parametrize("metrics", [404, 500, None, b"", b"<html>\x00\xff{", b"{}", httpx2.ReadError("lost")])
 async def test_an_engine_without_metrics_is_healthy_and_its_numbers_unknown(
-    kind: str, engine: FakeEngine, metrics: bytes | int | Exception | None
+    kind: str, recording: Recording, engine: FakeEngine, metrics: bytes | int | Exception | None
 ):
     engine.pages["/metrics"] = metrics
-    assert await backend(kind, engine).scrape() == Snapshot(models=(ModelCard("tiny", 2048),))
+    told = 8192 if b"max_batch_total_tokens" in recording.models else None
+    assert await backend(kind, engine).scrape() == Snapshot(models=(recording.card,), kv_capacity_tokens=told)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +247,29 @@ def test_only_some_statuses_say_that_the_queue_is_full(
 ):
     full = backend(kind, engine).is_queue_full(status, EngineError("busy", "overloaded"))
     assert full == (status in recording.full_statuses)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 424, 429, 500, 502, 503])
+def test_only_some_statuses_are_the_engines_own_failure(
+    kind: str, recording: Recording, engine: FakeEngine, status: int
+):
+    failed = backend(kind, engine).has_failed(status, EngineError("oh", "server_error"))
+    assert failed == (status in recording.failed_statuses)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+async def test_only_what_has_no_route_goes_elsewhere(kind: str, recording: Recording, engine: FakeEngine, path: str):
+    adapter = backend(kind, engine)
+    body = b'{"model":"tiny","prompt":["x"],"messages":[{"role":"user","content":"x"}]}'
+    assert adapter.translate(path, body) is None
+    await adapter.scrape()
+    assert (adapter.translate(path, body) is not None) == (path in recording.translated)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"prompt":', b"\xff", b"[" * 9999])
+def test_what_is_no_request_is_left_to_the_engine(kind: str, engine: FakeEngine, path: str, body: bytes):
+    assert backend(kind, engine).translate(path, body) is None
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

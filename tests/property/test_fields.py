@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
-from gateway.wire.fields import Generation, ask_for_usage, read_chat, read_completion
+from gateway.wire.edits import ask_for_usage, with_priority
+from gateway.wire.fields import Generation, read_chat, read_completion
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)
@@ -128,8 +129,9 @@ def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_
 
     assert json.loads(asked)["stream_options"]["include_usage"] is True
     assert list(json.loads(asked)) == list(dict.fromkeys([*given_fields, "stream_options"]))
+    colon = " : " if stream_options is None else ":"
     for key, raw in fields.items():
-        assert f'"{key}":{raw}' in asked
+        assert f'"{key}"{colon}{raw}' in asked
     if stream_options and "1.50" in stream_options:
         assert '"stream_options":{"x":1.50,' in asked
 
@@ -139,4 +141,16 @@ def test_asking_twice_is_asking_once(fields, stream_options):
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + ",".join(f'"{key}":{raw}' for key, raw in given_fields.items()) + "}"
     once = ask_for_usage(body.encode())
-    assert ask_for_usage(once) == once
+    assert json.loads(ask_for_usage(once)) == json.loads(once)
+
+
+@given(st.dictionaries(keys, raw_values, max_size=6), st.integers(-(2**31), 2**31 - 1))
+def test_a_priority_is_added_and_nothing_else_changed(fields, priority):
+    body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in fields.items()) + "}"
+    ranked = with_priority(body.encode(), priority).decode()
+    if fields.get("priority", "null") != "null":
+        assert ranked == body
+        return
+    assert json.loads(ranked) == {**json.loads(body), "priority": priority}
+    if "priority" not in fields:
+        assert ranked.startswith(body[:-1])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from backends.simulator.engine import ContinuousEngine, FcfsQueue, PagedKV, PriorityQueue, Sequence, StepTime
 from backends.simulator.engine.advance import SteppedEngine
 from backends.simulator.engine.lazy import LazyEngine
+from backends.simulator.engine.prefix_cache import PrefixCachingKV
 
 STEP_TIME = StepTime(a=1.0, b=0.1, c=0.001, d=0.01)
 QUEUES = {"fcfs": FcfsQueue, "priority": PriorityQueue}
@@ -20,15 +21,17 @@ ACTIONS = st.lists(
     )
 )
 MEMORY = st.tuples(st.integers(30, 80), st.sampled_from([4, 8, 16]))
+MEMORIES = st.sampled_from([PagedKV, PrefixCachingKV])
 LIMITS = st.fixed_dictionaries({"max_num_seqs": st.integers(1, 9), "max_num_batched_tokens": st.integers(5, 400)})
 
 
 class Twins:
     """One engine of each kind, told the same."""
 
-    def __init__(self, queue, memory, limits, progress_tokens):
-        self.stepping = ContinuousEngine(STEP_TIME, PagedKV(*memory), queue(), **limits)
-        self.lazy = LazyEngine(STEP_TIME, PagedKV(*memory), queue(), **limits, progress_tokens=progress_tokens)
+    def __init__(self, queue, memory, limits, progress_tokens, kind=PrefixCachingKV):
+        stepping_kv, lazy_kv = kind(*memory), kind(*memory)
+        self.stepping = ContinuousEngine(STEP_TIME, stepping_kv, queue(), **limits)
+        self.lazy = LazyEngine(STEP_TIME, lazy_kv, queue(), **limits, progress_tokens=progress_tokens)
         self.stepped = SteppedEngine(self.stepping, progress_tokens)
         self.submitted = 0
 
@@ -78,10 +81,10 @@ class Twins:
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-@given(actions=ACTIONS, memory=MEMORY, limits=LIMITS, progress_tokens=st.sampled_from([1, 3, 16]))
+@given(actions=ACTIONS, memory=MEMORY, limits=LIMITS, kind=MEMORIES, progress_tokens=st.sampled_from([1, 3, 16]))
 @settings(deadline=None, max_examples=150)
-def test_lazy_steps_are_the_steps(queue, actions, memory, limits, progress_tokens):
-    twins = Twins(QUEUES[queue], memory, limits, progress_tokens)
+def test_lazy_steps_are_the_steps(queue, actions, memory, limits, kind, progress_tokens):
+    twins = Twins(QUEUES[queue], memory, limits, progress_tokens, kind)
     for action, argument in actions:
         if action == "submit":
             twins.submit(argument)

@@ -2,7 +2,8 @@
 
 The order of decisions is vLLM's (v1 scheduler): first the running sequences get their next token or their next chunk of
 prefill, oldest first, and where a block is missing someone is preempted; then, unless someone was, the queue's head is
-admitted while it fits. A preempted sequence loses its KV and later prefills its prompt and what it had generated again.
+admitted while it fits. A preempted sequence loses its KV and later prefills its prompt and what it had generated again,
+but for what its memory still has of them.
 """
 
 from backends.simulator.engine.kv_cache import KVCache
@@ -110,7 +111,7 @@ class ContinuousEngine:
 
     def _preempt(self, position: int) -> None:
         state = self._running.pop(position)
-        self._kv.free(state)
+        self._kv.preempt(state)
         state.computed = state.chunk = 0
         self._waiting.push_preempted(state)
         self.preemptions += 1
@@ -119,8 +120,10 @@ class ContinuousEngine:
         """Admit from the queue's head, and stop at the first that does not fit: nobody overtakes."""
         while budget and len(self._waiting) and len(self._running) < self._max_num_seqs:
             state = self._waiting.peek()
-            chunk = min(state.tokens, budget)
+            state.computed = self._kv.reusable(state)
+            chunk = min(state.tokens - state.computed, budget)
             if not self._kv.admit(state, chunk, beside_others=bool(self._running)):
+                state.computed = 0
                 return
             state.chunk = chunk
             budget -= chunk

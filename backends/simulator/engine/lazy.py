@@ -94,16 +94,20 @@ class LazyEngine(ContinuousEngine):
         size, due = len(self._decoding), self._blocks_due[self._clock % self._block_size]
         if self._running or due > self._paged.free_blocks or size > self._max_num_batched_tokens:
             return self._told(self.step())
-        self._paged.free_blocks -= due
+        if due:
+            self._paged.take_blocks(due)
         budget = self._max_num_batched_tokens - size
         joining: list[SequenceState] = []
         while budget and len(self._waiting) and size + len(joining) < self._max_num_seqs:
             state = self._waiting.peek()
-            if state.tokens > budget:  # a chunk of its prompt, if anything
+            reused = self._paged.reusable(state)
+            if state.tokens - reused > budget:  # a chunk of its prompt, if anything
                 return self._finish_step_in_chunks(joining, budget)
-            if not self._paged.admit(state, state.tokens, beside_others=bool(size or joining)):
+            state.computed, state.chunk = reused, state.tokens - reused
+            if not self._paged.admit(state, state.chunk, beside_others=bool(size or joining)):
+                state.computed = state.chunk = 0
                 break
-            budget -= state.tokens
+            budget -= state.chunk
             joining.append(self._waiting.pop())
         return self._decode(joining)
 
@@ -134,7 +138,8 @@ class LazyEngine(ContinuousEngine):
         size, since = len(self._decoding), self._clock
         duration_s = kv_token_s = 0.0
         for _ in range(steps):
-            self._paged.free_blocks -= self._blocks_due[self._clock % self._block_size]
+            if due := self._blocks_due[self._clock % self._block_size]:
+                self._paged.take_blocks(due)
             self._clock += 1
             self._kv_read += size
             step_s = self._step_time(size, self._kv_read, 0)
@@ -151,9 +156,9 @@ class LazyEngine(ContinuousEngine):
         budget = self._max_num_batched_tokens - size
         if not len(self._waiting) or size >= self._max_num_seqs or not budget:
             return False
-        blocks = -(-min(self._waiting.peek().tokens, budget) // self._block_size)
-        free = self._paged.free_blocks - self._blocks_due[self._clock % self._block_size]
-        return blocks + self._paged.watermark_blocks <= free
+        head, due = self._waiting.peek(), self._blocks_due[self._clock % self._block_size]
+        chunk = min(head.tokens - self._paged.reusable(head), budget)
+        return self._paged.would_admit(head, chunk, beside_others=True, due=due)
 
     def _grown_at(self, clock: int) -> list[tuple[SequenceId, int]]:
         """Who became worth a message at a clock, not long ago, and goes on."""
@@ -165,9 +170,9 @@ class LazyEngine(ContinuousEngine):
         self._clock += 1
         clock, size = self._clock, len(self._decoding)
         self._kv_read += size
-        prompts = [state.tokens for state in joining]
-        scheduled, prefilled = size + len(joining), sum(tokens for tokens in prompts if tokens > 1)
-        duration_s = self._step_time(scheduled, self._kv_read + sum(prompts), prefilled) if scheduled else 0.0
+        scheduled, kv_read = size + len(joining), self._kv_read + sum(state.tokens for state in joining)
+        prefilled = sum(state.chunk for state in joining if state.chunk > 1)
+        duration_s = self._step_time(scheduled, kv_read, prefilled) if scheduled else 0.0
         used = self._paged.used_tokens
         finished = self._end_due(clock)
         grown = self._grown_at(clock)
@@ -234,8 +239,6 @@ class LazyEngine(ContinuousEngine):
             state.chunk = 1
             if state.computed == state.held:
                 state.held += self._block_size
-        for state in joining:
-            state.chunk = state.tokens
         self._running += joining
         self._admit_waiting(budget)
         return self._told(self._execute([]))

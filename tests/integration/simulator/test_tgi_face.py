@@ -10,7 +10,7 @@ def generate(**parameters):
 
 
 def events(text):
-    lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
@@ -112,6 +112,19 @@ async def test_capacity_is_in_info_or_on_the_metrics_page(serve, version):
     assert info["max_total_tokens"] == 1600
     assert info.get("max_batch_total_tokens") == (1600 if version == "2" else None)
     assert ("tgi_batch_max_total_tokens 1600.0" in page) == (version == "3")
+
+
+async def test_version_1_has_its_own_routes_alone(serve):
+    client = await serve(kind="tgi", tgi_version="1")
+
+    answer = await client.post("/generate_stream", json=generate(max_new_tokens=1))
+    statuses = {
+        path: (await client.post(path, json={"prompt": "hello", "messages": []})).status_code
+        for path in ("/v1/completions", "/v1/chat/completions")
+    }
+
+    assert "input_length" not in events(answer.text)[-1]["details"]
+    assert statuses == {"/v1/completions": 404, "/v1/chat/completions": 404}
 
 
 async def test_small_routes(serve):

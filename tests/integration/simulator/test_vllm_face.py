@@ -176,7 +176,7 @@ async def test_request_beyond_the_queue_limit_is_refused_without_retry_after(ser
 
     refused = await client.post("/v1/completions", json=completion())
 
-    assert refused.status_code == 503
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "Service Unavailable")
     assert "retry-after" not in refused.headers
     assert await gauge(client, "vllm:admission_rejections_total") == 1
     first.cancel()

@@ -105,6 +105,11 @@ def test_a_capacity_of_nothing_is_unknown():
     assert read_snapshot((), page, None) == Snapshot(models=(), kv_block_tokens=16)
 
 
+def test_swapped_requests_of_the_first_engine_wait():
+    page = V0_6 + b'vllm:num_requests_swapped{model_name="m"} 3.0\n'
+    assert read_snapshot((), page, None).waiting == 5
+
+
 def test_an_empty_page_is_a_snapshot_of_unknowns():
     assert read_snapshot((), b"", None) == Snapshot(models=())
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway.scheduling.policies import policy_named
-from gateway.settings import BackendSettings, Settings, SettingsError, cache_dir, load
+from gateway.settings import BackendSettings, ModelDefaults, Settings, SettingsError, cache_dir, load, read_backend
 
 ROOT = Path(__file__).parents[3]
 GPU = '[[backends]]\nname = "gpu-0"\nkind = "vllm"\nurl = "http://gpu-0:8000"\n'
@@ -71,6 +71,45 @@ def test_priorities_are_a_table_or_its_json(config):
     assert replaced.scheduling.priorities == {"chat": 10}
 
 
+def test_models_are_tables_or_their_json(config):
+    path = config('[models.aliases]\n"gpt-4o-mini" = "llama"\n[models.defaults."org/llama"]\nmax_tokens = 1024')
+    models = load(path, {}).models
+    assert (models.aliases, models.defaults["org/llama"].max_tokens) == ({"gpt-4o-mini": "llama"}, 1024)
+    environ = {"MAGNUS_MODELS_ALIASES": '{"a": "b"}', "MAGNUS_MODELS_DEFAULTS": '{"b": {"max_tokens": 7}}'}
+    models = load(path, environ).models
+    assert (models.aliases, models.defaults) == ({"a": "b"}, {"b": ModelDefaults(max_tokens=7)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "name"),
+        ({"name": "a", "kind": "vllm"}, "url"),
+        ({"name": "a", "kind": "x", "url": "http://a"}, "kind"),
+        ({"name": "a", "kind": "vllm", "url": "http://a b"}, "url"),
+        ({"name": "a", "kind": "vllm", "url": "http://me@a"}, "url"),
+        ({"name": "a", "kind": "vllm", "url": "http://a", "models": ["a", 1]}, "models[1]"),
+        ({"name": "a", "kind": "vllm", "url": "http://a", "api_key": "é"}, "api_key"),
+        ({"name": "a", "kind": "vllm", "url": "https://a", "resolve": "each"}, "resolve"),
+        ({"name": "a", "kind": "vllm", "url": "http://a", "colour": 1}, "colour"),
+    ],
+)
+def test_a_backend_s_wrong_field_is_named(fields, named):
+    with pytest.raises(SettingsError) as refusal:
+        read_backend(fields)
+    assert refusal.value.field == named
+
+
+def test_an_alias_does_not_stand_for_another(config):
+    with pytest.raises(SettingsError, match=r"^models\.aliases: 'a' stands for 'b'"):
+        load(config('[models.aliases]\na = "b"\nb = "c"'), {})
+
+
+def test_a_backend_by_itself_is_read_as_one_of_the_list():
+    fields = {"name": "a", "kind": "vllm", "url": "http://a"}
+    assert read_backend(fields) == BackendSettings(**fields)
+
+
 @pytest.mark.parametrize("name", ["fcfs", "sjf", "hrrn", "magnus"])
 def test_every_policy_can_be_set(name):
     assert policy_named(load(None, {"MAGNUS_SCHEDULING_POLICY": name}).scheduling.policy).name == name
@@ -108,6 +147,12 @@ def test_other_variables_are_nobody_s_business():
         (GPU + GPU.replace("vllm", "llama.cpp"), ["backends[1].kind", "llama.cpp"]),
         (GPU + "kv_tokens = -1", ["backends[0].kv_tokens"]),
         (GPU + "models = 7", ["backends[0].models"]),
+        (GPU + 'resolve = "all"', ["backends[0].resolve", "all"]),
+        (GPU + "idle_timeout_s = 0", ["backends[0].idle_timeout_s"]),
+        ("[models]\naliases = 1", ["models.aliases"]),
+        ("[models.aliases]\na = 1", ["models.aliases"]),
+        ("[models.defaults.a]\nmax_tokens = 0", ["models.defaults", "max_tokens"]),
+        ("[models.defaults.a]\nmax_token = 1", ["models.defaults", "max_token"]),
         ("port = \n", ["line 1"]),
     ],
 )
@@ -284,7 +329,7 @@ def test_no_secret_shows_where_settings_are_shown():
     environ = {
         "MAGNUS_AUTH_ADMIN_KEY": "a-secret-of-the-admin",
         "MAGNUS_DATABASE_URL": "postgresql+asyncpg://me:a-secret-password@db/magnus",
-        "MAGNUS_BACKENDS": '[{"name": "a", "kind": "vllm", "url": "http://a:a-secret-b@gpu", "api_key": "a-secret-c"}]',
+        "MAGNUS_BACKENDS": '[{"name": "a", "kind": "vllm", "url": "http://gpu/a-secret-b", "api_key": "a-secret-c"}]',
     }
     shown = repr(load(None, environ))
     assert "a-secret" not in shown

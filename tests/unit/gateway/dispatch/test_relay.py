@@ -7,6 +7,7 @@ import pytest
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.job import Job
 from gateway.dispatch.relay import MAX_ATTEMPTS, Relay
+from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.errors import (
@@ -22,6 +23,7 @@ from gateway.scheduling.messages import BackendSeen, BackendState, Request
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import QueueLimits, Scheduler
 from gateway.wire import sse
+from gateway.wire.dialects import ANTHROPIC
 from tests.unit.gateway.fake_engines import (
     DONE,
     ERROR,
@@ -81,8 +83,20 @@ class Relayed:
     error: GatewayError | None = None
 
 
-async def relay(*, client=None, hide_usage=False, timeout_s=60.0, leave_after_s=None, max_concurrency=None, **scripts):
+async def relay(
+    *,
+    client=None,
+    hide_usage=False,
+    timeout_s=60.0,
+    leave_after_s=None,
+    max_concurrency=None,
+    budget=None,
+    priority=False,
+    body=b"{}",
+    **job,
+):
     """Send one request through engines that play these scripts; every connection is closed, every place free."""
+    scripts = {name: job.pop(name) for name in list(job) if name.startswith("gpu")}
     transport = FakeTransport(**scripts)
     relayed = Relayed(client or FakeClient(), Trip(now()), transport, [])
     dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
@@ -90,12 +104,19 @@ async def relay(*, client=None, hide_usage=False, timeout_s=60.0, leave_after_s=
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
         dispatcher.post(BackendSeen(state))
     upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
-    bearer = Relay(dispatcher, upstream, FakeBackend, now, lambda *failure: relayed.failures.append(failure))
+    bearer = Relay(
+        dispatcher,
+        upstream,
+        lambda name: FakeBackend(name, priority=priority),
+        now,
+        lambda *failure: relayed.failures.append(failure),
+        budget=budget,
+    )
     request = Request("r", "llama", 10, LengthQuantiles.of((1, 2, 3, 4, 5, 6)), now(), now() + timeout_s)
     loop = asyncio.create_task(dispatcher.run())
     try:
         async with asyncio.timeout(leave_after_s):
-            job = Job(request, Call("/v1/completions", {}, b"{}"), stream=hide_usage)
+            job = Job(request, Call("/v1/completions", {}, body), stream=hide_usage, **job)
             await bearer.run(job, relayed.client, relayed.trip)
     except GatewayError as error:
         relayed.error = error
@@ -285,3 +306,88 @@ async def test_a_failure_carries_its_cause():
     relayed = await relay(gpu0=[BROKEN])
     assert isinstance(relayed.error, BackendUnavailable)
     assert relayed.failures[0][1] is relayed.error
+
+
+# A budget of further attempts
+
+
+async def test_without_a_budget_left_a_failure_is_the_client_s_to_know():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    relayed = await relay(budget=budget, gpu0=[BROKEN], gpu1=[whole()])
+    assert isinstance(relayed.error, BackendUnavailable)
+    assert relayed.transport.hosts == ["gpu0"]
+
+
+async def test_a_full_engine_costs_no_budget():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    relayed = await relay(budget=budget, gpu0=[FULL], gpu1=[whole()])
+    assert relayed.error is None
+
+
+async def test_what_is_not_tried_again_costs_no_budget():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    for _ in range(5):  # of which each brings a part of an attempt
+        await relay(budget=budget, gpu0=[whole(b'{"error": "no"}', status=400)])
+    assert budget.take(now())
+
+
+# A priority for engines that heed it
+
+
+async def sent_body(relayed):
+    return await relayed.transport.sent[0][1].aread()
+
+
+async def test_the_rank_goes_to_an_engine_that_heeds_it_and_no_other_byte_changes():
+    body = b'{ "model":"llama" , "x": 1.50}'
+    relayed = await relay(body=body, takes_priority=True, priority=True, gpu0=[whole()])
+    sent = await sent_body(relayed)
+    assert sent.startswith(body[:-1] + b',"priority":')
+    assert sent.endswith(b"}")
+
+
+@pytest.mark.parametrize(
+    ("takes_priority", "priority", "body"),
+    [(True, False, b"{ }"), (False, True, b"{ }"), (True, True, b'{"priority": 7 }')],
+    ids=["engine", "api", "client"],
+)
+async def test_nothing_is_added_where_it_would_not_be_heeded_or_the_client_has_set_it(takes_priority, priority, body):
+    relayed = await relay(body=body, takes_priority=takes_priority, priority=priority, gpu0=[whole()])
+    assert await sent_body(relayed) == body
+
+
+# Another API
+
+
+START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n'
+PIECE = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
+END = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":'
+    b'{"output_tokens":2}}\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+
+
+async def test_a_stream_of_messages_is_told_by_its_own_end():
+    relayed = await relay(dialect=ANTHROPIC, gpu0=[Answer(START, PIECE, PIECE, END)])
+    assert relayed.error is None
+    assert relayed.client.body == START + PIECE + PIECE + END
+    trip = relayed.trip
+    assert (trip.events, trip.input_tokens, trip.output_tokens, trip.finish_reason) == (2, 7, 2, "stop")
+
+
+async def test_a_stream_of_messages_without_its_end_has_failed():
+    relayed = await relay(dialect=ANTHROPIC, gpu0=[Answer(START, PIECE, DONE[:0])])
+    assert isinstance(relayed.error, BackendUnavailable)
+    assert (relayed.trip.input_tokens, relayed.trip.output_tokens) == (7, 1)
+
+
+async def test_a_whole_message_is_read_as_one():
+    body = b'{"type":"message","stop_reason":"max_tokens","usage":{"input_tokens":7,"output_tokens":3}}'
+    relayed = await relay(dialect=ANTHROPIC, gpu0=[whole(body)])
+    assert (relayed.client.body, relayed.trip.output_tokens, relayed.trip.finish_reason) == (body, 3, "length")

@@ -15,10 +15,10 @@ CALL = Call("/v1/completions?x=1", {"content-type": "application/json", "authori
 PATIENCE = Patience(connect_s=5, first_byte_s=60, idle_s=10)
 
 
-async def read(transport, *, pause_s=0.0):
+async def read(transport, *, pause_s=0.0, backend=GPU, patience=PATIENCE):
     """Read the answer as a client does that takes `pause_s` for each chunk."""
     chunks = []
-    async with Upstream(transport, PATIENCE).send(GPU, CALL) as reply, aclosing(reply.chunks()) as body:
+    async with Upstream(transport, patience).send(backend, CALL) as reply, aclosing(reply.chunks()) as body:
         async for chunk in body:
             chunks.append(chunk)
             await asyncio.sleep(pause_s)
@@ -129,6 +129,45 @@ async def test_what_a_client_does_after_the_last_byte_is_no_silence_of_the_engin
         await reply.read()
         await asyncio.sleep(100)
     assert asyncio.get_running_loop().time() == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("script", "pause_s"), [([Answer(*[3.0, TOKEN] * 50)], 0.0), ([Answer(TOKEN, TOKEN)], 100.0), ([1e6], 0.0)]
+)
+async def test_a_whole_answer_takes_no_longer_than_it_may_whoever_is_slow(script, pause_s):
+    with pytest.raises(BackendTimeout, match="whole answer"):
+        await read(FakeTransport(gpu=script), pause_s=pause_s, patience=Patience(5, 1e9, 10, total_s=30))
+    assert asyncio.get_running_loop().time() == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("own", "script", "at_s"),
+    [
+        ({"first_byte_timeout_s": 7.0}, [8.0, Answer(TOKEN)], 7),
+        ({"idle_timeout_s": 3.0}, [Answer(TOKEN, 2.0, TOKEN, 4.0, TOKEN)], 5),
+        ({"total_timeout_s": 20.0}, [Answer(*[3.0, TOKEN] * 50)], 20),
+        ({"first_byte_timeout_s": 90.0}, [95.0, Answer(TOKEN)], 90),
+    ],
+    ids=["first byte", "idle", "total", "longer than the others'"],
+)
+async def test_a_backend_s_own_time_outs_come_first(own, script, at_s):
+    with pytest.raises(BackendTimeout):
+        await read(FakeTransport(gpu=script), backend=FakeBackend("gpu", **own))
+    assert asyncio.get_running_loop().time() == pytest.approx(at_s)
+
+
+async def test_a_cancellation_when_patience_ends_stays_a_cancellation():
+    reading = asyncio.create_task(read(FakeTransport(gpu=[61.0])))
+    asyncio.get_running_loop().call_at(PATIENCE.first_byte_s, reading.cancel)
+    await asyncio.wait([reading])
+    assert reading.cancelled() or isinstance(reading.exception(), BackendTimeout)
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_patience_leaves_nothing_of_its_cancellation():
+    with pytest.raises(BackendTimeout):
+        await read(FakeTransport(gpu=[61.0]))
+    assert asyncio.current_task().cancelling() == 0
 
 
 async def test_an_engine_s_refusal_comes_in_its_own_words():

@@ -47,6 +47,6 @@ def test_what_is_seen_again_stays():
 
 
 def test_the_beginning_that_more_prompts_have_outlives_those_that_go_on_from_it():
-    memory = memory_of(*(request((1000 + turn, 900), (1, 100)) for turn in range(2 * REMEMBERED)))
+    memory = memory_of(*(request((1000 + turn, 900), (1, 100)) for turn in range(REMEMBERED + 10)))
     assert memory.shared_tokens(request((1, 100))) == 100
     assert memory.shared_tokens(request((1000, 900))) == 0

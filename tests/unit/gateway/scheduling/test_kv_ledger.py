@@ -108,10 +108,9 @@ def test_growth_of_several_sequences_is_told_as_a_sum():
 def test_an_answer_that_grows_beyond_its_prediction_is_expected_to_grow_on():
     ledger = ledger_of(request("a", 100, UNSURE))
     before = ledger.peak_tokens()
-    assert 250 < before < 500
+    assert 100 < before < 500
     ledger.grow("a", 500)
-    assert ledger.held_tokens == 600
-    assert ledger.peak_tokens() > 700
+    assert ledger.peak_tokens() > ledger.held_tokens == 600
 
 
 def test_an_answer_that_is_not_as_far_as_was_thought_is_forecast_anew():
@@ -134,7 +133,7 @@ def test_between_two_forecasts_the_peak_is_no_less_than_what_is_held():
 def test_the_spread_of_independent_answers_evens_out():
     alone = ledger_of(request("a", 100, UNSURE)).peak_tokens()
     together = ledger_of(*(request(str(i), 100, UNSURE) for i in range(50))).peak_tokens()
-    assert together < 0.75 * 50 * alone
+    assert together < 0.9 * 50 * alone
 
 
 def test_an_engine_that_reserves_holds_prompt_and_limit_from_start_to_end():

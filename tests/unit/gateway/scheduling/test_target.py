@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gateway.scheduling.target import LARGEST_FALL, LEAST, RECOVERY_S, START, KvTarget
 
 
-def fallen(share=0.8):
+def fallen(share=LEAST):
     """A target whose last look is at second 0, with no preemption so far."""
     target = KvTarget(share)
     target.see(0, 0.1, 0.0)
@@ -27,7 +27,7 @@ def test_a_preemption_takes_as_much_as_it_cost():
     assert target.share == pytest.approx(START * (1 - 2 * 0.02))
 
 
-def test_a_thousand_preemptions_at_once_take_no_more_than_a_tenth():
+def test_a_thousand_preemptions_at_once_take_no_more_than_a_bounded_part():
     target = fallen(START)
     target.see(1000, 1.0, 1.0)
     assert target.share == pytest.approx(START * (1 - LARGEST_FALL))
@@ -38,7 +38,7 @@ def test_a_fall_is_forgotten_with_time_however_often_it_is_looked_at():
     for tenth in range(1, 301):
         often.see(0, 0.1, tenth / 10)
     seldom.see(0, 0.1, 30.0)
-    expected = START - (START - 0.8) * exp(-30.0 / RECOVERY_S)
+    expected = START - (START - LEAST) * exp(-30.0 / RECOVERY_S)
     assert (often.share, seldom.share) == (pytest.approx(expected), pytest.approx(expected))
 
 
@@ -65,7 +65,7 @@ def test_an_engine_that_tells_nothing_leaves_it_where_it_starts():
 def test_two_looks_at_one_time_are_one():
     target = fallen()
     target.see(5, 0.1, 0.0)
-    assert target.share == 0.8
+    assert target.share == LEAST
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10), st.floats(0, 20)), max_size=100))

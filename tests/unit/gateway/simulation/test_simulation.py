@@ -3,8 +3,10 @@
 import msgspec
 import pytest
 
-from backends.simulator.config import EngineConfig, build_engine
+from backends.simulator.config import EngineConfig
+from backends.simulator.engine import ContinuousEngine, FcfsQueue
 from backends.simulator.engine.advance import SteppedEngine
+from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.scheduling.messages import Dispatch, Drop, Reason, Submit
 from gateway.scheduling.scheduler import QueueLimits
 from gateway.simulation.core import NAMES, build_core
@@ -28,7 +30,9 @@ class SteppedBackend(SimulatedBackend):
 
     def __init__(self, name, config):
         super().__init__(name, config)
-        self._engine = SteppedEngine(build_engine(config))
+        kv = PrefixCachingKV(config.num_gpu_blocks, config.block_size)
+        engine = ContinuousEngine(config.hardware.step_time, kv, FcfsQueue())
+        self._engine = SteppedEngine(engine)
 
 
 class Holding:

@@ -1,17 +1,20 @@
+from gateway.dispatch.breaker import FAILURES_TO_OPEN
+from gateway.dispatch.member import Member
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendSeen, BackendState, Request, Submit
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import QueueLimits, Scheduler
 from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics
+from tests.unit.gateway.fake_engines import FakeBackend
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 
 
-def gauges(*messages, backends=("gpu",)):
+def gauges(*messages):
     scheduler = Scheduler(policy_named("hrrn"), QueueLimits(100, 10**6))
     scheduler.step(messages, 0.0)
-    return Gauges(Metrics(), scheduler, backends, lambda: {"pending": 3})
+    return Gauges(Metrics(), scheduler, {"gpu": Member(FakeBackend("gpu"))}, lambda: {"pending": 3})
 
 
 def submits(count):
@@ -43,5 +46,25 @@ def test_a_backend_s_load_is_shown():
     assert read(shown, "backend_metrics_believed", backend="gpu") == 1
 
 
-def test_a_backend_that_was_never_seen_shows_nothing():
-    assert read(gauges(), "backend_in_flight", backend="gpu") is None
+def test_a_backend_that_was_never_seen_has_no_load():
+    shown = gauges()
+    assert read(shown, "backend_in_flight", backend="gpu") is None
+    assert read(shown, "backend_takes_work", backend="gpu") == 0
+
+
+def test_a_backend_s_circuit_is_shown():
+    shown = gauges()
+    assert read(shown, "backend_circuit", backend="gpu") == 0
+    breaker = shown.backends["gpu"].breaker
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(1.0, 1.0)
+    assert read(shown, "backend_circuit", backend="gpu") == 2
+    breaker.poll(breaker.retry_s)
+    assert read(shown, "backend_circuit", backend="gpu") == 1
+
+
+def test_a_backend_that_was_taken_out_is_seen_no_more():
+    shown = gauges(seen(max_concurrency=2))
+    assert read(shown, "backend_kv_target", backend="gpu") is not None
+    shown.backends.clear()
+    assert read(shown, "backend_kv_target", backend="gpu") is None

@@ -43,7 +43,7 @@ def test_a_time_of_any_length_has_its_bucket(seconds):
 def test_no_label_holds_what_users_call_themselves():
     metrics = Metrics()
     labels = {label for metric in vars(metrics).values() for label in getattr(metric, "_labelnames", ())}
-    assert labels == {"route", "status", "cause", "backend", "code", "state"}
+    assert labels == {"route", "status", "cause", "backend", "code", "state", "to", "result"}
 
 
 def test_the_content_type_is_prometheus_s():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.wire.fields import MAX_SEQUENCES, ask_for_usage, read_chat, read_completion
+from gateway.wire.fields import MAX_SEQUENCES, read_chat, read_completion
 
 
 def chat(*messages, **fields):
@@ -151,13 +151,3 @@ def test_a_refusal_does_not_repeat_the_prompt():
     with pytest.raises(InvalidRequest) as refusal:
         read_chat(chat(message("user", "sesame"), {"content": "sesame", "role": ["sesame"]}))
     assert "sesame" not in str(refusal.value)
-
-
-def test_a_body_that_is_no_object_cannot_be_asked_for_usage():
-    with pytest.raises(InvalidRequest):
-        ask_for_usage(b"[]")
-
-
-def test_options_that_the_client_set_stay_set():
-    asked = ask_for_usage(b'{"stream_options": {"include_usage": false, "continuous_usage_stats": true}}')
-    assert json.loads(asked) == {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}

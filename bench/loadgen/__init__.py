@@ -1,0 +1,1 @@
+"""Load generators that others wrote, run against a gateway."""

@@ -1,0 +1,157 @@
+"""The whole benchmark: processes started, scenarios in turn, results."""
+
+import os
+import platform
+import resource
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.overhead import litellm, scenarios
+from gateway.overhead.accounting import load_average, split_cores
+from gateway.overhead.client import Clients, Shape, session
+from gateway.overhead.processes import Target, WarmGateway, canned_engine
+from gateway.overhead.prompts import made_up
+from gateway.overhead.results import OverheadResults, Row
+from gateway.overhead.scenarios import Effort, Subject
+
+PAST_ROWS = 6_000
+PROMPTS = 3_000
+DESCRIPTORS = 16_384
+STREAMS, JSON = "stream of 100 chunks, 32 at once", "JSON, {} connections"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured.
+
+    Args:
+        quick: less of everything.
+        memory: also what takes minutes, resident memory over many requests.
+        peers: environment with LiteLLM, to be measured in turn with the gateway.
+    """
+
+    quick: bool = False
+    memory: bool = False
+    peers: Path | None = None
+
+
+@dataclass(slots=True)
+class _Table:
+    """Rows as they come, each with the load of the machine at its end."""
+
+    on_progress: Callable[[str], None]
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, what: str, unit: str, values: dict[str, float], target: float | None = None) -> None:
+        self.rows.append(Row(what, unit, {name: round(v, 4) for name, v in values.items()}, target, load_average()))
+
+    def add_cpu(self, what: str, spent: dict[str, scenarios.Cpu], target: float) -> None:
+        self.add(f"CPU, {what}", "ms", {name: cpu.ms for name, cpu in spent.items()}, target)
+
+
+async def measure(plan: Plan, on_progress: Callable[[str], None]) -> OverheadResults:
+    """Run everything; the calling process becomes the client, on the cores that are not the gateway's.
+
+    Raises:
+        StartError: a process does not start.
+        BadAnswer: an answer is not the engine's.
+    """
+    measured, others = split_cores()
+    os.sched_setaffinity(0, others)
+    _allow_descriptors()
+    table = _Table(on_progress)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="magnus-overhead-")))
+        engine_url = stack.enter_context(canned_engine())
+        on_progress("importing and training")
+        warm = WarmGateway(folder, engine_url)
+        key = warm.warm_up(made_up(PAST_ROWS, seed=1))
+        on_progress("starting")
+        targets = [stack.enter_context(warm.serving(key, measured))]
+        if plan.peers is not None:
+            targets.append(stack.enter_context(litellm.serving(plan.peers, folder, engine_url, measured)))
+        await _run(plan, targets, Target("engine", engine_url, "none"), table)
+    return OverheadResults(
+        quick=plan.quick,
+        python=platform.python_version(),
+        machine=_machine(),
+        own_core=measured != others,
+        litellm=litellm.VERSION if plan.peers else None,
+        rows=table.rows,
+    )
+
+
+async def _run(plan: Plan, targets: list[Target], engine: Target, table: _Table) -> None:
+    effort = Effort.of(quick=plan.quick)
+    prompts = [prompt for prompt, _ in made_up(PROMPTS, seed=2)]
+    async with session() as opened:
+        direct, *subjects = (Subject(each, Clients(opened, each.url, each.key, prompts)) for each in (engine, *targets))
+        table.on_progress("warming up")
+        await scenarios.warm_up([direct, *subjects])
+        await _idle_memory(plan, subjects, table)
+        await _cpu(effort, subjects, table)
+        await _latency(effort, direct, subjects, table)
+        if plan.memory:
+            first, next_ = await scenarios.resident_mib(subjects[0], effort.memory_requests, table.on_progress)
+            done = f"{effort.memory_requests:,}"
+            name = subjects[0].target.name
+            table.add(f"memory after {done} requests", "MiB", {name: first}, 250.0)
+            table.add(f"growth over the next {done}", "MiB", {name: next_ - first}, 5.0)
+
+
+async def _cpu(effort: Effort, subjects: list[Subject], table: _Table) -> None:
+    for at_once in (16, 64):
+        what = JSON.format(at_once)
+        table.on_progress(what)
+        spent = await scenarios.cpu_a_request(
+            subjects, Shape(), requests=effort.json_requests, at_once=at_once, rounds=effort.rounds
+        )
+        table.add_cpu(what, spent, 0.9)
+    table.on_progress(STREAMS)
+    spent = await scenarios.cpu_a_request(
+        subjects,
+        Shape(scenarios.STREAM_CHUNKS),
+        requests=effort.streams,
+        at_once=scenarios.STREAMS_AT_ONCE,
+        rounds=effort.rounds,
+    )
+    table.add_cpu(STREAMS, spent, 1.8)
+    table.on_progress("paced streams")
+    spent = await scenarios.cpu_a_paced_chunk(subjects, streams=effort.paced_streams, rounds=effort.rounds)
+    table.add_cpu("a chunk of a paced stream", spent, 0.1)
+
+
+async def _latency(effort: Effort, direct: Subject, subjects: list[Subject], table: _Table) -> None:
+    medians, tails, ttfts = {}, {}, {}
+    for subject in subjects:
+        name = subject.target.name
+        table.on_progress(f"latency of {name}")
+        medians[name], tails[name] = await scenarios.added_latency(direct, subject, effort.latency_s)
+        ttfts[name] = await scenarios.added_ttft(direct, subject, streams=effort.paced_streams, rounds=effort.rounds)
+    table.add("added latency at 20 requests/s, p50", "ms", medians, 2.0)
+    table.add("added latency at 20 requests/s, p99", "ms", tails, 6.0)
+    table.add("added TTFT, 32 paced streams", "ms", ttfts, 2.5)
+
+
+async def _idle_memory(plan: Plan, subjects: list[Subject], table: _Table) -> None:
+    """Measure open streams before all else: memory that a busy time has left free would hold them."""
+    count = scenarios.IDLE_STREAMS // 10 if plan.quick else scenarios.IDLE_STREAMS
+    table.on_progress(f"{count:,} idle streams")
+    taken = {subject.target.name: await scenarios.idle_stream_kib(subject, count) for subject in subjects}
+    table.add(f"memory of an idle stream, {count:,} open", "KiB", taken, 60.0)
+
+
+def _allow_descriptors() -> None:
+    """Let this process and those that it starts have a descriptor for every stream."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    return f"{os.cpu_count()} cores, {model}"

@@ -1,0 +1,180 @@
+"""What can be set, section by section: names, types, bounds and defaults. `settings` reads it."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+BackendKind = Literal["vllm", "tgi", "openai", "static"]
+PolicyName = Literal["fcfs", "sjf", "hrrn", "magnus"]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+Priority = Annotated[int, Meta(ge=-10, le=10)]
+
+_SECRETS = {"admin_key", "api_key", "url"}
+"""Settings that are, or may hold, a password; they are in no repr, and so in no log."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in _SECRETS)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Server(_Section, frozen=True):
+    """Where the gateway listens and how much it takes."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback only with `auth.mode = "keys"`."""
+    port: Port = 8080
+    """Port to listen on; 0 takes a free one."""
+    max_body_bytes: Positive = 32 * 1024 * 1024
+    """Largest request body: room for images of up to 20 MB."""
+    max_text_bytes: Positive = 8 * 1024 * 1024
+    """Largest prompt text in a request."""
+    body_timeout_s: PositiveSeconds = 30.0
+    """Longest silence of a client that is sending its body."""
+    shutdown_s: PositiveSeconds = 30.0
+    """How long running answers may go on after a stop was asked for."""
+
+
+class Database(_Section, frozen=True):
+    """Where history is kept."""
+
+    url: str = "embedded"
+    """`embedded` starts a PostgreSQL of its own; else `postgresql+asyncpg://user:password@host/database`."""
+    data_dir: str = "~/.local/share/magnus"
+    """Where the embedded database, the journal and generated keys are kept."""
+    retention_days: Positive = 90
+    """Requests older than this are forgotten."""
+    store_prompts: bool = False
+    """Keep the last user message's text with each request."""
+
+
+class Auth(_Section, frozen=True):
+    """Who may call."""
+
+    mode: Literal["open", "keys"] = "open"
+    """`open` asks nobody for a key and binds loopback only; `keys` takes keys made by `magnus keys create`."""
+    admin_key: str | None = None
+    """Key for `/admin`, at least 16 characters; without one, one is made and kept in `database.data_dir`/admin_key."""
+
+
+class Scheduling(_Section, frozen=True):
+    """How requests wait."""
+
+    policy: PolicyName = "hrrn"
+    """Order of the queue."""
+    alpha: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    """Exponent of the service time in the response ratio: under 1 spares the longest answers, over 1 the mean."""
+    max_queue: Positive = 10_000
+    """Requests that may wait; the next one is answered 429 with a Retry-After."""
+    max_queue_tokens: Positive = 20_000_000
+    """Tokens of prompts and predicted answers that may wait."""
+    priorities: dict[str, Priority] = {}
+    """By application, lower goes first; 0 where none is given."""
+    queue_timeout_s: PositiveSeconds = 600.0
+    """Longest wait; then 504."""
+
+
+class Prediction(_Section, frozen=True):
+    """How answers' lengths are predicted, and how that is learned."""
+
+    embedder: Annotated[str, Meta(min_length=1)] = "static"
+    """What reads the texts: `static`, `off`, or the name of a sentence-transformers model."""
+    budget_ms: Annotated[float, Meta(gt=0)] = 20.0
+    """Longest that a request waits for its prediction; then history alone answers."""
+    train_every_s: PositiveSeconds = 3600.0
+    """A new model is trained at the latest after this time, if there were requests."""
+    train_after_rows: Positive = 10_000
+    """A new model is trained after so many new requests."""
+    min_train_rows: Annotated[int, Meta(ge=250)] = 1000
+    """Requests before the first model is trained."""
+    window_rows: Annotated[int, Meta(ge=250, le=1_000_000)] = 100_000
+    """Newest requests that a model is trained on."""
+    train_threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Threads of the training process, which runs at the lowest priority."""
+
+
+class Upstream(_Section, frozen=True):
+    """How long an engine may take."""
+
+    connect_timeout_s: PositiveSeconds = 5.0
+    """To take a connection."""
+    first_byte_timeout_s: PositiveSeconds = 600.0
+    """From sending the request to the first byte of the answer; the whole answer, where it is not a stream."""
+    idle_timeout_s: PositiveSeconds = 120.0
+    """Longest silence within a stream."""
+    scrape_interval_s: PositiveSeconds = 1.0
+    """How often each engine is asked for its load."""
+    scrape_timeout_s: PositiveSeconds = 5.0
+    """How long an engine may take to tell."""
+
+
+class ModelDefaults(_Section, frozen=True):
+    """What requests for a model get that do not say it themselves."""
+
+    max_tokens: Positive | None = None
+    """Longest answer."""
+
+
+class Models(_Section, frozen=True):
+    """Models by other names, and what is assumed of requests for them."""
+
+    aliases: dict[str, str] = {}
+    """Other names of models: `"gpt-4o-mini" = "llama-3-8b"`."""
+    defaults: dict[str, ModelDefaults] = {}
+    """By model: `max_tokens` for requests without one."""
+
+
+class Log(_Section, frozen=True):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto` is text on a terminal, JSON elsewhere."""
+
+
+class BackendSettings(_Section, frozen=True):
+    """One engine."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    """Its name in stats, metrics and the `x-magnus-backend` header."""
+    kind: BackendKind
+    """What it is: `vllm`, `tgi`, `openai` (anything OpenAI-style) or `static` (one padded batch at a time)."""
+    url: str
+    """Base URL, without `/v1`."""
+    api_key: str | None = None
+    """Sent to the engine as a bearer token."""
+    models: list[str] | None = None
+    """Models that it serves; the engine is asked where this is not set."""
+    kv_tokens: Positive | None = None
+    """KV memory in tokens; the engine is asked where this is not set."""
+    max_concurrency: Positive | None = None
+    """Most requests that it gets at once."""
+    resolve: Literal["once", "each"] = "once"
+    """`each` makes a backend of every address that the name in `url` has, and asks for them again and again."""
+    priority: bool = False
+    """It orders its own queue by the priority of a request (vLLM's `--scheduling-policy priority`)."""
+    first_byte_timeout_s: PositiveSeconds | None = None
+    """As `upstream.first_byte_timeout_s`, for this backend."""
+    idle_timeout_s: PositiveSeconds | None = None
+    """As `upstream.idle_timeout_s`, for this backend."""
+    total_timeout_s: PositiveSeconds | None = None
+    """From sending a request to its last byte; without one there is no such bound."""
+
+
+class Settings(_Section, frozen=True):
+    """The whole tree."""
+
+    server: Server = Server()
+    database: Database = Database()
+    auth: Auth = Auth()
+    scheduling: Scheduling = Scheduling()
+    prediction: Prediction = Prediction()
+    upstream: Upstream = Upstream()
+    models: Models = Models()
+    log: Log = Log()
+    backends: list[BackendSettings] = []

@@ -1,0 +1,55 @@
+"""What the gateway sets in a request that goes to an engine. Every other byte stays as the client wrote it."""
+
+import msgspec
+
+from gateway.wire.json_fields import decode
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def ask_for_usage(body: bytes) -> bytes:
+    """Return the body of a streaming request with `stream_options.include_usage` set.
+
+    Args:
+        body: a JSON object that was read well before.
+
+    >>> ask_for_usage(b'{"model": "m", "x": 1.50}')
+    b'{"model": "m", "x": 1.50,"stream_options":{"include_usage":true}}'
+    """
+    if b'"stream_options"' not in body:
+        return _append(body, b'"stream_options":{"include_usage":true}')
+    fields = decode(_object_decoder, body)
+    options = _object_decoder.decode(fields.get("stream_options") or b"{}") if _is_set(fields, "stream_options") else {}
+    options["include_usage"] = msgspec.Raw(b"true")
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(fields)
+
+
+def with_priority(body: bytes, priority: int) -> bytes:
+    """Return the body with a `priority`, unless its client has set one.
+
+    Args:
+        body: a JSON object that was read well before.
+        priority: the lowest goes first, as vLLM has it.
+
+    >>> with_priority(b'{"model": "m", "x": 1.50}', -3)
+    b'{"model": "m", "x": 1.50,"priority":-3}'
+    """
+    if b'"priority"' in body:
+        fields = decode(_object_decoder, body)
+        if _is_set(fields, "priority"):
+            return body
+        if "priority" in fields:
+            fields["priority"] = msgspec.Raw(b"%d" % priority)
+            return msgspec.json.encode(fields)
+    return _append(body, b'"priority":%d' % priority)
+
+
+def _append(body: bytes, field: bytes) -> bytes:
+    end = body.rindex(b"}")
+    comma = b"" if body[:end].rstrip().endswith(b"{") else b","
+    return b"%b%b%b%b" % (body[:end], comma, field, body[end:])
+
+
+def _is_set(fields: dict[str, msgspec.Raw], name: str) -> bool:
+    return name in fields and bytes(fields[name]).strip() != b"null"

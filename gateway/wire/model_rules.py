@@ -1,0 +1,64 @@
+"""Models by other names, and what is assumed of requests for them; the one place where a body's model is rewritten."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from gateway.wire.fields import Generation
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRules:
+    """What a request's model stands for.
+
+    Args:
+        aliases: other names to models' own.
+        max_tokens: by model, the longest answer of a request that does not say it.
+    """
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def resolve(self, model: str) -> str:
+        """Return the model's own name.
+
+        >>> ModelRules({"gpt-4o-mini": "llama"}).resolve("gpt-4o-mini")
+        'llama'
+        """
+        return self.aliases.get(model, model)
+
+    def apply(self, body: bytes, asked: Generation) -> tuple[bytes, Generation]:
+        """Return a request's body with the model's own name and its default length, and what it asks for then.
+
+        Args:
+            body: a JSON object, from which `asked` was read.
+            asked: what it asks for.
+        """
+        model = self.resolve(asked.model)
+        max_tokens = self.max_tokens.get(model) if asked.max_tokens is None else None
+        changes: dict[str, object] = {}
+        if model != asked.model:
+            changes["model"] = model
+        if max_tokens is not None:
+            changes["max_tokens"] = max_tokens
+        if not changes:
+            return body, asked
+        return _with_fields(body, changes), replace(asked, model=model, max_tokens=max_tokens or asked.max_tokens)
+
+
+def rewrite_model(body: bytes, model: str) -> bytes:
+    """Return a body with another model in it, every other value byte for byte.
+
+    >>> rewrite_model(b'{"model": "gpt-4o-mini", "x": 1.50}', "llama")
+    b'{"model":"llama","x":1.50}'
+    """
+    return _with_fields(body, {"model": model})
+
+
+def _with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
+    fields = _object_decoder.decode(body)
+    fields |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in changes.items()}
+    return msgspec.json.encode(fields)

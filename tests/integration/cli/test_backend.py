@@ -1,0 +1,279 @@
+"""`magnus backend vllm` with a simulated engine in vLLM's place, and a gateway that writes down what it is asked."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+
+DEADLINE_S = 60.0
+ADMIN_KEY = "the-gateways-admin-key"
+ROOT = Path(__file__).parents[3]
+
+VLLM = f"""#!{sys.executable}
+import json, sys, time
+from pathlib import Path
+
+sys.path.insert(0, {str(ROOT)!r})
+from backends.simulator.config import EngineConfig
+from backends.simulator.server import serve
+
+arguments = sys.argv[1:]
+Path(__file__).with_name("arguments.json").write_text(json.dumps(arguments))
+if "--fail" in arguments:
+    sys.exit(7)
+port = int(arguments[arguments.index("--port") + 1])
+ending = arguments[arguments.index("--die-after") + 1] if "--die-after" in arguments else None
+if ending is not None:
+    import os, threading
+    threading.Timer(float(ending), lambda: os._exit(9)).start()
+serve(EngineConfig(model=arguments[1], speed=1.0), "127.0.0.1", port)
+Path(__file__).with_name("ended").touch()
+"""
+
+
+class FakeGateway:
+    """Answers as `/admin/backends` does; `requests` are (method, path, body)."""
+
+    def __init__(self):
+        self.requests = []
+        self.answers = {}
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                length = int(self.headers.get("content-length") or 0)
+                body = json.loads(self.rfile.read(length) or b"null")
+                key = self.headers.get("authorization")
+                gateway.requests.append((self.command, self.path, body))
+                status, answer = gateway.answers.get(self.command, gateway.usual[self.command])
+                if key != f"Bearer {ADMIN_KEY}":
+                    status, answer = 401, {"error": {"code": "unauthorized", "message": "no"}}
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+            def log_message(self, *_):
+                return
+
+        self.usual = {"GET": (200, {"backends": []}), "POST": (201, {}), "PATCH": (200, {}), "DELETE": (202, {})}
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def methods(self):
+        return [method for method, _, _ in self.requests]
+
+
+@pytest.fixture
+def gateway():
+    fake = FakeGateway()
+    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield fake
+    fake.server.shutdown()
+    thread.join()
+    fake.server.server_close()
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def vllm(tmp_path):
+    """The folder of a `vllm` on the path."""
+    executable = tmp_path / "vllm"
+    executable.write_text(VLLM)
+    executable.chmod(0o755)
+    return tmp_path
+
+
+def command(folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "VLLM_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli", "backend", "vllm", "--model", "tiny", *map(str, arguments)],
+        env=environment | {"PATH": f"{folder}:{environment['PATH']}"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def running(folder, *arguments):
+    """A command that has said where its engine is; it is ended with the block."""
+    with command(folder, *arguments) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def registered_at(gateway, *arguments):
+    return ("--gateway", gateway.url, "--admin-key", ADMIN_KEY, *arguments)
+
+
+def test_engine_is_started_registered_and_taken_out(vllm, gateway, port):
+    own = ("--port", port, "--name", "gpu-7", "--", "--max-model-len", "512")
+    with running(vllm, *registered_at(gateway, *own)) as (process, url):
+        healthy = httpx2.get(f"{url}/health", trust_env=False).status_code
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE_S) == 0
+
+    entry = {"name": "gpu-7", "kind": "vllm", "url": f"http://127.0.0.1:{port}", "priority": True}
+    assert (healthy, url) == (200, entry["url"])
+    assert gateway.requests == [
+        ("GET", "/admin/backends", None),
+        ("POST", "/admin/backends", entry),
+        ("DELETE", "/admin/backends/gpu-7", None),
+    ]
+    assert (vllm / "ended").exists()
+
+
+def test_vllm_gets_what_the_gateway_wants_and_what_the_operator_adds(vllm, port):
+    with running(vllm, "--port", port, "--max-queued", 40, "--", "--max-model-len", "512"):
+        arguments = json.loads((vllm / "arguments.json").read_text())
+    assert arguments == [
+        *("serve", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *("--scheduling-policy", "priority", "--enable-prompt-tokens-details", "--enable-prefix-caching"),
+        *("--max-num-queued-reqs", "40", "--max-model-len", "512"),
+    ]
+
+
+def test_what_runs_may_end_before_the_engine_does(vllm, gateway, port):
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "ignore_eos": True}
+    answers = []
+    with running(vllm, *registered_at(gateway, "--port", port)) as (process, url):
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx2.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False))
+        )
+        asking.start()
+        until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=DEADLINE_S) == 0
+        asking.join()
+
+    assert answers[0].json()["usage"]["completion_tokens"] == 100
+    assert gateway.methods() == ["GET", "POST", "DELETE"]
+
+
+def page(url):
+    return httpx2.get(f"{url}/metrics", trust_env=False).text
+
+
+def test_second_signal_ends_it_at_once(vllm, port):
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": True}
+    started = time.monotonic()
+    with running(vllm, "--port", port, "--drain-s", 600) as (process, url):
+
+        def ask():
+            with pytest.raises(httpx2.HTTPError):
+                httpx2.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False).raise_for_status()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE_S) == 0
+        asking.join()
+    assert time.monotonic() - started < DEADLINE_S
+
+
+def test_engine_that_dies_is_taken_out_and_its_code_is_ours(vllm, gateway, port):
+    with running(vllm, *registered_at(gateway, "--port", port, "--", "--die-after", "4")) as (process, _):
+        assert process.wait(timeout=DEADLINE_S) == 9
+        assert "vLLM has ended" in process.stderr.read()
+    assert gateway.methods() == ["GET", "POST", "DELETE"]
+
+
+def test_engine_that_does_not_start_is_never_registered(vllm, gateway, port):
+    with command(vllm, *registered_at(gateway, "--port", port, "--", "--fail")) as process:
+        assert process.wait(timeout=DEADLINE_S) == 7
+    assert gateway.methods() == ["GET"]
+
+
+def test_entry_that_an_earlier_run_left_is_brought_up_to_date(vllm, gateway, port):
+    gateway.answers["POST"] = (409, {"error": {"code": "backend_exists", "message": "there"}})
+    with running(vllm, *registered_at(gateway, "--port", port, "--name", "gpu-7")) as (process, url):
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=DEADLINE_S)
+    assert gateway.methods() == ["GET", "POST", "PATCH", "DELETE"]
+    assert gateway.requests[2][1:] == ("/admin/backends/gpu-7", {"url": url, "priority": True})
+
+
+def test_entry_of_the_settings_file_stays(vllm, gateway, port):
+    gateway.answers["POST"] = (409, {"error": {"code": "backend_configured", "message": "there"}})
+    with running(vllm, *registered_at(gateway, "--port", port)) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE_S) == 0
+    assert gateway.methods() == ["GET", "POST"]
+
+
+def test_gateways_refusal_ends_the_engine(vllm, gateway, port):
+    gateway.answers["POST"] = (400, {"error": {"code": None, "message": "name: wrong"}})
+    with command(vllm, *registered_at(gateway, "--port", port)) as process:
+        assert process.wait(timeout=DEADLINE_S) == 1
+        assert "name: wrong" in process.stderr.read()
+    assert (vllm / "ended").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--gateway", "http://127.0.0.1:1"), "--admin-key: needed"),
+        (("--gateway", "http://gateway.example", "--admin-key", "k"), "cannot reach 127.0.0.1"),
+    ],
+)
+def test_bad_options_are_one_line(vllm, port, arguments, words):
+    with command(vllm, "--port", port, *arguments) as process:
+        assert process.wait(timeout=DEADLINE_S) == 2
+        said = process.stderr.read()
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (vllm / "arguments.json").exists()
+
+
+def test_wrong_admin_key_is_told_before_anything_is_loaded(vllm, gateway, port):
+    with command(vllm, "--gateway", gateway.url, "--admin-key", "wrong", "--port", port) as process:
+        assert process.wait(timeout=DEADLINE_S) == 2
+        assert "does not take this admin key" in process.stderr.read()
+    assert not (vllm / "arguments.json").exists()
+
+
+def test_port_in_use_is_told(vllm, gateway):
+    with command(vllm, "--port", gateway.server.server_address[1]) as process:
+        assert process.wait(timeout=DEADLINE_S) == 2
+        assert "is in use" in process.stderr.read()
+
+
+def test_without_vllm_it_says_how_to_get_it(tmp_path, port):
+    with command(tmp_path, "--port", port) as process:
+        assert process.wait(timeout=DEADLINE_S) == 1
+        assert "magnus-gateway[vllm]" in process.stderr.read()

@@ -1,0 +1,79 @@
+import pytest
+
+from backends.simulator.engine import ContinuousEngine, FcfsQueue, Sequence, StepTime
+from backends.simulator.engine.prefix_cache import PrefixCachingKV
+
+STEP_TIME = StepTime(a=1.0, b=0.0, c=0.0, d=0.01)
+
+
+def engine(*, blocks, **options):
+    return ContinuousEngine(STEP_TIME, PrefixCachingKV(blocks + 1, 16), FcfsQueue(), **options)
+
+
+def sequence(id, prompt=16, output=4):
+    return Sequence(id=id, prompt_tokens=prompt, output_tokens=output, max_new_tokens=1000)
+
+
+def run_to_end(engine):
+    results = []
+    while engine.running or engine.waiting:
+        results.append(engine.step())
+    return results
+
+
+def prefilled(result):
+    return round((result.duration_s - 1.0) / 0.01)
+
+
+def test_the_whole_input_has_to_fit_not_the_first_chunk_alone():
+    subject = engine(blocks=10, max_num_batched_tokens=64)
+    subject.submit(sequence("a", prompt=60, output=30))
+    subject.step()
+    subject.submit(sequence("b", prompt=120, output=1))
+
+    subject.step()
+
+    assert (subject.running, subject.waiting) == (1, 1)
+
+
+def test_nothing_is_kept_free():
+    subject = engine(blocks=300)
+    subject.submit(sequence("a", prompt=100 * 16))
+    subject.submit(sequence("b", prompt=200 * 16))
+
+    subject.step()
+
+    assert subject.running == 2
+
+
+def test_who_comes_back_computes_only_what_others_have_overwritten():
+    subject = engine(blocks=6)
+    subject.submit(sequence("old", prompt=48, output=20))
+    subject.submit(sequence("new", prompt=48, output=20))
+
+    results = run_to_end(subject)
+
+    preempted_at = next(index for index, result in enumerate(results) if result.preempted)
+    resumed = next(result for result in results[preempted_at:] if "new" in result.emitted)
+    assert prefilled(results[0]) == 96
+    assert prefilled(resumed) == 49 - 16  # of its three blocks "old" has taken two, for 20 tokens more
+
+
+def test_sequences_share_nothing():
+    subject = engine(blocks=100)
+    subject.submit(sequence("a", prompt=48, output=1))
+    subject.submit(sequence("b", prompt=48, output=1))
+
+    assert prefilled(subject.step()) == 96
+
+
+@pytest.mark.parametrize("output", [1, 15, 16, 17, 40])
+def test_all_blocks_come_back(output):
+    subject = engine(blocks=8)
+    for id in "abc":
+        subject.submit(sequence(id, prompt=20, output=output))
+
+    finished = [id for result in run_to_end(subject) for id in result.finished]
+
+    assert sorted(finished) == ["a", "b", "c"]
+    assert subject.kv_used_tokens == 0

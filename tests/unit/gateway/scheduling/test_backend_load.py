@@ -1,0 +1,208 @@
+from dataclasses import replace
+
+import pytest
+
+from gateway.scheduling.backend_load import (
+    BackendLoad,
+)
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import BackendState, Prefix, Request
+from gateway.scheduling.target import START
+
+SURE = LengthQuantiles.of((1e6,) * 6, cap=10)
+STATE = BackendState("gpu-0", frozenset({"llama"}), healthy=True, kv_capacity_tokens=1000)
+
+
+def request(id="a", prompt=100, *, output=10, sequences=1, **kept):
+    length = replace(SURE, cap=output)
+    return Request(id, "llama", prompt, length, 0.0, 60.0, sequences=sequences, **kept)
+
+
+def enter(load, each, now=0.0):
+    load.admit(each, each.length, load.ledger.forecast(each, each.length), now)
+
+
+def load_of(*requests, **known):
+    load = BackendLoad(replace(STATE, **known))
+    for each in requests:
+        enter(load, each)
+    return load
+
+
+def look(load, now=0.0, **seen):
+    load.see(replace(load.state, **seen), now)
+
+
+def takes(load, each=None, *, tokens=110, now=0.0):
+    return load.can_take(each or request("new"), tokens, now)
+
+
+def has_room(load, each):
+    tokens = each.prompt_tokens + each.length.cap
+    return load.has_room(each, tokens, load.ledger.forecast(each, each.length))
+
+
+# Who may come at all
+
+
+def test_a_healthy_backend_takes_requests_of_its_models_only():
+    assert takes(load_of())
+    assert not takes(load_of(), replace(request(), model="mistral"))
+    assert not takes(load_of(healthy=False))
+
+
+def test_a_full_backend_takes_nothing_until_its_trial():
+    load = load_of()
+    load.full_until_s = 5.0
+    assert (takes(load, now=4.9), takes(load, now=5.0)) == (False, True)
+
+
+def test_no_more_are_taken_than_the_operator_allows():
+    load = load_of(request("a"), max_concurrency=2)
+    assert takes(load)
+    enter(load, request("b"))
+    assert not takes(load)
+
+
+def test_no_more_are_taken_than_the_engine_has_seats_for():
+    load = load_of(request("a"), request("b"))
+    for _ in range(2):
+        look(load, kv_used_tokens=200, running=2, waiting=1)
+    assert not takes(load)
+    load.release(request("a"), None, 1.0)
+    assert takes(load)
+
+
+def test_an_engine_that_seems_to_have_no_seat_at_all_still_gets_one_request():
+    load = load_of()
+    for _ in range(3):
+        look(load, kv_used_tokens=200, running=0, waiting=1)
+    assert takes(load)
+
+
+def test_a_static_engine_takes_one_batch_at_a_time():
+    load = load_of(static=True)
+    assert takes(load)
+    enter(load, request("a"))
+    assert not takes(load)
+
+
+# Memory
+
+
+def test_a_backend_that_runs_nothing_of_ours_has_room_for_anything():
+    assert has_room(load_of(kv_used_tokens=990), request(prompt=5000))
+
+
+def test_a_backend_of_unknown_memory_has_room():
+    assert has_room(load_of(request("a"), kv_capacity_tokens=None), request("b", prompt=5000))
+
+
+def test_room_is_what_the_target_leaves():
+    load = load_of(request("a", prompt=490))
+    fitting = round(START * 1000) - 500 - 10
+    assert has_room(load, request("b", prompt=fitting))
+    assert not has_room(load, request("b", prompt=fitting + 1))
+
+
+def test_a_prompt_over_the_context_is_refused_there_and_needs_no_room():
+    load = load_of(request("a", prompt=900), max_model_len=950)
+    assert not has_room(load, request("b", prompt=949))
+    assert has_room(load, request("c", prompt=950))
+
+
+def test_what_was_refused_is_not_weighed_again_before_something_changes():
+    load = load_of(request("a", prompt=600))
+    assert not has_room(load, request("b", prompt=500))
+    assert (takes(load, tokens=510), takes(load, tokens=509)) == (False, True)
+    load.release(request("a", prompt=600), None, 1.0)
+    assert takes(load, tokens=510)
+    enter(load, request("c", prompt=600))
+    assert not has_room(load, request("b", prompt=500))
+    look(load)
+    assert takes(load, tokens=510)
+
+
+def test_an_engine_that_preempts_is_filled_less():
+    load = load_of(request("a"))
+    look(load, 0.0, kv_used_tokens=100, preemptions=0)
+    before = load.budget_tokens
+    look(load, 1.0, kv_used_tokens=101, preemptions=50)
+    assert load.budget_tokens < before - 10
+
+
+# Growth and speed
+
+
+def test_answers_that_nobody_hears_of_grow_by_the_clock():
+    one, three = load_of(request("a", output=5000)), load_of(request("a", output=5000, sequences=3))
+    for load in (one, three):
+        look(load, 10.0)
+    assert one.ledger.output_tokens("a") > 100
+    assert three.ledger.output_tokens("a") == 3 * one.ledger.output_tokens("a")
+
+
+def test_an_answer_that_nobody_hears_of_does_not_outgrow_its_limit():
+    load = load_of(request("a", output=20, sequences=2))
+    look(load, 1000.0)
+    assert load.ledger.output_tokens("a") == 40
+
+
+def test_an_answer_that_is_heard_of_grows_by_what_is_heard():
+    load = load_of(request("a", output=5000))
+    load.grow(request("a", output=5000), 1, 0.1)
+    look(load, 10.0)
+    assert load.ledger.output_tokens("a") == 1
+
+
+def test_the_speed_of_an_engine_shows_in_its_answers():
+    fast, slow = load_of(request("a", output=500)), load_of(request("a", output=500))
+    for load, step_s in ((fast, 0.01), (slow, 0.1)):
+        for tokens in range(1, 200, 16):
+            load.grow(request("a", output=500), tokens, step_s * tokens)
+    probe = request("new", output=100)
+    assert fast.completion_s(probe, 100) == pytest.approx(1.0, rel=0.2)
+    assert slow.completion_s(probe, 100) == pytest.approx(10.0, rel=0.2)
+
+
+def test_several_sequences_at_once_are_no_faster_an_engine():
+    one, four = load_of(request("a", output=500)), load_of(request("a", output=500, sequences=4))
+    for load, sequences in ((one, 1), (four, 4)):
+        for tokens in range(1, 200, 16):
+            load.grow(request("a", output=500, sequences=sequences), tokens * sequences, 0.05 * tokens)
+    probe = request("new", output=100)
+    assert four.completion_s(probe, 100) == pytest.approx(one.completion_s(probe, 100), rel=0.2)
+
+
+def test_a_busier_engine_takes_longer():
+    busy = load_of(*(request(str(i)) for i in range(50)))
+    assert busy.completion_s(request("new"), 100) > load_of().completion_s(request("new"), 100)
+
+
+def test_a_prompt_whose_beginning_is_cached_there_is_done_earlier():
+    prefixes = (Prefix(7, 4000),)
+    load = load_of(request("a", prefixes=prefixes))
+    long = request("new", prompt=4100)
+    assert load.completion_s(replace(long, prefixes=prefixes), 10) < load.completion_s(long, 10)
+
+
+def test_a_static_engine_s_batches_are_learned_from():
+    load = load_of(static=True)
+    members = [request("a"), request("b", sequences=2)]
+    before = load.completion_s(request("c"), 100)
+    for number in range(6):
+        for each in members:
+            enter(load, each, 100.0 * number)
+        load.batches.begin(members, 100.0 * number)
+        load.release(members[0], 40, 100.0 * number + 30.0)
+        load.release(members[1], 200, 100.0 * number + 30.0)
+    assert load.batches.time(3, 100, 100) == pytest.approx(30.0, rel=0.2)
+    assert load.completion_s(request("c"), 100) > before
+
+
+def test_what_is_released_is_heard_of_no_more():
+    load = load_of(request("a"))
+    load.release(request("a"), None, 1.0)
+    load.release(request("a"), None, 2.0)
+    look(load, 10.0)
+    assert len(load.ledger) == 0

@@ -1,0 +1,79 @@
+"""What a decision costs is counted, not timed: it must not depend on how many wait."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+from gateway.scheduling.messages import Finished, Progress, Tick
+from gateway.scheduling.policies import Hrrn
+from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from tests.unit.gateway.scheduling.messages import seen, submit
+
+BACKENDS = 3
+LONGEST = 2000
+
+
+@dataclass
+class Counting:
+    """HRRN that counts what it is asked."""
+
+    homogeneous: bool = False
+    name: str = "hrrn"
+    asked: Counter = field(default_factory=Counter)
+    policy: Hrrn = field(default_factory=Hrrn)
+
+    def lane(self, service_s):
+        self.asked["lane"] += 1
+        return self.policy.lane(service_s)
+
+    def urgency(self, arrival_s, service_s, now):
+        self.asked["urgency"] += 1
+        return self.policy.urgency(arrival_s, service_s, now)
+
+
+def crowded(waiting, *, homogeneous=False):
+    """A scheduler in which so many wait, and its policy; every backend runs one."""
+    policy, chance = Counting(homogeneous), Random(0)
+    scheduler = Scheduler(policy, QueueLimits(10**9, 10**15))
+    engines = [seen(f"gpu-{number}", max_concurrency=1, kv_capacity_tokens=50_000) for number in range(BACKENDS)]
+    first = [submit(f"first {number}", timeout_s=1e9) for number in range(BACKENDS)]
+    scheduler.step([*engines, *first], 0.0)
+    lengths = [chance.randint(1, LONGEST) for _ in range(waiting - 2)]
+    scheduler.step([submit(output=length, timeout_s=1e9) for length in (1, LONGEST, *lengths)], 0.0)
+    assert scheduler.waiting == waiting
+    policy.asked.clear()
+    return scheduler, policy
+
+
+def asked(crowd, *messages):
+    """What a step asked of the policy, in urgencies and in lanes, and how many it sent."""
+    scheduler, policy = crowd
+    policy.asked.clear()
+    actions = scheduler.step(messages, 10.0)
+    return policy.asked["urgency"], policy.asked["lane"], len(actions)
+
+
+FINISHED = [Finished(f"first {number}") for number in range(BACKENDS)]
+STEPS = {"time": [Tick()], "arrival": [submit("new", at=10.0)], "growth": [Progress("first 0", 8)], "end": FINISHED}
+
+
+def test_a_decision_weighs_one_of_each_length_class_however_many_wait():
+    for waiting in (100, 10_000):
+        crowd = crowded(waiting)
+        for messages in STEPS.values():
+            classes = len(crowd[0].waiting_by_class())
+            assert classes < 45
+            urgencies, _, sent = asked(crowd, *messages)
+            assert sent == (BACKENDS if messages is FINISHED else 0)
+            # Who goes next is asked once, and again after each that went; plus which model's, which are one here.
+            assert urgencies <= (1 + sent) * (classes + 3)
+
+
+def test_growing_answers_decide_nothing():
+    assert asked(crowded(100), *STEPS["growth"]) == (0, 0, 0)
+
+
+def test_a_wave_looks_no_further_than_it_takes():
+    few, many = (asked(crowded(waiting, homogeneous=True), *FINISHED) for waiting in (100, 10_000))
+    assert few[2] == many[2] == BACKENDS
+    assert many[1] <= few[1] + BACKENDS

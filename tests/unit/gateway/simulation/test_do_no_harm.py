@@ -1,0 +1,85 @@
+"""Whatever is wrong with predictions or looks, the gateway is no worse than sending everything to the emptiest engine.
+
+Two engines whose memory is what binds, and half as much work again as they can do.
+"""
+
+import random
+
+import pytest
+
+from backends.simulator.config import EngineConfig
+from gateway.simulation.experiment import Conditions, Contender, Workload, simulate
+from gateway.training.rows import PastRow
+
+ENGINES = 2
+KV_TOKENS = 8_000
+REQUESTS = 1_000
+LOAD = 1.5
+LONGEST_ANSWER, LONGEST_PROMPT = 600, 800
+LOG_MEDIANS = {"chat": 4.5, "code": 5.2, "labels": 3.8}
+
+NO_LESS_THAN = 0.97
+"""Of the tokens a second of direct dispatch."""
+
+WRONG = {
+    "lengths of other requests": {"lengths": "random"},
+    "lengths ten times too long": {"lengths": "10x"},
+    "lengths ten times too short": {"lengths": "0.1x"},
+    "nothing learned yet": {"lengths": "learned"},
+    "frozen metrics": {"lengths": "learned", "frozen_from_s": 5.0},
+    "no metrics": {"lengths": "learned", "blind": True},
+}
+
+
+@pytest.fixture(scope="module")
+def workload():
+    chance = random.Random(0)
+    rows = []
+    for number in range(REQUESTS):
+        app = chance.choice(sorted(LOG_MEDIANS))
+        prompt = min(LONGEST_PROMPT, 1 + round(chance.lognormvariate(4.6, 0.8)))
+        answer = min(LONGEST_ANSWER, 1 + round(chance.lognormvariate(LOG_MEDIANS[app], 0.9)))
+        rows.append(PastRow(app=app, prompt=f"p{number}", input_tokens=prompt, output_tokens=answer))
+    return Workload("heavy-tailed", rows, EngineConfig(kv_tokens=KV_TOKENS))
+
+
+def outcome(workload, policy, **wrong):
+    conditions = Conditions(load=LOAD, engines=ENGINES, count=REQUESTS, **wrong)
+    return simulate(workload, Contender.parse(policy), conditions)
+
+
+def tok_per_s(outcome):
+    return sum(flight.generated for flight in outcome.flights) / outcome.end_s
+
+
+@pytest.fixture(scope="module")
+def direct(workload):
+    return outcome(workload, "direct", lengths="true")
+
+
+def preemptions(outcome):
+    return sum(backend.preemptions for backend in outcome.fleet)
+
+
+def test_memory_binds_where_all_is_sent_at_once(direct):
+    assert preemptions(direct) > REQUESTS / 4
+
+
+CASES = [
+    *(("hrrn", wrong) for wrong in WRONG),
+    ("magnus", "lengths of other requests"),
+    ("magnus", "nothing learned yet"),
+]
+
+
+@pytest.mark.parametrize(("policy", "wrong"), CASES)
+def test_no_throughput_is_lost_and_nobody_starves(workload, direct, policy, wrong):
+    held = outcome(workload, policy, **WRONG[wrong])
+    assert all(flight.answered for flight in held.flights)
+    assert tok_per_s(held) >= NO_LESS_THAN * tok_per_s(direct)
+
+
+def test_right_predictions_save_nearly_all_that_preemptions_cost(workload, direct):
+    held = outcome(workload, "hrrn", lengths="true")
+    assert preemptions(held) < preemptions(direct) / 20
+    assert tok_per_s(held) > tok_per_s(direct)
