@@ -17,6 +17,8 @@ class PrefixMemory:
 
     def shared_tokens(self, request: Request) -> int:
         """Return how many of the prompt's tokens need not be computed there, as far as we know."""
+        if not request.prefixes:
+            return 0
         return next((prefix.tokens for prefix in request.prefixes if prefix.key in self._seen), 0)
 
     def note(self, request: Request) -> None:

@@ -75,6 +75,8 @@ class BackendLoad:
     _timings: dict[str, _Timing] = field(default_factory=dict)
     _trials: set[str] = field(default_factory=set)
     _refused_tokens: float = inf
+    _tpot_s: float | None = None
+    """Known until something changes here: it is asked for with every request that is placed anywhere."""
     _gaps: tuple[float, ...] = ()
     _held_at_look: int = 0
     _same_looks: int = 0
@@ -102,7 +104,7 @@ class BackendLoad:
         self.ledger.block_tokens, self.ledger.reserving = state.kv_block_tokens, state.reserving
         self._judge(before, state, now)
         self._grow_unheard(now)
-        self._refused_tokens = inf
+        self._refused_tokens, self._tpot_s = inf, None
         if not state.healthy or state.trial_limit is None:
             self._trials.clear()
         if not self.believed or state.kv_used_tokens is None:
@@ -155,9 +157,15 @@ class BackendLoad:
         """Predict how long the request would take here: prefill of what is not cached, then a step a token."""
         if self.state.static:
             return self.batches.time(request.sequences, request.prompt_tokens, max(1, round(output_tokens)))
-        running, kv_tokens = len(self.ledger) + 1, self.ledger.held_tokens + request.prompt_tokens
         fresh = request.prompt_tokens - self.prefixes.shared_tokens(request)
-        return self.speed.service_s(max(0, fresh), output_tokens, running, kv_tokens)
+        return self.speed.prefill_s(max(0, fresh)) + output_tokens * self.tpot_s
+
+    @property
+    def tpot_s(self) -> float:
+        """Predicted seconds a token with one more request running."""
+        if self._tpot_s is None:
+            self._tpot_s = self.speed.tpot_s(len(self.ledger) + 1, self.ledger.held_tokens)
+        return self._tpot_s
 
     def crowding(self, request: Request) -> float:
         """Return how many requests the backend would have by its size; a cached prefix counts as room.
@@ -171,6 +179,7 @@ class BackendLoad:
     def admit(self, request: Request, length: LengthQuantiles, curve: Curve, now: float) -> None:
         """Enter a request that is sent."""
         self.ledger.admit(request, length, curve)
+        self._tpot_s = None
         self.prefixes.note(request)
         self._timings[request.id] = _Timing(request, now, now)
         if self.state.trial_limit is not None:
@@ -193,7 +202,7 @@ class BackendLoad:
         self.ledger.release(request.id)
         self._timings.pop(request.id, None)
         self._trials.discard(request.id)
-        self._refused_tokens = inf
+        self._refused_tokens, self._tpot_s = inf, None
         if self.state.static:
             self.batches.finish_one(output_tokens and output_tokens // request.sequences)
             if not len(self.ledger):

@@ -79,8 +79,9 @@ class Sjf:
 class Hrrn:
     """Highest response ratio next: (wait + service) / service ** alpha.
 
-    `alpha` moves from first come, first served (near 0) over HRRN proper (1) towards shortest job first; a request's
-    ratio grows without bound while it waits, so that nobody starves.
+    `alpha` moves from first come, first served (near 0) over HRRN proper (1) towards shortest job first. A request's
+    ratio grows without bound while it waits, and those of others only as long as they wait, too: with a bounded queue
+    nobody starves.
     """
 
     alpha: float = 1.0

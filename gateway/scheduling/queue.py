@@ -57,6 +57,8 @@ class ModelQueue:
 
     policy: Policy
     tokens: int = 0
+    next_deadline_s: float = inf
+    """No request that waits has to be gone before; a bound that `expired` renews."""
     _lanes: dict[LaneKey, Lane] = field(default_factory=dict)
     _lane_of: dict[str, LaneKey] = field(default_factory=dict)
 
@@ -97,6 +99,16 @@ class ModelQueue:
             del self._lanes[key]
         self.tokens -= waiting.tokens
         return waiting
+
+    def expired(self, now: float) -> Iterator[Waiting]:
+        """Take out whose time is over. Within a lane the order of arrival is that of deadlines, so heads tell."""
+        if now < self.next_deadline_s:
+            return
+        while due := [head for head in self.heads() if head.request.deadline_s <= now]:
+            for head in due:
+                self.pop(head.request.id)
+                yield head
+        self.next_deadline_s = min((head.request.deadline_s for head in self.heads()), default=inf)
 
     def heads(self) -> Iterator[Waiting]:
         """Return the oldest of each lane."""
@@ -154,6 +166,7 @@ class ModelQueue:
         key = self.lane_key(waiting)
         self._lane_of[waiting.request.id] = key
         self.tokens += waiting.tokens
+        self.next_deadline_s = min(self.next_deadline_s, waiting.request.deadline_s)
         return self._lanes.setdefault(key, Lane())
 
 

@@ -95,7 +95,7 @@ class Scheduler:
 
     def wake_at_s(self, now: float) -> float | None:
         """When `step` is next needed though nothing happens: the nearest deadline, or a full backend's next trial."""
-        deadlines = [head.request.deadline_s for head in self._heads()]
+        deadlines = [model.queue.next_deadline_s for model in self._models.values() if len(model.queue)]
         trials = [load.full_until_s for load in self._loads.values() if load.full_until_s > now] if deadlines else []
         return min(deadlines + trials, default=None)
 
@@ -202,12 +202,9 @@ class Scheduler:
             self._models[name].example = self._example(name) or self._models[name].example
 
     def _expire(self, now: float) -> Iterator[Action]:
-        """Arrival order is deadline order, so only heads can be due."""
         for model in self._models.values():
-            while due := [head for head in model.queue.heads() if head.request.deadline_s <= now]:
-                for head in due:
-                    model.queue.pop(head.request.id)
-                    yield Drop(head.request.id, Reason.QUEUE_TIMEOUT)
+            for waiting in model.queue.expired(now):
+                yield Drop(waiting.request.id, Reason.QUEUE_TIMEOUT)
 
     def _shed(self, arrived: list[Request], now: float) -> Iterator[Action]:
         """Drop of what has just arrived, the last first, what would wait beyond the limits."""
@@ -223,8 +220,7 @@ class Scheduler:
         """Send what can be sent, the most urgent first over all models, since they may share backends."""
         heads = {name: head for name, model in self._models.items() if (head := model.queue.most_urgent(now))}
         while heads:
-            lowest = min(head.request.priority for head in heads.values())
-            name = max(heads, key=lambda name: self._urgency(heads[name], lowest, now))
+            name = next(iter(heads)) if len(heads) == 1 else self._most_urgent(heads, now)
             model, head = self._models[name], heads.pop(name)
             if (first := self._first(model, head, now)) is None:
                 continue
@@ -232,10 +228,16 @@ class Scheduler:
             if next_head := model.queue.most_urgent(now):
                 heads[name] = next_head
 
-    def _urgency(self, head: Waiting, lowest: int, now: float) -> tuple[float, float]:
-        request = head.request
-        priority = lowest if is_overdue(request, now) else request.priority
-        return -priority, self.policy.urgency(request.arrival_s, head.service_s, now)
+    def _most_urgent(self, heads: dict[str, Waiting], now: float) -> str:
+        """Return the model whose head goes next."""
+        lowest = min(head.request.priority for head in heads.values())
+
+        def rank(name: str) -> tuple[float, float]:
+            head, request = heads[name], heads[name].request
+            priority = lowest if is_overdue(request, now) else request.priority
+            return priority, -self.policy.urgency(request.arrival_s, head.service_s, now)
+
+        return min(heads, key=rank)
 
     def _first(self, model: ModelDemand, head: Waiting | None, now: float) -> Place | None:
         """Find a place for the most urgent; another overtakes it only on backends that have failed it."""
