@@ -20,9 +20,6 @@ from gateway.history.backend_store import BackendStore, KeptBackend
 from gateway.history.database import DATABASE_ERRORS
 from gateway.settings import BackendSettings, SettingsError, read_backend
 
-CHANGEABLE = ("draining", "max_concurrency", "kv_tokens", "models", "api_key")
-"""What can be changed of a backend while it stays the same engine."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -98,11 +95,14 @@ class Fleet:
         Raises:
             InvalidRequest: a field is wrong, and `param` names it.
             BackendExists: its name is taken.
+            ConfiguredBackend: its name is taken by one of the settings.
             BackendsUnavailable: the database is away; nothing has changed.
         """
         backend = self._read(fields)
         async with self._changing:
-            if backend.name in self.names() or self._members(backend.name):
+            if backend.name in self._configured:
+                raise ConfiguredBackend(f"{backend.name} is in the settings file", param="name")
+            if backend.name in self._kept:
                 raise BackendExists(f"There is a backend {backend.name!r} already", param="name")
             await self._keep(backend, draining=False)
             self._kept[backend.name] = backend
@@ -114,13 +114,13 @@ class Fleet:
         """Change a backend; of the settings' own, only whether it drains.
 
         Raises:
-            InvalidRequest: a field is wrong, or is not one that can be changed.
+            InvalidRequest: a field is wrong, and `param` names it.
             BackendNotFound: there is none of that name.
             ConfiguredBackend: it is the settings' to change.
             BackendsUnavailable: the database is away; nothing has changed.
         """
-        if refused := [field for field in changes if field not in CHANGEABLE]:
-            raise InvalidRequest(f"{refused[0]}: cannot be changed, only {', '.join(CHANGEABLE)} can", param=refused[0])
+        if "name" in changes:
+            raise InvalidRequest("name: cannot be changed", param="name")
         async with self._changing:
             self.fields(name)  # there is one of that name
             draining = changes.get("draining", name in self._draining)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import httpx2
 import typer
 
+from gateway.cli.backend_tgi import tgi
 from gateway.cli.engine_process import EngineProcess
 from gateway.cli.options import bad_input, err, failed, run
-from gateway.cli.registration import Registration, RegistrationError
+from gateway.cli.registration import Registration, RegistrationError, registration_at
 
-app = typer.Typer(help="Start a real engine.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Start a real engine, or register one that runs.", no_args_is_help=True, rich_markup_mode=None)
 
 NOT_INSTALLED = "vLLM is not installed: pip install 'magnus-gateway[vllm]'"
 EVERYWHERE = ("0.0.0.0", "::")
@@ -42,9 +42,7 @@ class Plan:
     drain_s: float
 
 
-@app.callback()
-def _root() -> None:
-    """Keep `vllm` a command of its own while it is the only one."""
+app.command("tgi")(tgi)
 
 
 @app.command("vllm")
@@ -102,7 +100,11 @@ def vllm_arguments(model: str, host: str, port: int, max_queued: int) -> tuple[s
 async def _serve(plan: Plan) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     async with AsyncExitStack() as stack:
-        registration = await _registration(plan, stack)
+        registration = None
+        if plan.gateway is not None and plan.admin_key is not None:
+            # Before minutes are spent on loading a model.
+            at = registration_at(plan.gateway, plan.admin_key, plan.entry)
+            registration = await stack.enter_async_context(at)
         process = await stack.enter_async_context(EngineProcess.started(plan.command, plan.environment))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _ask_to_stop, stop, process)
@@ -154,21 +156,6 @@ def _ask_to_stop(stop: asyncio.Event, process: EngineProcess) -> None:
     if stop.is_set():
         process.terminate()
     stop.set()
-
-
-async def _registration(plan: Plan, stack: AsyncExitStack) -> Registration | None:
-    """Make sure of the gateway's consent before minutes are spent on loading a model."""
-    if plan.gateway is None:
-        return None
-    headers = {"authorization": f"Bearer {plan.admin_key}"}
-    client = httpx2.AsyncClient(base_url=plan.gateway.rstrip("/"), headers=headers, timeout=30)
-    registration = Registration(await stack.enter_async_context(client), plan.entry)
-    try:
-        if not await registration.check():
-            err.print(f"magnus: {plan.gateway} does not answer yet", style="yellow", markup=False, soft_wrap=True)
-    except RegistrationError as error:
-        bad_input(f"--gateway {plan.gateway}: {error}")
-    return registration
 
 
 def _vllm_executable() -> str | None:

@@ -94,8 +94,10 @@ def continuous(  # noqa: PLR0913 - one parameter an option
         )
         if quick:
             grid = replace(grid, engines=(2,), loads=(0.7, 1.2), policies=(), quick=True)
+        _ = grid.contenders  # names are checked before anything is trained
+        embedder = configured_embedder(settings) if workload else NoEmbedder()
         sizes = kv_tokens, trace_kv_tokens
-        ready = _workloads(_files(workload, trace), instructions, sizes, configured_embedder(settings), quick=quick)
+        ready = _workloads(_files(workload, trace), instructions, sizes, embedder, quick=quick)
         tried = _run([(one, grid.trials(one)) for one in ready], jobs)
     except (RowError, ValueError) as error:
         bad_input(error)

@@ -1,11 +1,15 @@
 """One engine made known to a running gateway, and taken back."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import httpx2
+
+from gateway.cli.options import bad_input, err
 
 PATH = "/admin/backends"
 RETRY_S = 2.0
@@ -77,6 +81,29 @@ class Registration:
         else:
             _require(response, HTTPStatus.CREATED)
         self.ours = True
+
+
+@asynccontextmanager
+async def registration_at(gateway: str, admin_key: str, fields: dict[str, Any]) -> AsyncIterator[Registration]:
+    """Prepare an entry, and take it out with the block; a gateway that would refuse ends the command at once.
+
+    Args:
+        gateway: its URL; it may come up later.
+        admin_key: opens its `/admin`.
+        fields: the entry, as one of `[[backends]]`.
+    """
+    headers = {"authorization": f"Bearer {admin_key}"}
+    async with httpx2.AsyncClient(base_url=gateway.rstrip("/"), headers=headers, timeout=30) as http:
+        registration = Registration(http, fields)
+        try:
+            if not await registration.check():
+                err.print(f"magnus: {gateway} does not answer yet", style="yellow", markup=False, soft_wrap=True)
+        except RegistrationError as error:
+            bad_input(f"--gateway {gateway}: {error}")
+        try:
+            yield registration
+        finally:
+            await registration.withdraw()
 
 
 def _require(response: httpx2.Response, status: HTTPStatus) -> None:

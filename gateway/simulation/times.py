@@ -1,9 +1,8 @@
-"""When requests arrive: evenly at random, as in a trace, or in bursts."""
+"""When requests arrive: evenly at random, as in a trace, or half of them in a burst."""
 
 import random
 from enum import StrEnum
 
-BURSTS = 4
 BURST_SHARE, BURST_REQUESTS = 0.05, 0.5
 """Half of the requests come in a twentieth of the time."""
 
@@ -13,7 +12,7 @@ class Pattern(StrEnum):
 
     POISSON = "poisson"
     TRACE = "trace"
-    BURSTS = "bursts"
+    BURST = "burst"
 
 
 def arrival_times(
@@ -44,7 +43,7 @@ def arrival_times(
         return _scaled(_unrolled(own_times), rate)
     if rate is None:
         raise ValueError(f"rate: {pattern} arrivals need one")
-    return _poisson(count, rate, chance) if pattern is Pattern.POISSON else _bursts(count, rate, chance)
+    return _poisson(count, rate, chance) if pattern is Pattern.POISSON else _burst(count, rate, chance)
 
 
 def _unrolled(times: list[float]) -> list[float]:
@@ -75,19 +74,19 @@ def _poisson(count: int, rate: float, chance: random.Random) -> list[float]:
     return times
 
 
-def _bursts(count: int, rate: float, chance: random.Random) -> list[float]:
-    """Poisson arrivals whose rate is high in the middle of each of a few equal periods.
+def _burst(count: int, rate: float, chance: random.Random) -> list[float]:
+    """Poisson arrivals whose rate is ten times the mean in the middle, and half of it before and after.
 
     Given how many fall into a stretch of constant rate, Poisson arrivals are uniform in it.
     """
-    period_s = count / rate / BURSTS
-    burst_s = BURST_SHARE * period_s
+    whole_s = count / rate
+    burst_s = BURST_SHARE * whole_s
+    start_s = (whole_s - burst_s) / 2
     times = []
     for _ in range(count):
-        start_s = chance.randrange(BURSTS) * period_s
         if chance.random() < BURST_REQUESTS:
-            times.append(start_s + (period_s - burst_s) / 2 + chance.random() * burst_s)
+            times.append(start_s + chance.random() * burst_s)
         else:
-            t = chance.random() * (period_s - burst_s)
-            times.append(start_s + t + (burst_s if t > (period_s - burst_s) / 2 else 0.0))
+            t = chance.random() * (whole_s - burst_s)
+            times.append(t + burst_s if t > start_s else t)
     return sorted(times)

@@ -120,7 +120,9 @@ async def test_what_cannot_be_done_is_refused(simulated_engine: Engine, start_ga
         (await admin(gateway, "POST", json={"name": "x"}), 400, "kind"),
         (await add(gateway, simulated_engine, "good"), 409, "name"),
         (await add(gateway, simulated_engine, "new"), 409, "name"),
-        (await admin(gateway, "PATCH", "/new", json={"url": "http://a"}), 400, "url"),
+        (await admin(gateway, "PATCH", "/new", json={"name": "newer"}), 400, "name"),
+        (await admin(gateway, "PATCH", "/new", json={"url": "a"}), 400, "url"),
+        (await admin(gateway, "PATCH", "/new", json={"colour": "red"}), 400, "colour"),
         (await admin(gateway, "PATCH", "/new", json={"draining": 1}), 400, "draining"),
         (await admin(gateway, "PATCH", "/new", json={"kv_tokens": -1}), 400, "kv_tokens"),
         (await admin(gateway, "PATCH", "/good", json={"kv_tokens": 100}), 409, None),
@@ -131,6 +133,7 @@ async def test_what_cannot_be_done_is_refused(simulated_engine: Engine, start_ga
         (await gateway.http.get("/admin/backends"), 401, None),
         (await gateway.http.post("/admin/backends", json=simulated_engine.backend("x")), 401, None),
     ]
+    assert [refused[at][0].json()["error"]["code"] for at in (3, 4)] == ["backend_configured", "backend_exists"]
     for response, status, param in refused:
         assert error_of(response, status)["param"] == param
     assert await names(gateway) == ["new", "good"]
@@ -181,6 +184,42 @@ async def test_backend_that_is_taken_out_ends_what_it_runs(
         await until(is_gone, "it is gone")
     await add(gateway, simulated_engine, "held")
     await answers(gateway)
+
+
+async def test_name_that_is_on_its_way_out_can_be_taken_again(
+    start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
+) -> None:
+    go = asyncio.Event()
+
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(answer())
+
+    held = await start_engine(respond)
+    gateway = await start_gateway()
+    await add(gateway, held, "gpu")
+    await until(gateway.shows("magnus_backend_takes_work", 1, backend="gpu"), "it may get work")
+    running = asyncio.create_task(ask(gateway))
+    await until(held.has_received(1), "the engine has a request")
+    await admin(gateway, "DELETE", "/gpu")
+    assert (await add(gateway, simulated_engine, "gpu")).status_code == 201
+    await answers(gateway)
+    go.set()
+    assert (await running).json()["choices"][0]["message"]["content"] == "hello"
+
+
+async def test_backend_that_moves_serves_on(
+    start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
+) -> None:
+    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer())
+
+    gateway = await start_gateway()
+    await add(gateway, await start_engine(respond), "gpu")
+    await answers(gateway)
+    moved = await admin(gateway, "PATCH", "/gpu", json={"url": simulated_engine.url, "max_concurrency": 3})
+    assert moved.json()["url"] == simulated_engine.url
+    assert (await ask(gateway)).json()["choices"][0]["message"]["content"] != "hello"
 
 
 async def test_without_a_database_nothing_is_half_done(simulated_engine: Engine, tmp_path: Path) -> None:

@@ -76,9 +76,13 @@ async def test_stream_that_breaks_raises_in_openais_client(
     gateway = await start_gateway(fake.backend("fake"))
     async with gateway.sdk(app) as sdk:
         with pytest.raises(openai.APIError, match="ended before the answer did"):
-            async for _ in await sdk.responses.create(model=MODEL, input="hi", stream=True):
-                continue
+            await read_all(sdk)
     await gateway.remembered(app, requests=1, failed=1)
+
+
+async def read_all(sdk: openai.AsyncOpenAI) -> None:
+    async for _ in await sdk.responses.create(model=MODEL, input="hi", stream=True):
+        continue
 
 
 async def test_answers_in_the_background_are_refused(start_engine: StartEngine, start_gateway: StartGateway) -> None:

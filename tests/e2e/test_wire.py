@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import pytest_asyncio
 import zstandard
 
 from tests.e2e.conftest import StartEngine, StartGateway
@@ -19,16 +20,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BODY = b'{ "model":"tiny", "messages":[{"role":"user","content":"caf\xc3\xa9"}], "x" : 1.50 }'
 STREAMED = BODY.replace(b'"x"', b'"stream":true, "x"')
-EVENTS = (
-    b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"one"},"finish_reason":'
-)
+EVENTS = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"one"}'
 
 
 async def answer_all(request: Received, writer: asyncio.StreamWriter) -> None:
-    streams = b'"stream":true' in request.body
-    writer.write(
-        STREAM_HEAD + token("one") + token("two", finish_reason="stop") + DONE + STREAM_END if streams else answer()
-    )
+    if b'"stream":true' in request.body:
+        writer.write(STREAM_HEAD + token("one") + token("two", finish_reason="stop") + DONE + STREAM_END)
+    else:
+        writer.write(answer())
 
 
 @asynccontextmanager
@@ -56,7 +55,7 @@ async def response_of(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]
     return status, headers, body
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def fake(start_engine: StartEngine) -> FakeEngine:
     return await start_engine(answer_all)
 

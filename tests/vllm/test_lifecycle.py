@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.engines import Engine as Probe
 from tests.e2e.gateway import Gateway, serving, settings_of, until
-from tests.vllm.engine import ARGUMENTS, MODEL, OFFLINE, ONE_THREAD, running_engine
+from tests.vllm.engine import ARGUMENTS, MODEL, OFFLINE, ONE_THREAD, Engine
 from tests.vllm.install import environment
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
@@ -96,11 +96,10 @@ async def started_by_command(folder: Path, port: int) -> AsyncIterator[Process]:
         await process.wait()
 
 
-async def test_engine_that_dies_and_comes_back_under_load(tmp_path: Path, database_url: str) -> None:
+async def test_engine_that_dies_and_comes_back_under_load(vllm: Engine, tmp_path: Path, database_url: str) -> None:
+    """Ends the engine that all tests share, which saves the start of another: no test after this one has it."""
+    engine = vllm
     async with AsyncExitStack() as stack:
-        dying = running_engine(tmp_path)
-        engine = await asyncio.to_thread(dying.__enter__)
-        stack.callback(engine.kill)
         backend = {"name": "gpu-0", "kind": "vllm", "url": engine.url, "priority": True}
         settings = settings_of(database_url, tmp_path, [backend], upstream={"idle_timeout_s": IDLE_S})
         gateway = await stack.enter_async_context(serving(settings))
@@ -128,12 +127,22 @@ async def test_engine_that_dies_and_comes_back_under_load(tmp_path: Path, databa
 
         # SIGTERM within a stream: whatever vLLM makes of it, its client is not left hanging.
         last = asyncio.create_task(stream(gateway))
-        await until(Probe(engine.url).works, "the engine works again")
+        await works_on(Probe(engine.url), last)
         (server,) = [child for child in psutil.Process(process.pid).children() if child.is_running()]
         server.send_signal(signal.SIGTERM)
         async with asyncio.timeout(IDLE_S + 25):
             assert is_broken(await last)
             assert await process.wait() != 0
+
+
+async def works_on(engine: Probe, answer: asyncio.Task[list[str]]) -> None:
+    """Wait until the engine works on an answer that is not over yet."""
+
+    async def condition() -> bool:
+        assert not answer.done(), answer.result()[-3:]
+        return await engine.works()
+
+    await until(condition, "the engine works")
 
 
 def unhealthy(gateway: Gateway) -> Any:

@@ -17,10 +17,12 @@ LOADS = (0.7, 1.0, 1.2, 1.5)
 TAIL_ALPHA = 0.55
 
 BURST_LOAD = 0.7
-"""In the mean; within a burst it is ten times as high as in all the time, and far over what the engines can do."""
+"""In the mean; in the burst it is ten times as high, far over what the engines can do."""
 
 OVERLOAD, OVERLOAD_S, OVERLOAD_QUEUE_S = 10.0, 600.0, 60.0
 """Ten times what the engines can do, for ten minutes; the queue holds what they can do in one."""
+
+QUEUE_OF = "queue of "
 
 FAULT_LOAD, FROZEN_FROM_S, SELDOM_S = 1.2, 10.0, 30.0
 
@@ -32,7 +34,7 @@ class Section(StrEnum):
     """Which question a trial belongs to."""
 
     LOADS = "loads"
-    BURSTS = "bursts"
+    BURST = "burst"
     FAULTS = "faults"
     OVERLOAD = "overload"
 
@@ -83,7 +85,7 @@ class Grid:
             for load in self._loads(fleets.index(engines)):
                 trials += self._all(Section.LOADS, replace(base, load=load))
             if self.full or engines == fleets[0]:
-                trials += self._all(Section.BURSTS, replace(base, load=BURST_LOAD, pattern=Pattern.BURSTS))
+                trials += self._all(Section.BURST, replace(base, load=BURST_LOAD, pattern=Pattern.BURST))
             if engines == fleets[0] and not self.quick:
                 trials += self._faults(base)
                 trials += self._overload(workload, base)
@@ -122,7 +124,7 @@ class Grid:
             pattern=Pattern.POISSON,
             max_queue=max(1, round(OVERLOAD_QUEUE_S * per_s)),
         )
-        return [Trial(Section.OVERLOAD, self._ours, at, f"queue of {at.max_queue:,}")]
+        return [Trial(Section.OVERLOAD, self._ours, at, f"{QUEUE_OF}{at.max_queue:,}")]
 
     @property
     def _ours(self) -> Contender:

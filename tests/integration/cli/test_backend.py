@@ -1,5 +1,6 @@
-"""`magnus backend vllm` with a simulated engine in vLLM's place, and a gateway that writes down what it is asked."""
+"""`magnus backend` with simulated engines in the real ones' place, and a gateway that writes down what it is asked."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
+from backends.simulator.config import EngineConfig
+from backends.simulator.server import listening
 
 DEADLINE_S = 60.0
 ADMIN_KEY = "the-gateways-admin-key"
@@ -104,10 +108,10 @@ def vllm(tmp_path):
     return tmp_path
 
 
-def command(folder, *arguments):
+def command(folder, *arguments, kind=("vllm", "--model", "tiny")):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "VLLM_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli", "backend", "vllm", "--model", "tiny", *map(str, arguments)],
+        [sys.executable, "-m", "gateway.cli", "backend", *kind, *map(str, arguments)],
         env=environment | {"PATH": f"{folder}:{environment['PATH']}"},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -117,9 +121,9 @@ def command(folder, *arguments):
 
 
 @contextmanager
-def running(folder, *arguments):
+def running(folder, *arguments, **kind):
     """A command that has said where its engine is; it is ended with the block."""
-    with command(folder, *arguments) as process:
+    with command(folder, *arguments, **kind) as process:
         try:
             yield process, process.stdout.readline().strip()
         finally:
@@ -277,3 +281,31 @@ def test_without_vllm_it_says_how_to_get_it(tmp_path, port):
     with command(tmp_path, "--port", port) as process:
         assert process.wait(timeout=DEADLINE_S) == 1
         assert "magnus-gateway[vllm]" in process.stderr.read()
+
+
+@pytest.fixture
+async def tgi():
+    async with listening(EngineConfig(kind="tgi", speed=100.0)) as url:
+        yield url
+
+
+async def test_running_tgi_is_registered_for_as_long_as_the_command_runs(tmp_path, gateway, tgi):
+    def register():
+        with running(tmp_path, *registered_at(gateway, "--url", tgi, "--name", "old"), kind=("tgi",)) as (process, url):
+            process.send_signal(signal.SIGTERM)
+            return process.wait(timeout=DEADLINE_S), url
+
+    assert await asyncio.to_thread(register) == (0, tgi)
+    assert gateway.requests == [
+        ("GET", "/admin/backends", None),
+        ("POST", "/admin/backends", {"name": "old", "kind": "tgi", "url": tgi}),
+        ("DELETE", "/admin/backends/old", None),
+    ]
+
+
+def test_tgi_that_does_not_generate_is_never_registered(tmp_path, gateway):
+    nowhere = registered_at(gateway, "--url", "http://127.0.0.1:1", "--ready-timeout-s", "2")
+    with command(tmp_path, *nowhere, kind=("tgi",)) as process:
+        assert process.wait(timeout=DEADLINE_S) == 1
+        assert "did not generate" in process.stderr.read()
+    assert gateway.methods() == ["GET"]

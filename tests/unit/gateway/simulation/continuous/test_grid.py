@@ -44,9 +44,9 @@ def test_everybody_is_compared_with_direct_dispatch_on_the_same_arrivals():
     assert set(map(tuple, conditions.values())) == {("direct", "hrrn", "fcfs")}
 
 
-def test_bursts_come_below_saturation_on_the_mean():
-    assert {(trial.conditions.pattern, trial.conditions.load) for trial in tried(Grid(), Section.BURSTS)} == {
-        (Pattern.BURSTS, 0.7)
+def test_the_burst_comes_below_saturation_in_the_mean():
+    assert {(trial.conditions.pattern, trial.conditions.load) for trial in tried(Grid(), Section.BURST)} == {
+        (Pattern.BURST, 0.7)
     }
 
 
@@ -67,7 +67,7 @@ def test_overload_lasts_ten_minutes_at_ten_times_what_the_engines_can_do():
 
 def test_quick_is_half_as_much_of_the_steady_part():
     quick, whole = Grid(engines=(2,), loads=(1.2,), quick=True), Grid(engines=(2,), loads=(1.2,))
-    assert {trial.section for trial in quick.trials(workload())} == {Section.LOADS, Section.BURSTS}
+    assert {trial.section for trial in quick.trials(workload())} == {Section.LOADS, Section.BURST}
     assert 2 * tried(quick, Section.LOADS)[0].conditions.count == tried(whole, Section.LOADS)[0].conditions.count
 
 

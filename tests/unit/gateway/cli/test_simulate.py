@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from gateway.cli.simulate import simulate
+from tests.unit.gateway.cli.past_files import rows_file, trace_file
+
+CONTRACT = {
+    *("policy", "n", "mean_s", "p50_s", "p90_s", "p99_s", "ttft_mean_s", "norm_ms_per_tok"),
+    *("req_per_s", "tok_per_s", "preemptions", "kv_util", "max_response_ratio"),
+}
+
+app = typer.Typer()
+app.command()(simulate)
+
+
+def run(path, *arguments):
+    return CliRunner().invoke(app, ["--workload", str(path), *map(str, arguments)])
+
+
+def report(path, *arguments):
+    result = run(path, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "sjf", "hrrn", "magnus", "direct", "round-robin"])
+def test_every_policy_reports_what_scripts_rely_on(tmp_path, policy):
+    found = report(rows_file(tmp_path), "--policy", policy, "--rate", 50)
+    assert found.keys() >= CONTRACT
+    assert (found["policy"], found["n"]) == (policy, 300)
+
+
+def test_the_exponent_is_part_of_the_policy(tmp_path):
+    assert report(rows_file(tmp_path), "--policy", "hrrn", "--alpha", 0.55, "--load", 1)["policy"] == "hrrn:0.55"
+
+
+def test_more_requests_than_rows_repeat_them(tmp_path):
+    assert report(rows_file(tmp_path, count=50), "--rate", 20, "--rows", 120)["n"] == 120
+
+
+def test_a_trace_keeps_its_times_unless_told_otherwise(tmp_path):
+    path = trace_file(tmp_path)
+    own, twice = report(path), report(path, "--rate", 20)
+    assert own["req_per_s"] == pytest.approx(10.0, rel=0.1)
+    assert twice["req_per_s"] == pytest.approx(20.0, rel=0.1)
+
+
+def test_a_trained_predictor_simulates_the_half_that_it_was_not_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGNUS_PREDICTION__EMBEDDER", "off")
+    assert report(trace_file(tmp_path), "--lengths", "trained")["n"] == 300
+
+
+def test_a_bounded_queue_reports_its_drops(tmp_path):
+    found = report(rows_file(tmp_path), "--rate", 5000, "--kv-tokens", 1024, "--max-queue", 10)
+    assert found["dropped"] > 100
+    assert found["n"] + found["dropped"] == 300
+    assert found["retry_room"] is not None
+
+
+@pytest.mark.parametrize("metrics", ["frozen", "none"])
+def test_without_metrics_everybody_is_answered(tmp_path, metrics):
+    assert report(rows_file(tmp_path), "--rate", 200, "--kv-tokens", 2048, "--metrics", metrics)["n"] == 300
+
+
+def test_the_table_names_every_figure(tmp_path):
+    shown = run(rows_file(tmp_path), "--rate", 50).stdout
+    assert all(name in shown for name in CONTRACT - {"policy"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "rate"),
+        (("--rate", 5, "--lengths", "guessed"), "lengths"),
+        (("--rate", 5, "--pattern", "trace"), "pattern"),
+        (("--rate", 5, "--max-model-len", 999999), "max_model_len"),
+        (("--rate", 5, "--instructions", "/nowhere.json"), "/nowhere.json"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(tmp_path, arguments, named):
+    result = run(rows_file(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_bad_row_is_named_by_its_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"app": "a", "output_tokens": 5}\n{"app": "a", "output_tokens": "many"}\n')
+    result = run(path, "--rate", 5)
+    assert result.exit_code == 2
+    assert f"{path}:2: output_tokens" in result.stderr
