@@ -17,13 +17,13 @@ from gateway.cli.continuous_tables import markdown, show
 from gateway.cli.embedding import configured_embedder
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, failed, print_json, read_settings
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.prediction.embedder import Embedder, NoEmbedder
 from gateway.settings import cache_dir
 from gateway.simulation.continuous.comparison import Compared, compare
 from gateway.simulation.continuous.grid import ENGINES, LOADS, Grid, Trial, default_policies
 from gateway.simulation.continuous.trials import Tried, run_trials
 from gateway.simulation.experiment import Workload
-from gateway.simulation.fleet import PROGRESS_TOKENS
 from gateway.simulation.prepare import read_workload, trained_workload
 from gateway.simulation.run import StarvedError
 from gateway.simulation.workload import prompt_tokens, without_texts
@@ -68,6 +68,9 @@ def continuous(  # noqa: PLR0913 - one parameter an option
         APPLICATIONS_KV_TOKENS
     ),
     trace_kv_tokens: Annotated[int, typer.Option(min=1, help="And for traces.")] = TRACES_KV_TOKENS,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="In each run; enough for a steady state if not given.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="All loads on the larger fleets, too.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two engines, two loads, five policies, fewer requests.")
@@ -86,9 +89,10 @@ def continuous(  # noqa: PLR0913 - one parameter an option
     settings = read_settings(config)
     try:
         grid = Grid(
-            [int(number) for number in _numbers("engines", engines)],
+            _whole_numbers("engines", engines),
             _numbers("loads", loads),
             policies.split(","),
+            requests=requests,
             full=full,
             seed=seed,
         )
@@ -124,6 +128,13 @@ def _numbers(name: str, text: str) -> list[float]:
     if not all(0.0 < number < inf for number in numbers):
         raise ValueError(f"{name}: {text!r}: each is to be above 0 and finite")
     return numbers
+
+
+def _whole_numbers(name: str, text: str) -> list[int]:
+    numbers = _numbers(name, text)
+    if not all(number.is_integer() for number in numbers):
+        raise ValueError(f"{name}: {text!r} are not whole numbers")
+    return [int(number) for number in numbers]
 
 
 def _files(texts: list[Path] | None, traces: list[Path] | None) -> dict[str, tuple[list[Path], bool]]:

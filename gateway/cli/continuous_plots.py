@@ -54,6 +54,8 @@ def _lines(axes: Axes, runs: Sequence[Tried], figure: Callable[[Tried], float]) 
         own = [run for run in runs if run.policy == policy]
         axes.plot([run.load for run in own], [figure(run) for run in own], marker="o", label=policy)
     axes.set(title="Mean time end to end by load", xlabel="share of saturation", ylabel="seconds", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(visible=True, which="major", alpha=0.3)
 
 
@@ -64,6 +66,7 @@ def _distribution(axes: Axes, runs: Sequence[Tried]) -> None:
     axes.set(
         title=f"Times end to end at load {runs[0].load:g}", xlabel="seconds", ylabel="share of answers", xscale="log"
     )
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="major", alpha=0.3)
 
 

@@ -17,6 +17,8 @@ from gateway.errors import BackendError, BackendRefused, BackendTimeout, Backend
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Largest answer that is not a stream: it is held whole before the client gets it."""
 
+PART_BYTES = 256 * 1024
+"""A longer body is sent in parts of this size: all at once, it would stop the event loop and be held twice."""
 
 _TRANSPORT_ERRORS = (httpx2.RequestError, aiohttp.ClientError, OSError)
 """aiohttp's own come through where httpx-aiohttp has no name for them: an engine that does not speak HTTP."""
@@ -96,9 +98,13 @@ class Upstream:
         headers = dict(call.headers)
         if backend.spec.api_key:
             headers["authorization"] = f"Bearer {backend.spec.api_key}"
+        content: bytes | AsyncIterator[bytes] = call.body
+        if len(call.body) > PART_BYTES:
+            headers["content-length"] = str(len(call.body))
+            content = _parts(call.body)
         timeout = {"connect": self._patience.connect_s}
         url = backend.spec.url.rstrip("/") + call.path
-        return httpx2.Request("POST", url, headers=headers, content=call.body, extensions={"timeout": timeout})
+        return httpx2.Request("POST", url, headers=headers, content=content, extensions={"timeout": timeout})
 
 
 class Reply:
@@ -235,6 +241,11 @@ class _Patient:
             if isinstance(exc.__cause__, TimeoutError):
                 raise BackendTimeout("The engine took no connection in time") from exc
             raise BackendUnavailable("The connection to the engine failed") from exc
+
+
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), PART_BYTES):
+        yield body[at : at + PART_BYTES]
 
 
 def _refusal(backend: Backend, status: int, body: bytes) -> BackendError:

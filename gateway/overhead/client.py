@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from random import Random
+from time import perf_counter
 
 import aiohttp
 
@@ -73,30 +74,33 @@ class Clients:
         Raises:
             BadAnswer: it is not whole.
         """
-        loop = asyncio.get_running_loop()
         body = shape.body(next(self._prompts))
-        start_s = loop.time()
+        start_s = perf_counter()  # uvloop's own time goes in milliseconds
         async with self._session.post(self._url, data=body, headers=self._headers) as response:
             first = await response.content.readany()
-            ttft_s = loop.time() - start_s
+            ttft_s = perf_counter() - start_s
             rest = await response.content.read()
-            e2e_s = loop.time() - start_s
+            e2e_s = perf_counter() - start_s
         whole = first + rest
         _check(response.status, whole, shape)
         return ttft_s, e2e_s
 
-    async def closed_loop(self, shape: Shape, *, requests: int, at_once: int) -> list[float]:
-        """Send requests, each as soon as one before it is answered; return their TTFTs in seconds."""
+    async def closed_loop(self, shape: Shape, *, requests: int, at_once: int, spread_s: float = 0.0) -> list[float]:
+        """Send requests, each as soon as one before it is answered; return their TTFTs in seconds.
+
+        The first ones come evenly over `spread_s`; where all answers take as long as that, so do those that follow.
+        """
         left = iter(range(requests))
         ttfts_s: list[float] = []
 
-        async def client() -> None:
+        async def client(at_s: float) -> None:
+            await asyncio.sleep(at_s)
             for _ in left:
                 ttfts_s.append((await self.ask(shape))[0])
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(client())
+            for i in range(at_once):
+                group.create_task(client(spread_s * i / at_once))
         return ttfts_s
 
     @asynccontextmanager

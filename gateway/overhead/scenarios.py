@@ -106,11 +106,13 @@ async def added_latency(direct: Subject, subject: Subject, seconds: float) -> tu
 
 async def added_ttft(direct: Subject, subject: Subject, *, streams: int, rounds: int) -> float:
     """Return by how many ms the median TTFT of paced streams is greater than the engine's own."""
+    shape = Shape(STREAM_CHUNKS // 2, PACE_MS)
+    spread_s = shape.chunks * shape.pace_ms / 1000
     ttfts_s: dict[str, list[float]] = {direct.target.name: [], subject.target.name: []}
     for _ in range(rounds):
         for each in (direct, subject):
             ttfts_s[each.target.name] += await each.clients.closed_loop(
-                Shape(STREAM_CHUNKS // 2, PACE_MS), requests=streams, at_once=STREAMS_AT_ONCE
+                shape, requests=streams, at_once=STREAMS_AT_ONCE, spread_s=spread_s
             )
     return 1000 * (median(ttfts_s[subject.target.name]) - median(ttfts_s[direct.target.name]))
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from backends.simulator.config import EngineConfig
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.scheduler import QueueLimits
 from gateway.simulation.core import UNBOUNDED, build_core
-from gateway.simulation.fleet import PROGRESS_TOKENS, SimulatedBackend
+from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import ForecastLengths, LearnedLengths, Lengths, RandomLengths, ScaledLengths
 from gateway.simulation.looks import LOOK_S, Looks
 from gateway.simulation.report import SimulationReport, report

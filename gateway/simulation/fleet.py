@@ -10,14 +10,12 @@ from backends.simulator.engine import FcfsQueue, PriorityQueue, Sequence
 from backends.simulator.engine.advance import Advance, AdvancingEngine, SteppedEngine
 from backends.simulator.engine.lazy import LazyEngine
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.scheduling.messages import BackendState
 from gateway.simulation.workload import Arrival
 
 MODEL = "model"
 """All engines serve one model: what the rows call theirs is who answered them."""
-
-PROGRESS_TOKENS = 16
-"""The scheduler hears of an answer's growth every so many tokens, as it does from the gateway."""
 
 
 @dataclass(slots=True)

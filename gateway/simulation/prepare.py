@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from backends.simulator.config import EngineConfig
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.length_model import LengthModel
 from gateway.scheduling.length import LengthQuantiles
 from gateway.simulation.experiment import Workload
-from gateway.simulation.fleet import PROGRESS_TOKENS
 from gateway.simulation.trained import split, trained_forecasts
 from gateway.simulation.workload import answered
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions

@@ -63,11 +63,13 @@ Respond = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 class FakeEngine:
     """Lists a model, and answers every generation request by `respond`, which writes to the socket what it likes.
 
-    The connection is closed after each answer, and everything that was posted is kept in `received`.
+    The connection is closed after each answer, and everything that was posted is kept in `received`. `left_s` are the
+    loop's seconds at which a client closed its connection before it had its answer.
     """
 
     respond: Respond
     received: list[Received] = field(default_factory=list)
+    left_s: list[float] = field(default_factory=list)
     _port: int = 0
     _server: asyncio.Server | None = None
     _connections: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -108,12 +110,23 @@ class FakeEngine:
         self._connections.add(task)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await self._answer(await _read_request(reader), writer)
+                request = await _read_request(reader)
+                watch = asyncio.create_task(self._watch(reader))
+                try:
+                    await self._answer(request, writer)
+                finally:
+                    watch.cancel()
         except asyncio.CancelledError:
             return  # stopped
         finally:
             self._connections.discard(task)
             writer.close()
+
+    async def _watch(self, reader: asyncio.StreamReader) -> None:
+        """Note when the client leaves; it sends nothing more, so the end is all that there is to read."""
+        with suppress(ConnectionError):
+            await reader.read()
+        self.left_s.append(asyncio.get_running_loop().time())
 
     async def _answer(self, request: Received, writer: asyncio.StreamWriter) -> None:
         if request.path == "/v1/models":

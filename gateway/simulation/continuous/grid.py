@@ -57,6 +57,7 @@ class Grid:
         engines: sizes of fleets.
         loads: shares of saturation.
         policies: as `Contender` reads them.
+        requests: in each run; None is enough of them, see `Workload.requests`.
         full: whether larger fleets are tried under all loads, too.
         quick: whether half as many requests will do, without faults and overload.
         seed: of all arrivals.
@@ -65,6 +66,7 @@ class Grid:
     engines: Sequence[int] = ENGINES
     loads: Sequence[float] = LOADS
     policies: Sequence[str] = ()
+    requests: int | None = None
     full: bool = False
     quick: bool = False
     seed: int = 0
@@ -80,7 +82,7 @@ class Grid:
         trials: list[Trial] = []
         fleets = sorted(set(self.engines))
         for engines in fleets:
-            count = workload.requests(engines) // (2 if self.quick else 1)
+            count = self.requests or workload.requests(engines) // (2 if self.quick else 1)
             base = Conditions(engines=engines, count=count, seed=self.seed)
             for load in self._loads(fleets.index(engines)):
                 trials += self._all(Section.LOADS, replace(base, load=load))
@@ -120,7 +122,7 @@ class Grid:
         at = replace(
             base,
             load=OVERLOAD,
-            count=round(OVERLOAD * OVERLOAD_S * per_s),
+            count=self.requests or round(OVERLOAD * OVERLOAD_S * per_s),
             pattern=Pattern.POISSON,
             max_queue=max(1, round(OVERLOAD_QUEUE_S * per_s)),
         )

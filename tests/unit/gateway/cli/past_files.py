@@ -16,7 +16,7 @@ def rows_file(folder, count=300):
     return path
 
 
-def trace_file(folder, count=600):
+def trace_file(folder, count=420):
     """Arrivals and lengths of two users, one of short answers and one of long ones."""
     lines = ["arrival_s,input_tokens,output_tokens,app,user"]
     lines += [f"{0.1 * i:.1f},50,{(10, 300)[i % 2] + i % 7},chat,u{i % 2}" for i in range(count)]

@@ -12,12 +12,17 @@ app.command()(continuous)
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [*map(str, arguments)])
+    return CliRunner().invoke(app, ["--trace-kv-tokens", "2000", "--requests", "80", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")  # one training for all tests here
 
 
 @pytest.fixture
-def caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAGNUS_CACHE", str(tmp_path / "cache"))
+def caches(cache, monkeypatch):
+    monkeypatch.setenv("MAGNUS_CACHE", str(cache))
 
 
 @pytest.mark.usefixtures("caches")

@@ -41,6 +41,19 @@ async def test_only_so_long_is_waited_for_a_connection():
     assert transport.sent[0][1].extensions["timeout"]["connect"] == PATIENCE.connect_s
 
 
+async def test_a_long_body_goes_in_parts_and_says_how_long_it_is():
+    body = bytes(range(256)) * 3000
+    transport = FakeTransport(gpu=[whole()])
+    async with Upstream(transport, PATIENCE).send(GPU, Call("/x", {}, body)):
+        pass
+    ((_, request),) = transport.sent
+    assert request.headers["content-length"] == str(len(body))
+    assert "transfer-encoding" not in request.headers
+    parts = [part async for part in request.stream]
+    assert b"".join(parts) == body
+    assert max(map(len, parts)) == upstream.PART_BYTES
+
+
 @pytest.mark.parametrize(
     ("kind", "is_stream"), [("text/event-stream; charset=utf-8", True), ("application/json", False)]
 )
