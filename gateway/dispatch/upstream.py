@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -11,8 +11,15 @@ from typing import Self
 import aiohttp
 import httpx2
 
-from backends.base import Backend, BackendSpec
-from gateway.errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable, ProtocolError
+from backends.base import Backend, BackendSpec, Translation, UntranslatableError
+from gateway.errors import (
+    BackendError,
+    BackendRefused,
+    BackendTimeout,
+    BackendUnavailable,
+    InvalidRequest,
+    ProtocolError,
+)
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Largest answer that is not a stream: it is held whole before the client gets it."""
@@ -83,14 +90,17 @@ class Upstream:
             BackendOutOfMemory: it had no memory for what it was sent.
             BackendRefused: an error status, in the engine's own words.
             BackendError: no connection, a broken one, silence.
+            InvalidRequest: the engine has no words for it.
         """
+        translation = _translation(backend, call)
+        if translation is not None:
+            call = replace(call, path=translation.path, body=translation.body)
         async with _Patient(self._patience.with_backend(backend.spec)) as patient:
             response = await self._transport.handle_async_request(self._request(backend, call))
             try:
-                reply = Reply(response, patient)
                 if response.status_code >= 400:
-                    raise _refusal(backend, response.status_code, await reply.read())
-                yield reply
+                    raise _refusal(backend, response.status_code, await Reply(response, patient).read())
+                yield Reply(response, patient, translation)
             finally:
                 await response.aclose()
 
@@ -110,9 +120,10 @@ class Upstream:
 class Reply:
     """An engine's answer, as it comes."""
 
-    def __init__(self, response: httpx2.Response, patient: "_Patient") -> None:
+    def __init__(self, response: httpx2.Response, patient: "_Patient", translation: Translation | None = None) -> None:
         self._response = response
         self._patient = patient
+        self._translation = translation
 
     @property
     def status(self) -> int:
@@ -127,7 +138,7 @@ class Reply:
     @property
     def length(self) -> int | None:
         """Bytes of the body, where the engine said how many there are."""
-        told = str(self._response.headers.get("content-length", ""))
+        told = "" if self._translation else str(self._response.headers.get("content-length", ""))
         return int(told) if told.isdecimal() else None
 
     @property
@@ -136,10 +147,11 @@ class Reply:
         return self.content_type.startswith("text/event-stream")
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it is read."""
+        """Yield the body as it is read; of a stream, in OpenAI's words."""
+        feed = self._translation.feed if self._translation and self.is_stream else None
         async for chunk in self._stream():
             self._patient.pause()  # a client that reads slowly is no silence of the engine's
-            yield chunk
+            yield feed(chunk) if feed else chunk
             self._patient.resume()
         self._patient.pause()  # all has come: what its reader does now is no silence of the engine's
 
@@ -166,7 +178,8 @@ class Reply:
                 size += len(chunk)
                 if size > MAX_ANSWER_BYTES:
                     raise ProtocolError(f"The engine's answer is over {MAX_ANSWER_BYTES} bytes")
-        return b"".join(parts)
+        body = b"".join(parts)
+        return self._translation.whole(body) if self._translation and not self.is_stream else body
 
     def _stream(self) -> httpx2.AsyncByteStream:
         stream = self._response.stream
@@ -248,10 +261,19 @@ async def _parts(body: bytes) -> AsyncIterator[bytes]:
         yield body[at : at + PART_BYTES]
 
 
+def _translation(backend: Backend, call: Call) -> Translation | None:
+    try:
+        return backend.translate(call.path, call.body)
+    except UntranslatableError as error:
+        raise InvalidRequest(str(error), param=error.param) from error
+
+
 def _refusal(backend: Backend, status: int, body: bytes) -> BackendError:
     error = backend.read_error(status, body)
     out_of_memory = backend.is_out_of_memory(status, error)
     if not out_of_memory and backend.is_queue_full(status, error):
         return BackendFull(error.message)
+    if status < 500 and backend.has_failed(status, error):
+        return ProtocolError(f"The engine failed: {error.message}")
     refused = BackendOutOfMemory if out_of_memory else BackendRefused
     return refused(error.message, status=status, type=error.type, param=error.param, code=error.code)

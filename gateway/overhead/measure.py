@@ -4,9 +4,10 @@ import os
 import platform
 import resource
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gateway.overhead import litellm, scenarios
@@ -69,11 +70,16 @@ async def measure(plan: Plan, on_progress: Callable[[str], None]) -> OverheadRes
         on_progress("importing and training")
         warm = WarmGateway(folder, engine_url)
         key = warm.warm_up(made_up(PAST_ROWS, seed=1))
-        on_progress("starting")
-        targets = [stack.enter_context(warm.serving(key, measured))]
+        engine = Target("engine", engine_url, "none")
+        proxies = [partial(warm.serving, key, measured)]
         if plan.peers is not None:
-            targets.append(stack.enter_context(litellm.serving(plan.peers, folder, engine_url, measured)))
-        await _run(plan, targets, Target("engine", engine_url, "none"), table)
+            proxies.append(partial(litellm.serving, plan.peers, folder, engine_url, measured))
+        parts = (_idle_memory, _cpu, _memory) if plan.memory else (_idle_memory, _cpu)
+        for part in parts:
+            on_progress("starting")
+            with ExitStack() as started:
+                targets = [started.enter_context(proxy()) for proxy in proxies]
+                await _run(part, plan, [engine, *targets], table)
     return OverheadResults(
         quick=plan.quick,
         python=platform.python_version(),
@@ -84,25 +90,21 @@ async def measure(plan: Plan, on_progress: Callable[[str], None]) -> OverheadRes
     )
 
 
-async def _run(plan: Plan, targets: list[Target], engine: Target, table: _Table) -> None:
-    effort = Effort.of(quick=plan.quick)
+Part = Callable[[Plan, Subject, list[Subject], _Table], Awaitable[None]]
+
+
+async def _run(part: Part, plan: Plan, targets: list[Target], table: _Table) -> None:
+    """Run a part on proxies that have just started: what one part has made them take, no other is to find free."""
     prompts = [prompt for prompt, _ in made_up(PROMPTS, seed=2)]
     async with session() as opened:
-        direct, *subjects = (Subject(each, Clients(opened, each.url, each.key, prompts)) for each in (engine, *targets))
+        direct, *subjects = (Subject(each, Clients(opened, each.url, each.key, prompts)) for each in targets)
         table.on_progress("warming up")
         await scenarios.warm_up([direct, *subjects])
-        await _idle_memory(plan, subjects, table)
-        await _cpu(effort, subjects, table)
-        await _latency(effort, direct, subjects, table)
-        if plan.memory:
-            first, next_ = await scenarios.resident_mib(subjects[0], effort.memory_requests, table.on_progress)
-            done = f"{effort.memory_requests:,}"
-            name = subjects[0].target.name
-            table.add(f"memory after {done} requests", "MiB", {name: first}, 250.0)
-            table.add(f"growth over the next {done}", "MiB", {name: next_ - first}, 5.0)
+        await part(plan, direct, subjects, table)
 
 
-async def _cpu(effort: Effort, subjects: list[Subject], table: _Table) -> None:
+async def _cpu(plan: Plan, direct: Subject, subjects: list[Subject], table: _Table) -> None:
+    effort = Effort.of(quick=plan.quick)
     for at_once in (16, 64):
         what = JSON.format(at_once)
         table.on_progress(what)
@@ -122,6 +124,7 @@ async def _cpu(effort: Effort, subjects: list[Subject], table: _Table) -> None:
     table.on_progress("paced streams")
     spent = await scenarios.cpu_a_paced_chunk(subjects, streams=effort.paced_streams, rounds=effort.rounds)
     table.add_cpu("a chunk of a paced stream", spent, 0.1)
+    await _latency(effort, direct, subjects, table)
 
 
 async def _latency(effort: Effort, direct: Subject, subjects: list[Subject], table: _Table) -> None:
@@ -136,12 +139,19 @@ async def _latency(effort: Effort, direct: Subject, subjects: list[Subject], tab
     table.add("added TTFT, 32 paced streams", "ms", ttfts, 2.5)
 
 
-async def _idle_memory(plan: Plan, subjects: list[Subject], table: _Table) -> None:
-    """Measure open streams before all else: memory that a busy time has left free would hold them."""
+async def _idle_memory(plan: Plan, _: Subject, subjects: list[Subject], table: _Table) -> None:
     count = scenarios.IDLE_STREAMS // 10 if plan.quick else scenarios.IDLE_STREAMS
     table.on_progress(f"{count:,} idle streams")
     taken = {subject.target.name: await scenarios.idle_stream_kib(subject, count) for subject in subjects}
     table.add(f"memory of an idle stream, {count:,} open", "KiB", taken, 60.0)
+
+
+async def _memory(plan: Plan, _: Subject, subjects: list[Subject], table: _Table) -> None:
+    effort, own = Effort.of(quick=plan.quick), subjects[0]
+    first, next_ = await scenarios.resident_mib(own, effort.memory_requests, table.on_progress)
+    done = f"{effort.memory_requests:,}"
+    table.add(f"memory after {done} requests", "MiB", {own.target.name: first}, 250.0)
+    table.add(f"growth over the next {done}", "MiB", {own.target.name: next_ - first}, 5.0)
 
 
 def _allow_descriptors() -> None:

@@ -51,12 +51,14 @@ def rich_table(results: OverheadResults) -> Table:
 def markdown(results: OverheadResults) -> str:
     """Write the figures as a page."""
     peer = f", LiteLLM {results.litellm} with one worker" if results.litellm else ""
+    quick = " --quick" if results.quick else ""
     pinned = "The measured process has a core to itself; engine, clients and Postgres share the others."
     lines = [
         "# The gateway's own cost",
         "",
-        f"`magnus bench overhead` on {results.machine}, Python {results.python}{peer}. Everything is on: API keys, a",
-        "trained model with the static embedder, the queue, history in Postgres, metrics. A canned engine answers.",
+        f"`magnus bench overhead{quick}` on {results.machine}, Python {results.python}{peer}.",
+        "Everything is on: API keys, a trained model, the static embedder, the queue, history in Postgres, metrics.",
+        "A canned engine answers.",
         pinned if results.own_core else "All processes share one core.",
         "CPU is user and system time of the measured process, the median of rounds that take turns; `load` is the",
         "machine's load average when the figure was taken, all processes of the benchmark included.",

@@ -57,9 +57,14 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def failure(self) -> str | None:
-        """The message of the error that came in an answer's place."""
+        """The message of the error that came in an answer's place.
+
+        vLLM that is stopped ends its answers with the reason `abort`, as if they had come to their end.
+        """
         if isinstance(self.error, dict):
             return str(self.error.get("message") or "no reason given")
+        if self.error is None and any(choice.finish_reason == "abort" for choice in self.choices or ()):
+            return "it was stopped before the answer's end"
         return self.error
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 
-from backends.base import BackendSpec, EngineError, Snapshot
+from backends.base import BackendSpec, EngineError, Snapshot, Translation
 from backends.openai_api import is_out_of_memory, read_error
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -104,6 +104,12 @@ class FakeBackend:
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
         return is_out_of_memory(status, error)
+
+    def has_failed(self, status: int, error: EngineError) -> bool:
+        return status >= 500
+
+    def translate(self, path: str, body: bytes) -> Translation | None:
+        return None
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         return read_error(status, body)

@@ -1,8 +1,17 @@
 import asyncio
+import gzip
 
 import pytest
 
-from gateway.api.asgi import DRAIN_FACTOR, WhileConnected, headers_of, read_body, respond, start
+from gateway.api.asgi import (
+    DRAIN_FACTOR,
+    SentWhole,
+    WhileConnected,
+    headers_of,
+    read_body,
+    respond,
+    start,
+)
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
 
 GONE = {"type": "http.disconnect"}
@@ -30,10 +39,10 @@ def part(body, *, more=True):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-async def read(*script, max_bytes=100, silence_s=10.0):
+async def read(*script, max_bytes=100, silence_s=10.0, encoding=""):
     receive = Receive(*script)
     try:
-        return await read_body(receive, max_bytes=max_bytes, silence_s=silence_s), receive
+        return await read_body(receive, max_bytes=max_bytes, silence_s=silence_s, encoding=encoding), receive
     except Exception as error:
         error.receive = receive
         raise
@@ -86,6 +95,13 @@ async def test_a_client_that_leaves_half_way_is_gone():
         await read(part(b"a"), GONE)
 
 
+async def test_a_packed_body_is_unpacked_and_bounded_as_it_is_then():
+    body, _ = await read(part(gzip.compress(b"x" * 100), more=False), encoding="gzip")
+    assert body == b"x" * 100
+    with pytest.raises(BodyTooLarge, match="unpacked"):
+        await read(part(gzip.compress(b"x" * 101), more=False), encoding="gzip")
+
+
 def test_headers_are_read_in_lower_case_and_the_last_wins():
     scope = {"headers": [(b"x-a", b"1"), (b"x-b", "ü".encode("latin-1")), (b"x-a", b"2")]}
     assert headers_of(scope) == {"x-a": "2", "x-b": "ü"}
@@ -112,6 +128,34 @@ async def test_a_stream_s_start_says_no_length():
 
     await start(send, 200, {"x-a": "1"})
     assert sent == [{"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}]
+
+
+async def test_who_knows_no_chunks_gets_a_stream_when_it_is_whole():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    whole = SentWhole(send)
+    await start(whole, 200, {"x-a": "1"})
+    await whole({"type": "http.response.body", "body": b"a", "more_body": True})
+    await whole({"type": "http.response.body", "body": b"b", "more_body": True})
+    assert sent == []
+    await whole({"type": "http.response.body", "body": b"", "more_body": False})
+    assert sent == [
+        {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1"), (b"content-length", b"2")]},
+        {"type": "http.response.body", "body": b"ab", "more_body": False},
+    ]
+
+
+async def test_who_knows_no_chunks_gets_one_length():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await respond(SentWhole(send), 404, {"x-a": "1"}, b"no")
+    assert sent[0]["headers"] == [(b"x-a", b"1"), (b"content-length", b"2")]
 
 
 # A client that leaves

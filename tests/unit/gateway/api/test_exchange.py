@@ -9,6 +9,7 @@ from gateway.errors import InvalidRequest, QueueFull
 from gateway.prediction.ask import Ask
 from gateway.prediction.predictor import Forecast
 from gateway.scheduling.length import LengthQuantiles
+from gateway.wire.dialects import ANTHROPIC
 from gateway.wire.fields import read_chat
 
 ASKED = read_chat(b'{"model": "llama", "messages": [], "user": "ann"}')
@@ -85,6 +86,25 @@ async def test_an_error_before_the_first_byte_is_a_response(sent):
 async def test_an_error_brings_its_own_headers(sent):
     await AsgiClient(exchange(), sent).fail(QueueFull("full", retry_after_s=7.0))
     assert (sent.status, sent.headers["retry-after"]) == (429, "7")
+
+
+async def test_an_error_is_worded_as_the_client_s_api_has_it(sent):
+    await AsgiClient(exchange(dialect=ANTHROPIC), sent).fail(InvalidRequest("no"))
+    assert json.loads(sent.body) == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
+
+
+async def test_an_error_may_end_the_connection(sent):
+    await AsgiClient(exchange(), sent).fail(InvalidRequest("no"), close=True)
+    assert sent.headers["connection"] == "close"
+
+
+async def test_an_error_within_what_is_no_stream_adds_nothing_to_it(sent):
+    client = AsgiClient(exchange(), sent)
+    await client.start(200, "audio/wav", length=100)
+    await client.send(b"RIFF", more=True)
+    await client.fail(InvalidRequest("no"))
+    assert sent.body == b"RIFF"
+    assert sent.messages[-1]["more_body"] is True
 
 
 async def test_an_error_after_the_first_byte_is_an_event_and_the_end(sent):

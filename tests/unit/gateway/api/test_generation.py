@@ -179,6 +179,7 @@ async def test_the_application_is_the_key_s_where_keys_are_asked_for():
         ({"body": b"no"}, 400, "invalid_request"),
         ({"body": chat(n=0)}, 400, "invalid_request"),
         ({"headers": {"content-encoding": "gzip"}}, 400, "invalid_request"),
+        ({"headers": {"content-encoding": "br"}}, 415, "unsupported_content_encoding"),
         ({"method": "GET"}, 405, "method_not_allowed"),
         ({"body": b" " * 10_001}, 413, "request_too_large"),
         ({"body": chat(messages=[{"role": "user", "content": "x" * 1001}])}, 413, "request_too_large"),

@@ -41,3 +41,9 @@ def test_an_error_in_an_answer_s_place_is_told(error, failure):
 @pytest.mark.parametrize("body", [b"", b"no", b"[]", b'{"usage": 7}', b'{"choices": [7]}', b"\xff", b"[" * 10**5])
 def test_what_is_no_answer_is_none(body):
     assert read_answer(body) is None
+
+
+def test_an_answer_that_a_stopping_engine_aborts_is_a_failure():
+    answer = read_answer(b'{"choices": [{"finish_reason": "abort", "text": "half"}]}')
+    assert answer is not None
+    assert answer.failure == "it was stopped before the answer's end"
