@@ -21,7 +21,6 @@ from gateway.history.embedded import EmbeddedPostgres
 from gateway.reload import Reload
 from gateway.settings import Settings
 
-
 KEEP_ALIVE_S = 75
 """Longer than clients and proxies keep a connection that idles, so that none is sent a request while it closes."""
 

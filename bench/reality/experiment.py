@@ -13,6 +13,7 @@ from backends.simulator.engine import StepTime
 from bench.reality import calibrate
 from bench.reality.anchor import kv_read
 from bench.reality.client import Answer, replay, session
+from bench.reality.cores import apart
 from bench.reality.engine import CONTEXT_TOKENS, Counters, read_counters, vllm
 from bench.reality.fit import Sample, errors, fit_step_time, scaled
 from bench.reality.gateway import WarmGateway
@@ -56,7 +57,8 @@ class Bench:
     async def run(self) -> Experiment:
         """Measure, simulate, and return both."""
         self.say("starting vLLM")
-        with vllm(self.folder, self.parts.measured) as engine:
+        with vllm(self.folder, self.parts.measured) as engine, apart(engine.process.pid) as alone:
+            self.say("the model has a core to itself" if alone else "all share the cores")
             async with session() as http:
                 self.say("counting prompts with the engine's tokenizer")
                 parts = await self._counted(http, engine.url)
