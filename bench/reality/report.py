@@ -41,7 +41,8 @@ def markdown(experiment: Experiment, comparisons: Sequence[Comparison], command:
         [
             "# The simulator and the gateway against a real vLLM",
             "",
-            f"vLLM on the CPU: the model has a core to itself where there are two or more, and all else shares the others; a deep, thin model, {BLOCKS} blocks of "
+            f"vLLM on the CPU: where there are two cores or more the model has one to itself and all else shares the "
+            f"others; a deep, thin model, {BLOCKS} blocks of "
             f"{BLOCK_TOKENS} tokens, {MAX_SEQUENCES} sequences: KV memory is what runs out. Answers end at their rows' "
             "lengths inside the engine; requests carry no `max_tokens`, and nobody outside knows. "
             f"{plan.requests} requests a run at {experiment.rate:.1f} requests/s (Poisson), {plan.repetitions} runs of "
