@@ -155,8 +155,8 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
         return []
     if not sum(weights):
         weights = [1.0] * len(weights)
-    scale = total / sum(weights)
-    exact = [weight * scale for weight in weights]
+    whole = sum(weights)
+    exact = [total * (weight / whole) for weight in weights]  # in this order: what is next to nothing overflows else
     parts = [floor(part) for part in exact]
     by_remainder = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
     for i in by_remainder[: total - sum(parts)]:

@@ -78,7 +78,7 @@ def test_lengths_are_learned_on_the_way():
     arriving = arrivals(rows(300, output_tokens=400), count=None, rate=100.0, seed=0)
     _, direct = run("direct", arriving)
     _, learned = run("fcfs", arriving, lengths=LearnedLengths())
-    assert learned.preemptions < direct.preemptions / 5
+    assert learned.preemptions < direct.preemptions / 2
 
 
 def test_a_prompt_that_no_context_holds_is_refused_and_holds_nobody_up():
