@@ -53,7 +53,7 @@ _REFUSING: tuple[Column, ...] = (
     ("held p99", lambda one: _seconds(one.report.accepted_queue_p99_s)),
     ("p99 s", lambda one: _seconds(one.report.p99_s)),
     ("told", lambda one: _seconds(one.report.retry_after_mean_s or 0.0)),
-    ("passed", lambda one: _share(one.report.retry_passed)),
+    ("ratio", lambda one: _times(one.report.retry_ratio)),
     ("room", lambda one: _share(one.report.retry_room)),
 )
 _COLUMNS: dict[Section, tuple[Column, ...]] = {
@@ -65,7 +65,7 @@ _COLUMNS: dict[Section, tuple[Column, ...]] = {
 _NAMES = {"", "load", "policy"}
 _TITLES = {
     Section.LOADS: "steady arrivals",
-    Section.BURST: "half of the requests in 5 % of the time",
+    Section.BURST: "half of them in 5 % of the time",
     Section.FAULTS: "without what it relies on, load 1.2",
     Section.OVERLOAD: "ten times too much for ten minutes",
 }
@@ -76,9 +76,9 @@ the last arrival. `preem.`: preemptions. `wait`: mean share of the KV memory in 
 gateway or in an engine. `true`: mean time over that of the same policy with true lengths. `@true` knows the true
 lengths; all others are given the trained predictor's, made on rows that are not simulated.
 
-Overload: `bound` is the queue's, in requests; times in seconds. `told`: mean Retry-After; `passed`: share of drops
-within whose Retry-After as many requests left the queue as were in it; `room`: share for which the queue had room
-after it, though arrivals went on.
+Overload: `bound` is the queue's, in requests; times in seconds. `told`: mean Retry-After; `ratio`: median of it over
+the time until as many requests had left the queue as were in it, 1 being the truth; `room`: share of drops after whose
+Retry-After the queue had room, though arrivals went on.
 """
 
 

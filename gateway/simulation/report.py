@@ -34,6 +34,7 @@ class SimulationReport(msgspec.Struct, frozen=True):
         max_response_ratio: the largest time over service time.
         retry_room: share of drops after whose retry time the queue had room.
         retry_passed: share of drops within whose retry time as many had left the queue as were in it.
+        retry_ratio: median of the retry time over the time until so many had left.
         retry_after_mean_s: mean time that drops were told to wait.
         accepted_queue_p99_s: 0.99-quantile of the time in the queue.
     """
@@ -61,6 +62,7 @@ class SimulationReport(msgspec.Struct, frozen=True):
     retry_after_mean_s: float | None
     retry_room: float | None
     retry_passed: float | None
+    retry_ratio: float | None
 
 
 def report(policy: str, outcome: Outcome, max_queue: int | None = None) -> SimulationReport:
@@ -108,6 +110,7 @@ def report(policy: str, outcome: Outcome, max_queue: int | None = None) -> Simul
         retry_after_mean_s=truth.mean_s,
         retry_room=truth.room,
         retry_passed=truth.passed,
+        retry_ratio=truth.ratio,
     )
 
 

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from dataclasses import dataclass
 from math import inf
-from statistics import fmean
+from statistics import fmean, median
 
 from gateway.simulation.run import Flight, Outcome
 
@@ -13,12 +13,14 @@ class RetryTruth:
     """What came of the times that drops were given; None without drops.
 
     `room`: the share for which the queue had room then, though nobody else had held back. `passed`: the share for which
-    as many requests as were waiting had left the queue by then, so that the wait was long enough.
+    as many requests as were waiting had left the queue by then. `ratio`: the median of the time told over the time
+    until so many had left; an estimate that is right in the middle has 1, and half of its drops passed.
     """
 
     mean_s: float | None = None
     room: float | None = None
     passed: float | None = None
+    ratio: float | None = None
 
 
 def retry_truth(dropped: list[Flight], outcome: Outcome, max_queue: int | None) -> RetryTruth:
@@ -34,12 +36,17 @@ def retry_truth(dropped: list[Flight], outcome: Outcome, max_queue: int | None) 
     changed_s = [at_s for at_s, _ in outcome.depths]
     left_s = sorted(flight.dispatched_s for flight in outcome.flights if flight.dispatched_s < inf)
     room = [_depth(outcome, changed_s, flight.dropped_s + flight.retry_after_s) < max_queue for flight in dropped]
-    passed = [
-        bisect_right(left_s, flight.dropped_s + flight.retry_after_s) - bisect_right(left_s, flight.dropped_s)
-        >= _depth(outcome, changed_s, flight.dropped_s)
-        for flight in dropped
-    ]
-    return RetryTruth(fmean(flight.retry_after_s for flight in dropped), fmean(room), fmean(passed))
+    ratios = []
+    for flight in dropped:
+        last = bisect_right(left_s, flight.dropped_s) + _depth(outcome, changed_s, flight.dropped_s) - 1
+        needed_s = left_s[last] - flight.dropped_s if 0 <= last < len(left_s) else inf
+        ratios.append(flight.retry_after_s / needed_s if needed_s > 0.0 else inf)
+    return RetryTruth(
+        mean_s=fmean(flight.retry_after_s for flight in dropped),
+        room=fmean(room),
+        passed=fmean(ratio >= 1.0 for ratio in ratios),
+        ratio=median(ratios),
+    )
 
 
 def _depth(outcome: Outcome, changed_s: list[float], at_s: float) -> int:

@@ -35,6 +35,11 @@ def test_the_wait_was_long_enough_if_all_who_waited_had_left():
     assert retry_truth([DROPPED], outcome(*late, DROPPED, depths=depths), 2).passed == 0.0
 
 
+def test_the_ratio_is_of_the_time_told_over_the_time_needed():
+    left = [flight(1.0, dispatched_s=11.0), flight(2.0, dispatched_s=20.0)]
+    assert retry_truth([DROPPED], outcome(*left, DROPPED, depths=[(0.0, 2)]), 2).ratio == pytest.approx(0.5)
+
+
 def test_shares_and_means_are_over_all_drops():
     early = flight(1.0, dropped_s=1.0, retry_after_s=1.0)
     truth = retry_truth([early, DROPPED], outcome(early, DROPPED, depths=[(0.0, 2), (12.0, 0)]), 2)
