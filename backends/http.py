@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
 
-import aiohttp
 import httpx2
 import msgspec
 
@@ -15,8 +14,7 @@ T = TypeVar("T")
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
-# The aiohttp transport lets aiohttp's own error through where an engine's answer is not HTTP.
-_TRANSPORT_ERRORS = (httpx2.RequestError, aiohttp.ClientError, OSError)
+_TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
 
 class StatusError(BackendUnreachableError):

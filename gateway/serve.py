@@ -16,7 +16,7 @@ from litestar import Litestar
 from gateway.admin_key import kept_admin_key
 from gateway.app import create_app, data_dir
 from gateway.clock import SystemClock
-from gateway.dispatch.transport import default_transport
+from gateway.dispatch.transport import Http1Transport
 from gateway.history.embedded import EmbeddedPostgres
 from gateway.reload import Reload
 from gateway.settings import Settings
@@ -61,7 +61,7 @@ async def running(settings: Settings, read: Callable[[], Settings] | None = None
         if read is not None:
             stack.enter_context(_on_hang_up(hung_up.set))
         settings = _with_admin_key(await _with_database(settings, stack))
-        app = create_app(settings, clock=SystemClock(), transport=default_transport())
+        app = create_app(settings, clock=SystemClock(), transport=Http1Transport())
         server = _Server(app, settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving)

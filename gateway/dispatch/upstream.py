@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 import httpx2
 
 from backends.base import Backend, BackendSpec, Translation, UntranslatableError
@@ -24,11 +24,7 @@ from gateway.errors import (
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Largest answer that is not a stream: it is held whole before the client gets it."""
 
-PART_BYTES = 256 * 1024
-"""A longer body is sent in parts of this size: all at once, it would stop the event loop and be held twice."""
-
-_TRANSPORT_ERRORS = (httpx2.RequestError, aiohttp.ClientError, OSError)
-"""aiohttp's own come through where httpx-aiohttp has no name for them: an engine that does not speak HTTP."""
+_TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
 
 class BackendFull(BackendError):
@@ -108,13 +104,9 @@ class Upstream:
         headers = dict(call.headers)
         if backend.spec.api_key:
             headers["authorization"] = f"Bearer {backend.spec.api_key}"
-        content: bytes | AsyncIterator[bytes] = call.body
-        if len(call.body) > PART_BYTES:
-            headers["content-length"] = str(len(call.body))
-            content = _parts(call.body)
         timeout = {"connect": self._patience.connect_s}
-        url = backend.spec.url.rstrip("/") + call.path
-        return httpx2.Request("POST", url, headers=headers, content=content, extensions={"timeout": timeout})
+        url = _url(backend.spec.url.rstrip("/") + call.path)
+        return httpx2.Request("POST", url, headers=headers, content=call.body, extensions={"timeout": timeout})
 
 
 class Reply:
@@ -249,16 +241,15 @@ class _Patient:
         ours = self._gave_up is not None and self._task.uncancel() <= self._cancelled_before
         if ours and isinstance(exc, asyncio.CancelledError):
             raise BackendTimeout(self._gave_up or "") from exc
+        if isinstance(exc, httpx2.ConnectTimeout):
+            raise BackendTimeout("The engine took no connection in time") from exc
         if isinstance(exc, _TRANSPORT_ERRORS):
-            # httpx-aiohttp calls a dropped connection a time-out: what aiohttp called it decides
-            if isinstance(exc.__cause__, TimeoutError):
-                raise BackendTimeout("The engine took no connection in time") from exc
             raise BackendUnavailable("The connection to the engine failed") from exc
 
 
-async def _parts(body: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), PART_BYTES):
-        yield body[at : at + PART_BYTES]
+@lru_cache(maxsize=256)
+def _url(text: str) -> httpx2.URL:
+    return httpx2.URL(text)
 
 
 def _translation(backend: Backend, call: Call) -> Translation | None:

@@ -127,7 +127,8 @@ def running(folder, *arguments, **kind):
         try:
             yield process, process.stdout.readline().strip()
         finally:
-            process.kill()
+            process.terminate()
+            process.terminate()  # killed, it would leave its engine behind; told twice, neither waits for what runs
 
 
 def until(condition):

@@ -14,7 +14,7 @@ from backends.simulator.words import text_of
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.job import Job
 from gateway.dispatch.relay import Relay
-from gateway.dispatch.transport import default_transport
+from gateway.dispatch.transport import Http1Transport
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.scheduling.length import LengthQuantiles
@@ -55,7 +55,7 @@ def send(tmp_path):
         prompts = prompts or [f"p{i}" for i in range(len(lengths))]
         now = asyncio.get_running_loop().time
         core = Core(len(lengths), "gpu-0", "gpu-0")
-        dispatcher, transport = Dispatcher(core, now), default_transport()
+        dispatcher, transport = Dispatcher(core, now), Http1Transport()
         config = EngineConfig(kind="static", kv_tokens=kv_tokens, speed=200.0, workload=workload)
         async with listening(config) as url:
             backend = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)

@@ -1,6 +1,5 @@
 from collections.abc import AsyncIterator
 
-import aiohttp
 import httpx2
 import pytest
 
@@ -76,7 +75,7 @@ async def test_a_page_that_breaks_off_is_a_failure_and_closed():
         (httpx2.ConnectError("no route to host"), "no route to host"),
         (httpx2.ReadTimeout(""), "ReadTimeout"),
         (httpx2.DecodingError("not gzip"), "not gzip"),
-        (aiohttp.ClientPayloadError("not\n  HTTP"), "not HTTP"),
+        (httpx2.RemoteProtocolError("not\n  HTTP"), "not HTTP"),
         (ConnectionResetError(104, "reset by peer"), "reset by peer"),
         (TimeoutError(), "no answer within 1 s"),
     ],

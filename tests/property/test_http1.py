@@ -1,0 +1,92 @@
+"""However an answer is cut into reads, it is the same answer."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.http1 import Answer, NotHttpError
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+bodies = st.lists(st.binary(min_size=1, max_size=50), max_size=5)
+
+
+def chunked(parts):
+    head = b"HTTP/1.1 201 Made\r\nX-One: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def of_a_length(parts):
+    return b"HTTP/1.1 201 Made\r\nX-One: 1\r\nContent-Length: %d\r\n\r\n" % sum(map(len, parts)) + b"".join(parts)
+
+
+def pieces_of(data, cuts):
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]
+
+
+@given(bodies, st.sampled_from([chunked, of_a_length]), st.booleans(), st.lists(st.integers(min_value=0), max_size=9))
+def test_the_cuts_change_nothing(parts, framed, continues, cuts):
+    answer, taken = Answer(), []
+    for piece in pieces_of((CONTINUE if continues else b"") + framed(parts), cuts):
+        assert not answer.complete
+        answer.feed(piece)
+        taken.append(answer.take())
+    assert (answer.status, answer.complete, answer.keeps) == (201, True, True)
+    assert answer.headers[0] == (b"X-One", b"1")
+    assert b"".join(taken) == b"".join(parts)
+
+
+@given(bodies, st.sampled_from([chunked, of_a_length]), st.integers(min_value=1))
+def test_what_is_cut_short_is_never_whole(parts, framed, cut):
+    data = framed(parts)
+    answer = Answer()
+    answer.feed(data[: cut % len(data)])
+    assert not answer.end()
+
+
+@given(bodies, st.lists(st.integers(min_value=0), max_size=9))
+def test_without_a_length_the_end_of_the_connection_is_the_answer_s(parts, cuts):
+    answer = Answer()
+    for piece in pieces_of(b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(parts), cuts):
+        answer.feed(piece)
+    assert not answer.complete
+    assert answer.end()
+    assert not answer.keeps
+    assert answer.take() == b"".join(parts)
+
+
+more_than_line_ends = st.binary(min_size=1).filter(lambda more: more.strip(b"\r\n"))
+
+
+@given(bodies, st.sampled_from([chunked, of_a_length]), more_than_line_ends, st.booleans())
+def test_what_comes_after_the_end_is_not_of_it_and_ends_the_connection(parts, framed, more, at_once):
+    answer = Answer()
+    data = framed(parts)
+    try:
+        for piece in [data + more] if at_once else [data, more]:
+            answer.feed(piece)
+    except NotHttpError:
+        return
+    assert answer.take() == b"".join(parts)
+    assert not answer.keeps
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_an_error_or_no_answer(noise):
+    answer = Answer()
+    try:
+        answer.feed(noise)
+    except NotHttpError:
+        return
+    assert not answer.complete or noise.lstrip(b"\r\n").startswith(b"HTTP/")
+
+
+def test_a_head_without_end_is_an_error():
+    answer = Answer()
+    answer.feed(b"HTTP/1.1 200 OK\r\nx: ")
+    for _ in range(255):
+        answer.feed(b"y" * 1024)
+    with pytest.raises(NotHttpError, match="head"):
+        answer.feed(b"y" * 1024)
