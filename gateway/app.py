@@ -236,7 +236,12 @@ def rules_of(settings: Settings) -> ModelRules:
     """Return what a request's model stands for."""
     defaults = settings.models.defaults
     max_tokens = {model: default.max_tokens for model, default in defaults.items() if default.max_tokens is not None}
-    return ModelRules(settings.models.aliases, max_tokens)
+    quantiles = {
+        model: default.max_tokens_quantile
+        for model, default in defaults.items()
+        if default.max_tokens_quantile is not None
+    }
+    return ModelRules(settings.models.aliases, max_tokens, quantiles)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -117,6 +117,8 @@ class ModelDefaults(_Section, frozen=True):
 
     max_tokens: Positive | None = None
     """Longest answer."""
+    max_tokens_quantile: Annotated[float, Meta(ge=0.5, lt=1)] | None = None
+    """Where there is no `max_tokens`: the quantile of the predicted length, rounded up; it cuts the answers beyond."""
 
 
 class Models(_Section, frozen=True):
@@ -125,7 +127,7 @@ class Models(_Section, frozen=True):
     aliases: dict[str, str] = {}
     """Other names of models: `"gpt-4o-mini" = "llama-3-8b"`."""
     defaults: dict[str, ModelDefaults] = {}
-    """By model: `max_tokens` for requests without one."""
+    """By model: `max_tokens`, or `max_tokens_quantile`, for requests without one."""
 
 
 class Log(_Section, frozen=True):

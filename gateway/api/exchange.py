@@ -17,7 +17,10 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what is known of it so far; `dialect` is that of the API that it came by."""
+    """One request and what is known of it so far; `dialect` is that of the API that it came by.
+
+    `bound_tokens` is the longest answer that the gateway asks for by itself, from the forecast.
+    """
 
     id: str
     request_id: str
@@ -27,6 +30,7 @@ class Exchange:
     app: str | None = None
     asked: Generation | None = None
     forecast: Forecast | None = None
+    bound_tokens: int | None = None
     dialect: Dialect = COMPLETIONS
 
     def headers(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from gateway.api.asking import ask_of
 from gateway.api.auth import Door, application_of_system_prompt
 from gateway.api.exchange import AsgiClient, Exchange
 from gateway.api.frame import Arrival, Frame, Limits
-from gateway.api.jobs import Route, Terms
+from gateway.api.jobs import Route, Terms, bound_of
 from gateway.api.outcomes import Outcomes
 from gateway.clock import Clock
 from gateway.dispatch.pool import Pool
@@ -52,14 +52,18 @@ class Generations:
     async def _answer(self, exchange: Exchange, route: Route, arrival: Arrival, client: AsgiClient) -> None:
         exchange.app = await self.door.application(arrival.headers)
         body = await arrival.body(self.limits)
-        body, asked = self.rules().apply(body, route.read(body))
+        rules = self.rules()
+        body, asked = rules.apply(body, route.read(body), route.length_field)
         exchange.asked = asked
         if asked.text_bytes > self.limits.max_text_bytes:
             raise BodyTooLarge(f"The prompt's text is over {self.limits.max_text_bytes} bytes")
         exchange.app = exchange.app or application_of_system_prompt(asked.system)
         card = self.pool.require(asked.model)
         ask = ask_of(exchange.app, asked)
-        exchange.forecast = await self.forecaster.forecast(ask, card.max_model_len)
-        job = self.terms.job(exchange, exchange.forecast, route, body, arrival.headers)
+        exchange.forecast = forecast = await self.forecaster.forecast(ask, card.max_model_len)
+        level = rules.quantiles.get(asked.model) if asked.max_tokens is None else None
+        if level is not None:
+            exchange.bound_tokens = bound_of(forecast, level, card.max_model_len)
+        job = self.terms.job(exchange, forecast, route, body, arrival.headers)
         async with WhileConnected(arrival.receive):
             await self.relay.run(job, client, exchange.trip)

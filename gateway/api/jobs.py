@@ -1,7 +1,8 @@
 """From a request that was read and forecast to the job that is queued and sent."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 from gateway.api.exchange import JSON, Exchange
 from gateway.dispatch.job import Job
@@ -11,13 +12,19 @@ from gateway.scheduling.messages import Prefix, Request
 from gateway.wire.anthropic import read_messages
 from gateway.wire.batches import batch_key
 from gateway.wire.dialects import ANTHROPIC, COMPLETIONS, RESPONSES, Dialect
-from gateway.wire.edits import ask_for_usage
+from gateway.wire.edits import ask_for_usage, with_default
 from gateway.wire.fields import Generation, read_chat, read_completion
 from gateway.wire.prefixes import Beginning, chat_beginnings
 from gateway.wire.responses import read_response_request
 
 MIN_PREFIX_TOKENS = 64
 """A shorter beginning saves no prefill worth speaking of."""
+
+BOUND_STEP = 64
+"""Bounds of answers are multiples of it, so that few of them differ and static engines still find equal ones."""
+
+PROMPT_MARGIN = 1.5
+"""A prompt may have so many times the tokens that it was estimated to have."""
 
 _FORWARDED = ("accept", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 """Request headers that an engine gets; the caller's key is not among them."""
@@ -34,6 +41,7 @@ class Route:
         batch_key: equal for bodies that may go to a static engine in one call; None for those that may not.
         dialect: how its answers, streams and errors are worded.
         takes_priority: a body may carry vLLM's `priority`.
+        length_field: the name of the longest answer that a body asks for.
     """
 
     path: str
@@ -42,11 +50,12 @@ class Route:
     batch_key: Callable[[bytes], int | None] = lambda _: None
     dialect: Dialect = COMPLETIONS
     takes_priority: bool = True
+    length_field: str = "max_tokens"
 
 
 CHAT = Route("/v1/chat/completions", read_chat, beginnings=chat_beginnings)
 COMPLETION = Route("/v1/completions", read_completion, batch_key=batch_key)
-RESPONSE = Route("/v1/responses", read_response_request, dialect=RESPONSES)
+RESPONSE = Route("/v1/responses", read_response_request, dialect=RESPONSES, length_field="max_output_tokens")
 MESSAGES = Route("/v1/messages", read_messages, beginnings=chat_beginnings, dialect=ANTHROPIC, takes_priority=False)
 
 
@@ -64,18 +73,22 @@ class Terms:
             exchange: with its application and what it asks for.
             forecast: of its answer.
             route: that it came by.
-            body: goes to the engine as it is, but that a stream's usage is asked for.
+            body: goes to the engine as it is, but that a stream's usage is asked for, and an answer's bound is set.
             headers: the client's, in lower case.
         """
-        asked = exchange.asked
+        asked, bound = exchange.asked, exchange.bound_tokens
         if asked is None:
             raise ValueError("an exchange is read before it becomes a job")
+        length, max_tokens = forecast.length, asked.max_tokens
+        if bound is not None:
+            body = with_default(body, route.length_field, bound)
+            length, max_tokens = replace(length, cap=bound), bound
         arrival_s = exchange.trip.arrival_s
         request = Request(
             id=exchange.id,
             model=asked.model,
             prompt_tokens=forecast.prompt_tokens,
-            length=forecast.length,
+            length=length,
             arrival_s=arrival_s,
             deadline_s=arrival_s + self.queue_timeout_s,
             sequences=asked.sequences,
@@ -90,10 +103,22 @@ class Terms:
             call,
             asked.stream,
             asked.includes_usage,
-            asked.max_tokens,
+            max_tokens,
             dialect=route.dialect,
             takes_priority=route.takes_priority,
         )
+
+
+def bound_of(forecast: Forecast, level: float, context: int | None) -> int | None:
+    """Return the longest answer to ask for where a client names none: the quantile at `level`, rounded up.
+
+    None where the prompt may leave no room for it in the model's context, of so many tokens: an engine refuses what
+    does not fit, and what a prompt has in tokens is an estimate.
+    """
+    bound = BOUND_STEP * ceil(forecast.length.at(level) / BOUND_STEP)
+    if context is not None and PROMPT_MARGIN * forecast.prompt_tokens + bound > context:
+        return None
+    return bound
 
 
 def forwarded(headers: Mapping[str, str], content_type: str, request_id: str) -> dict[str, str]:

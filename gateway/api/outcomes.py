@@ -83,6 +83,8 @@ class Outcomes:
         self.metrics.output_tokens.observe(trip.output_tokens)
         if forecast is not None and trip.output_tokens:  # no count is not a count of none
             cut = trip.finish_reason == "length"
+            if cut and exchange.bound_tokens is not None:
+                self.metrics.fallbacks.labels("answer_cut").inc()
             outcome = Outcome(trip.input_tokens, trip.output_tokens, asked.sequences, cut)
             self.predictor.learn_one(forecast, outcome)
             self.metrics.prediction_error.observe(abs(forecast.p50_tokens - trip.output_tokens / asked.sequences))

@@ -21,7 +21,7 @@ from gateway.dispatch.upstream import BackendFull, Call, Reply, Upstream
 from gateway.dispatch.vitals import Unheard, Vitals
 from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError, QueueTimeout
 from gateway.wire.batches import Share
-from gateway.wire.edits import with_priority
+from gateway.wire.edits import with_default
 from gateway.wire.sse import EventTooLarge, StreamScanner
 
 MAX_ATTEMPTS = 3
@@ -203,4 +203,4 @@ def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
 def _call(job: Job, backend: Backend, rank: int) -> Call:
     if not (job.takes_priority and backend.spec.priority):
         return job.call
-    return replace(job.call, body=with_priority(job.call.body, rank))
+    return replace(job.call, body=with_default(job.call.body, "priority", rank))

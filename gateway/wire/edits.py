@@ -25,24 +25,26 @@ def ask_for_usage(body: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def with_priority(body: bytes, priority: int) -> bytes:
-    """Return the body with a `priority`, unless its client has set one.
+def with_default(body: bytes, name: str, number: int) -> bytes:
+    """Return the body with a field set to a number, unless its client has set it.
 
     Args:
         body: a JSON object that was read well before.
-        priority: the lowest goes first, as vLLM has it.
+        name: of the field, in ASCII.
+        number: its value.
 
-    >>> with_priority(b'{"model": "m", "x": 1.50}', -3)
+    >>> with_default(b'{"model": "m", "x": 1.50}', "priority", -3)
     b'{"model": "m", "x": 1.50,"priority":-3}'
     """
-    if b'"priority"' in body:
+    key = b'"%b"' % name.encode("ascii")
+    if key in body:
         fields = decode(_object_decoder, body)
-        if _is_set(fields, "priority"):
+        if _is_set(fields, name):
             return body
-        if "priority" in fields:
-            fields["priority"] = msgspec.Raw(b"%d" % priority)
+        if name in fields:
+            fields[name] = msgspec.Raw(b"%d" % number)
             return msgspec.json.encode(fields)
-    return _append(body, b'"priority":%d' % priority)
+    return _append(body, b"%b:%d" % (key, number))
 
 
 def _append(body: bytes, field: bytes) -> bytes:

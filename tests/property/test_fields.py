@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
-from gateway.wire.edits import ask_for_usage, with_priority
+from gateway.wire.edits import ask_for_usage, with_default
 from gateway.wire.fields import Generation, read_chat, read_completion
 
 scalars = st.one_of(
@@ -147,7 +147,7 @@ def test_asking_twice_is_asking_once(fields, stream_options):
 @given(st.dictionaries(keys, raw_values, max_size=6), st.integers(-(2**31), 2**31 - 1))
 def test_a_priority_is_added_and_nothing_else_changed(fields, priority):
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in fields.items()) + "}"
-    ranked = with_priority(body.encode(), priority).decode()
+    ranked = with_default(body.encode(), "priority", priority).decode()
     if fields.get("priority", "null") != "null":
         assert ranked == body
         return

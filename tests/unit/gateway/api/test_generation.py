@@ -20,6 +20,7 @@ from gateway.prediction.predictor import Predictor
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import QueueLimits, Scheduler
 from gateway.telemetry.metrics import Metrics
+from gateway.wire.model_rules import ModelRules
 from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
 
 LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0)
@@ -56,7 +57,17 @@ def chat(**fields):
     return json.dumps({"model": "llama", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
 
 
-async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=1e9, headers=None, backend=None):
+async def ask(
+    body=None,
+    script=(),
+    *,
+    door=None,
+    method="POST",
+    leaves_after_s=1e9,
+    headers=None,
+    backend=None,
+    rules=ModelRules,
+):
     """One request through the whole route; the engine plays the script."""
     clock, metrics, predictor, records, messages = LoopClock(), Metrics(), Predictor(), [], []
     transport = FakeTransport(gpu=list(script))
@@ -71,7 +82,8 @@ async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=
     relay = Relay(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
     outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
     forecaster = Forecaster(predictor, 1.0, str)
-    app = Generations(door or OpenDoor(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS).answering(CHAT)
+    generations = Generations(door or OpenDoor(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS, rules)
+    app = generations.answering(CHAT)
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
     async def receive():
@@ -98,7 +110,9 @@ async def ask(body=None, script=(), *, door=None, method="POST", leaves_after_s=
         await asyncio.gather(loop, return_exceptions=True)
     assert transport.all_closed
     assert (dispatcher.scheduler.waiting, dispatcher.scheduler.running) == (0, 0)
-    return Response(messages, records, transport.sent)
+    response = Response(messages, records, transport.sent)
+    response.answers_cut = metrics.registry.get_sample_value("magnus_fallbacks_total", {"cause": "answer_cut"}) or 0.0
+    return response
 
 
 async def upstream_body(response):
@@ -229,3 +243,23 @@ async def test_a_request_whose_server_stops_is_recorded_too():
 async def test_every_request_is_recorded_once():
     for script in ([whole()], [httpx2.ReadError("reset")], [Answer(TOKEN)]):
         assert len((await ask(script=script)).records) == 1
+
+
+def predicted_bounds():
+    return ModelRules(quantiles={"llama": 0.9})
+
+
+async def test_a_request_without_a_length_is_sent_with_the_predicted_one_where_that_is_configured():
+    response = await ask(script=[whole()], rules=predicted_bounds)
+    bound = json.loads(await upstream_body(response))["max_tokens"]
+    assert bound % 64 == 0
+    assert bound >= int(response.headers["x-magnus-predicted-tokens"])
+    assert response.record.max_tokens is None  # what the client asked for
+    assert response.answers_cut == 1  # this one ended with "length": that is counted
+
+
+async def test_a_request_with_a_length_keeps_it_whatever_is_predicted():
+    body = chat(max_tokens=7)
+    response = await ask(body, [whole()], rules=predicted_bounds)
+    assert await upstream_body(response) == body
+    assert response.answers_cut == 0

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.api.exchange import Exchange
-from gateway.api.jobs import CHAT, COMPLETION, MIN_PREFIX_TOKENS, Terms
+from gateway.api.jobs import CHAT, COMPLETION, MIN_PREFIX_TOKENS, RESPONSE, Terms, bound_of
 from gateway.dispatch.trip import Trip
 from gateway.prediction.ask import Ask
 from gateway.prediction.predictor import Forecast
@@ -14,9 +14,10 @@ LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 TERMS = Terms(queue_timeout_s=60.0, priorities={"mail": -3, "reports": 5})
 
 
-def job(route, prompt_tokens=1000, app="chat", **fields):
+def job(route, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
     body = json.dumps({"model": "llama", **fields}).encode()
     exchange = Exchange("id", "req", route.path, datetime(2026, 1, 1, tzinfo=UTC), Trip(7.0), app, route.read(body))
+    exchange.bound_tokens = bound_tokens
     forecast = Forecast(Ask(app, "llama"), prompt_tokens, LENGTH, "history")
     return TERMS.job(exchange, forecast, route, body, {"authorization": "Bearer k1", "traceparent": "00-1"})
 
@@ -74,3 +75,37 @@ def test_who_wants_no_stream_has_nothing_hidden():
 def test_the_caller_s_key_stays_here():
     headers = chat("s", "u").call.headers
     assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req"}
+
+
+@pytest.mark.parametrize(
+    ("route", "prompt", "field"),
+    [
+        (CHAT, {"messages": []}, "max_tokens"),
+        (COMPLETION, {"prompt": "a"}, "max_tokens"),
+        (RESPONSE, {"input": "a"}, "max_output_tokens"),
+    ],
+    ids=["chat", "completion", "response"],
+)
+def test_a_bound_is_sent_in_the_words_of_the_api_and_the_scheduler_counts_on_it(route, prompt, field):
+    made = job(route, bound_tokens=128, **prompt)
+    assert json.loads(made.call.body) == {"model": "llama", **prompt, field: 128}
+    assert (made.max_tokens, made.request.length.cap) == (128, 128)
+
+
+def test_only_those_of_one_bound_share_a_call():
+    one, same, other = (job(COMPLETION, prompt="a", bound_tokens=bound).request.batch_key for bound in (64, 64, 128))
+    assert one == same != other
+
+
+def forecast(prompt_tokens=100):
+    return Forecast(Ask("chat", "llama"), prompt_tokens, LENGTH, "history")
+
+
+@pytest.mark.parametrize(("level", "bound"), [(0.5, 64), (0.75, 128), (0.95, 256)])
+def test_a_bound_is_the_quantile_rounded_up(level, bound):
+    assert bound_of(forecast(), level, None) == bound
+
+
+def test_there_is_no_bound_that_the_context_may_not_have_room_for():
+    assert bound_of(forecast(prompt_tokens=500), 0.95, 1006) == 256
+    assert bound_of(forecast(prompt_tokens=500), 0.95, 1005) is None

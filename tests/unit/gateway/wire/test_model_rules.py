@@ -4,6 +4,7 @@ import pytest
 
 from gateway.wire.fields import read_chat
 from gateway.wire.model_rules import ModelRules, rewrite_model
+from gateway.wire.responses import read_response_request
 
 RULES = ModelRules({"gpt-4o-mini": "llama"}, {"llama": 1024})
 
@@ -55,3 +56,10 @@ def test_all_other_values_stay_byte_for_byte():
 
 def test_without_rules_every_name_is_a_model_s_own():
     assert ModelRules().resolve("gpt-4o-mini") == "gpt-4o-mini"
+
+
+def test_the_default_length_goes_in_the_field_of_its_api():
+    body = b'{"model":"llama","input":"hi"}'
+    changed, asked = RULES.apply(body, read_response_request(body), "max_output_tokens")
+    assert json.loads(changed) == {"model": "llama", "input": "hi", "max_output_tokens": 1024}
+    assert asked == read_response_request(changed)
