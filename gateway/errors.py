@@ -170,6 +170,14 @@ class ShuttingDown(RequestEvicted):
     code = "shutting_down"
 
 
+class ClientTooSlow(RequestEvicted):
+    """The client had not taken its answer when the time was over that an engine may be held."""
+
+    status = 408
+    type = "timeout_error"
+    code = "client_too_slow"
+
+
 class ClientGone(RequestEvicted):
     """The client closed its connection; nobody is left to answer (499 is nginx's number for it)."""
 

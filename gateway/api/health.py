@@ -12,18 +12,20 @@ from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 def health_routes(pool: Pool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
     """Return `/health/live` (the process works) and `/health/ready` (some backend can take work).
 
+    `/health` is the former: who looked at an engine so far finds the gateway there.
+
     Args:
         pool: the backends.
         alive: whether all that must run in the background does; a gateway without its dispatcher is to be restarted.
     """
 
-    @get("/health/live")
+    @get(["/health", "/health/live"])
     async def live() -> Response[dict[str, str]]:
         return Response({"status": "ok"}) if alive() else Response({"status": "failed"}, status_code=503)
 
     @get("/health/ready")
     async def ready() -> Response[dict[str, object]]:
-        backends = {name: "healthy" if member.healthy else "unreachable" for name, member in pool.members.items()}
+        backends = {name: member.condition for name, member in pool.members.items()}
         body: dict[str, object] = {"status": "ok" if pool.ready else "no backend", "backends": backends}
         return Response(body, status_code=200 if pool.ready else 503)
 

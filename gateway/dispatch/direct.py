@@ -4,11 +4,11 @@ What is not a generation takes an engine no time worth planning. It goes at once
 the fewest requests from us, and as any request to another one while no byte of an answer has reached the client.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
 from backends.base import Backend
+from gateway.dispatch.breaker import Circuit
 from gateway.dispatch.client import Client
 from gateway.dispatch.member import Member
 from gateway.dispatch.pool import Pool
@@ -53,7 +53,6 @@ class Direct:
         self._on_failure = on_failure
         self._vitals = vitals
         self._budget = budget
-        self._in_flight: Counter[str] = Counter()
 
     async def run(self, model: str | None, call: Call, client: Client, trip: Trip) -> None:
         """Send the call to a backend of the model, and its answer to the client.
@@ -78,7 +77,7 @@ class Direct:
                 raise failure or NoBackend("No backend that serves the model is reachable now")
             name, sent_s = member.name, self._monotonic()
             trip.backend, trip.dispatched_s = name, sent_s
-            self._in_flight[name] += 1
+            member.passing += 1
             try:
                 return await self._attempt(member.backend, call, client, trip, sent_s)
             except BackendError as error:
@@ -89,7 +88,7 @@ class Direct:
                 if client.started or not self._may_try_again(error, trip):
                     raise
             finally:
-                self._in_flight[name] -= 1
+                member.passing -= 1
 
     def _only_model(self) -> str:
         models = list(self._pool.models())
@@ -101,9 +100,18 @@ class Direct:
 
     def _least_loaded(self, model: str, tried: set[str]) -> Member | None:
         able = [
-            m for m in self._pool.members.values() if m.takes_work and model in m.model_names and m.name not in tried
+            m
+            for m in self._pool.members.values()
+            if m.takes_work and model in m.model_names and m.name not in tried and not self._is_tried(m)
         ]
-        return min(able, key=lambda m: (self._scheduled(m.name) + self._in_flight[m.name], m.name), default=None)
+        return min(able, key=lambda m: (self._load(m), m.name), default=None)
+
+    def _is_tried(self, member: Member) -> bool:
+        """Tell whether it comes back from failures, and has the one request that is to show how it is."""
+        return member.circuit is Circuit.HALF_OPEN and self._load(member) > 0
+
+    def _load(self, member: Member) -> int:
+        return self._scheduled(member.name) + member.passing
 
     async def _attempt(self, backend: Backend, call: Call, client: Client, trip: Trip, sent_s: float) -> None:
         async with self._upstream.send(backend, call) as reply, aclosing(reply.chunks()) as chunks:

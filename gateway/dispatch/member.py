@@ -1,6 +1,7 @@
 """One engine of the pool: what it said of itself, whether it may get work, and what the scheduler is told of it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from backends.base import Backend, ModelCard, Snapshot
 from gateway.dispatch.breaker import Breaker, Circuit
@@ -14,8 +15,8 @@ FAILURES_TO_UNHEALTHY = 2
 class Member:
     """One engine and what is known of it.
 
-    `seen_s` is when it last answered a look. A member that is `draining` ends what it runs and gets nothing new; one
-    that is `leaving` does so for the last time.
+    `seen_s` is when it last answered a look; `passing` counts requests that go there unscheduled. A member that is
+    `draining` ends what it runs and gets nothing new; one that is `leaving` does so for the last time.
     """
 
     backend: Backend
@@ -24,6 +25,7 @@ class Member:
     failures: int = 0
     draining: bool = False
     leaving: bool = False
+    passing: int = 0
     breaker: Breaker = field(default_factory=Breaker)
 
     @property
@@ -50,6 +52,15 @@ class Member:
     def stops(self) -> bool:
         """Its operator wants it to get nothing new."""
         return self.draining or self.leaving
+
+    @property
+    def condition(self) -> Literal["healthy", "draining", "on_trial", "failing", "unreachable"]:
+        """How it is, in a word for its operator."""
+        if not self.healthy:
+            return "unreachable"
+        if self.circuit is not Circuit.CLOSED:
+            return "failing" if self.circuit is Circuit.OPEN else "on_trial"
+        return "draining" if self.stops else "healthy"
 
     @property
     def models(self) -> tuple[ModelCard, ...]:

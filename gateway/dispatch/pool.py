@@ -39,7 +39,7 @@ class Pool:
         monotonic: the clock that the scheduler's times are of.
         interval_s: between two looks at a backend that answers.
         on_scrape_failure: told the name of a backend that did not answer.
-        in_flight: counts the requests that a backend of that name has from us.
+        in_flight: counts the scheduled requests that a backend of that name has from us.
         on_circuit: told the name of a backend whose circuit has changed, and to what.
     """
 
@@ -144,7 +144,7 @@ class Pool:
         """Drain a backend, then take it out; at once with `force`, and then what it runs goes on unseen."""
         member = self.members[name]
         member.leaving = True
-        if force or not self._in_flight(name):
+        if force or not self._is_busy(member):
             self._take_out(member)
         else:
             self._tell(member)
@@ -225,6 +225,9 @@ class Pool:
                 return None
         return member.breaker.limit(self._monotonic())
 
+    def _is_busy(self, member: Member) -> bool:
+        return member.passing > 0 or self._in_flight(member.name) > 0
+
     def _is_tried_soon(self, member: Member) -> bool:
         return member.healthy and not member.stops and member.breaker.retry_s <= self._monotonic() + TRIAL_WITHIN_S
 
@@ -246,7 +249,7 @@ class Pool:
         while True:
             look_now.clear()
             await self.look(member)
-            if member.leaving and not self._in_flight(member.name):
+            if member.leaving and not self._is_busy(member):
                 return self._take_out(member)
             try:
                 async with asyncio.timeout(self._pause_s(member)):

@@ -17,6 +17,8 @@ from gateway.errors import (
     BackendRefused,
     BackendTimeout,
     BackendUnavailable,
+    ClientTooSlow,
+    GatewayError,
     InvalidRequest,
     ProtocolError,
 )
@@ -86,6 +88,7 @@ class Upstream:
             BackendOutOfMemory: it had no memory for what it was sent.
             BackendRefused: an error status, in the engine's own words.
             BackendError: no connection, a broken one, silence.
+            ClientTooSlow: all of the time for the answer went by, and it was not the engine who was waited for.
             InvalidRequest: the engine has no words for it.
         """
         translation = _translation(backend, call)
@@ -192,7 +195,7 @@ class _Patient:
         now = self._loop.time()
         self._silent_until_s = now + patience.first_byte_s
         self._last_s = now + patience.total_s
-        self._gave_up: str | None = None
+        self._gave_up: GatewayError | None = None
 
     def pause(self) -> None:
         """Stop the clock: the engine has sent something."""
@@ -214,15 +217,17 @@ class _Patient:
 
     def _look(self) -> None:
         now = self._timer.when()
-        if now >= self._last_s:
-            self._give_up("The engine took too long for the whole answer")
+        if now >= self._last_s and self._silent_until_s == inf:
+            self._give_up(ClientTooSlow("The answer was not read in time"))
+        elif now >= self._last_s:
+            self._give_up(BackendTimeout("The engine took too long for the whole answer"))
         elif now >= self._silent_until_s:
-            self._give_up("The engine was silent for too long")
+            self._give_up(BackendTimeout("The engine was silent for too long"))
         else:
             self._set_timer()
 
-    def _give_up(self, why: str) -> None:
-        self._gave_up = why
+    def _give_up(self, error: GatewayError) -> None:
+        self._gave_up = error
         self._task.cancel()
 
     async def __aenter__(self) -> Self:
@@ -238,9 +243,10 @@ class _Patient:
     ) -> None:
         self._timer.cancel()
         # As in asyncio.timeout: a cancellation from elsewhere, at the same time, stays one.
-        ours = self._gave_up is not None and self._task.uncancel() <= self._cancelled_before
-        if ours and isinstance(exc, asyncio.CancelledError):
-            raise BackendTimeout(self._gave_up or "") from exc
+        if self._gave_up is not None:
+            ours = self._task.uncancel() <= self._cancelled_before
+            if ours and isinstance(exc, asyncio.CancelledError):
+                raise self._gave_up from exc
         if isinstance(exc, httpx2.ConnectTimeout):
             raise BackendTimeout("The engine took no connection in time") from exc
         if isinstance(exc, _TRANSPORT_ERRORS):

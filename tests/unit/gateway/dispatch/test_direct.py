@@ -5,6 +5,7 @@ import httpx2
 import pytest
 
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
+from gateway.dispatch.breaker import Circuit
 from gateway.dispatch.direct import Direct
 from gateway.dispatch.pool import Pool
 from gateway.dispatch.retry_budget import RetryBudget
@@ -153,3 +154,41 @@ async def test_a_draining_backend_gets_nothing():
     fleet.pool.drain("gpu0", draining=True)
     await fleet.send()
     assert fleet.transport.hosts == ["gpu1"]
+
+
+async def test_a_backend_on_trial_gets_one_request_whoever_sends_it():
+    fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[whole()], gpu1=[whole(), whole()])
+    trial = fleet.pool.members["gpu0"]
+    trial.breaker.circuit = Circuit.HALF_OPEN
+    fleet.scheduled = {"gpu0": 1, "gpu1": 5}
+    await fleet.send()
+    assert fleet.trip.backend == "gpu1"
+    fleet.scheduled = {"gpu1": 5}
+    await fleet.send()
+    assert fleet.trip.backend == "gpu0"
+
+
+async def test_a_backend_that_leaves_stays_until_what_passes_through_it_is_done():
+    fleet = await Fleet({"gpu0": ("bge",)}).open(gpu0=[whole()])
+    client = SlowClient()
+    sending = asyncio.create_task(fleet.send(client=client))
+    await client.began.wait()
+    fleet.pool.remove("gpu0")
+    assert "gpu0" in fleet.pool.members
+    client.goes_on.set()
+    await sending
+    fleet.pool.remove("gpu0")
+    assert "gpu0" not in fleet.pool.members
+
+
+class SlowClient(FakeClient):
+    """Takes nothing until it goes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def start(self, *answer, **more):
+        self.began.set()
+        await self.goes_on.wait()
+        await super().start(*answer, **more)
