@@ -70,9 +70,8 @@ def run_guidellm(program: str, load: Load, folder: Path) -> Outcome:
     """Run guidellm on the chat route; it streams by itself."""
     result = folder / "result.json"
     _run(
-        # The gateway's health is at /health/ready, and guidellm would ask at /health.
         *(program, "run", "--backend"),
-        f"kind=openai_http,target={load.url},model={load.model},validate_backend=false",
+        f"kind=openai_http,target={load.url},model={load.model}",
         *("--profile", f"kind=poisson,rate={load.per_second}"),
         *("--constraint", f"kind=max_requests,count={load.requests}"),
         *("--data", f"kind=synthetic_text,prompt_tokens={load.prompt_tokens},output_tokens={load.answer_tokens}"),
