@@ -1,7 +1,7 @@
 """What every request at the edge has around it: an id, a client, and an end that is noted however it comes."""
 
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -82,7 +82,7 @@ class Frame:
         return app
 
     def _exchange(self, path: str, dialect: Dialect, headers: dict[str, str]) -> Exchange:
-        unique = uuid.uuid4().hex
+        unique = os.urandom(16).hex()
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else unique
         return Exchange(unique, request_id, path, self.clock.now(), Trip(self.clock.monotonic()), dialect=dialect)

@@ -20,6 +20,8 @@ import numpy as np
 from model2vec import StaticModel
 from numpy.typing import NDArray
 
+from gateway.prediction.wordpiece import plain_word_tokens
+
 Vectors = NDArray[np.float32]
 
 EMBEDDING_DIMS = 64
@@ -72,6 +74,7 @@ class StaticEmbedder:
         model = StaticModel.from_pretrained(directory, quantize_to="float32", force_download=False)
         self._tokenizer = model.tokenizer
         self._table = np.ascontiguousarray(model.embedding, np.float32)
+        self._vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self._tokens_of: dict[str, list[int]] = {}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -98,11 +101,17 @@ class StaticEmbedder:
         known = self._tokens_of
         if len(known) > _MAX_WORDS:
             known.clear()
-        new = [word for word in dict.fromkeys(words) if word not in known]
-        encodings = self._tokenizer.encode(new, is_pretokenized=True, add_special_tokens=False)
-        known.update((word, []) for word in new)
-        for position, token in zip(encodings.word_ids, encodings.ids, strict=True):
-            known[new[position]].append(token)
+        foreign: list[str] = []
+        for word in words:
+            if word not in known:
+                tokens = plain_word_tokens(word, self._vocabulary)
+                known[word] = tokens or []
+                if tokens is None:
+                    foreign.append(word)
+        if foreign:
+            encodings = self._tokenizer.encode(foreign, is_pretokenized=True, add_special_tokens=False)
+            for position, token in zip(encodings.word_ids, encodings.ids, strict=True):
+                known[foreign[position]].append(token)
 
 
 class TransformerEmbedder:

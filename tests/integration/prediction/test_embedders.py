@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from gateway.prediction.distill import weights
 from gateway.prediction.embedder import EMBEDDING_DIMS, StaticEmbedder, TransformerEmbedder, load_embedder, static_model
+from gateway.prediction.wordpiece import plain_word_tokens
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -53,6 +57,24 @@ def test_serving_with_it_never_loads_torch(cache):
     )
     done = subprocess.run([sys.executable, "-c", code, str(cache)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(cache):
+    """The static model's, with its vocabulary."""
+    tokenizer = Tokenizer.from_file(str(static_model(cache) / "tokenizer.json"))
+    return tokenizer, tokenizer.get_vocab()
+
+
+@given(word=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=120))
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_plain_words_have_the_tokens_that_the_tokenizer_gives_them(tokenizer, word):
+    library, vocabulary = tokenizer
+    tokens = plain_word_tokens(word, vocabulary)
+    if tokens is None:
+        assert "[" in word
+    else:
+        assert tokens == library.encode([word], is_pretokenized=True, add_special_tokens=False).ids
 
 
 def test_any_sentence_transformer_serves_by_its_name():
