@@ -19,6 +19,7 @@ from gateway.errors import InvalidRequest
 from gateway.history.stats import Stats
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.backend_load import BackendLoad
+from gateway.scheduling.explain import Explanation
 from gateway.scheduling.policies import CLASS_RATIO, Fcfs
 from gateway.scheduling.scheduler import Scheduler
 
@@ -54,14 +55,15 @@ class Overview:
         return [self._backend(member) for member in self.pool.members.values()]
 
     def _queue(self) -> dict[str, Any]:
-        scheduler = self.scheduler
+        scheduler, now = self.scheduler, self.clock.monotonic()
         oldest_s = scheduler.oldest_arrival_s()
         return {
             "waiting": scheduler.waiting,
             "waiting_tokens": scheduler.waiting_tokens,
-            "oldest_ms": None if oldest_s is None else round(1000 * (self.clock.monotonic() - oldest_s), 1),
+            "oldest_ms": None if oldest_s is None else round(1000 * (now - oldest_s), 1),
             "by_class": _by_class(scheduler),
             "policy": scheduler.policy.name,
+            "next": [_next(head) for head in scheduler.explain(now)],
         }
 
     def _backend(self, member: Member) -> dict[str, Any]:
@@ -103,6 +105,11 @@ def _by_class(scheduler: Scheduler) -> dict[str, int]:
     if isinstance(scheduler.policy, Fcfs):  # which has one lane for all
         return {"all": sum(counts.values())} if counts else {}
     return {f"{CLASS_RATIO ** (length_class + 1):.3g}": counts[length_class] for length_class in sorted(counts)}
+
+
+def _next(head: Explanation) -> dict[str, Any]:
+    """Whose turn it is among a model's requests, and what keeps it from each backend."""
+    return {"model": head.model, "waited_ms": round(1000 * head.waited_s, 1), "kept_from": head.backends}
 
 
 def _load(load: BackendLoad | None) -> dict[str, Any]:

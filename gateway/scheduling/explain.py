@@ -14,6 +14,7 @@ class Why(StrEnum):
     FAILED = "failed this request"
     UNHEALTHY = "does not answer"
     FULL = "said that its queue is full"
+    TRIAL = "is on trial or warms up"
     BATCH = "has a batch"
     SEATS = "runs as many as it can"
     MEMORY = "has no memory for its peak"
@@ -38,6 +39,7 @@ def why_not(waiting: Waiting, load: BackendLoad, now: float) -> Why | None:
         (Why.FAILED, load.name in waiting.failed_on),
         (Why.UNHEALTHY, not state.healthy),
         (Why.FULL, load.full_until_s > now),
+        (Why.TRIAL, state.trial_limit is not None and running >= state.trial_limit),
         (Why.BATCH, state.static and running > 0),
         (Why.SEATS, 0 < running >= load.seats.most(state.max_concurrency)),
     )
