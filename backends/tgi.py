@@ -88,7 +88,7 @@ class TgiBackend:
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
         """Tell whether the engine ran out of memory under what it was sent."""
-        return is_out_of_memory(status, error)
+        return is_out_of_memory(HTTPStatus.INTERNAL_SERVER_ERROR if status == FAILED_STATUS else status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """Read TGI's own error body; its word for the error becomes the code."""

@@ -271,6 +271,8 @@ def _refusal(backend: Backend, status: int, body: bytes) -> BackendError:
     if not out_of_memory and backend.is_queue_full(status, error):
         return BackendFull(error.message)
     if status < 500 and backend.has_failed(status, error):
-        return ProtocolError(f"The engine failed: {error.message}")
+        if not out_of_memory:
+            return ProtocolError(f"The engine failed: {error.message}")
+        status = ProtocolError.status
     refused = BackendOutOfMemory if out_of_memory else BackendRefused
     return refused(error.message, status=status, type=error.type, param=error.param, code=error.code)

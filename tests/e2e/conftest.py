@@ -1,5 +1,6 @@
 """The gateway's surroundings, all real: sockets, a Postgres, engines."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -8,11 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import URL
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Respond, fake_engine
-from tests.e2e.gateway import Gateway, serving, settings_of
+from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Received, Respond, fake_engine
+from tests.e2e.gateway import Gateway, fresh_database, serving, settings_of
 from tests.vllm.engine import Engine as VllmEngine
 
 SIMULATED = EngineConfig(
@@ -22,8 +24,13 @@ SIMULATED = EngineConfig(
 
 StartGateway = Callable[..., Awaitable[Gateway]]
 StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
+Served = Callable[[Respond], tuple[Gateway, FakeEngine]]
 
 _numbers = itertools.count(1)
+
+
+async def unasked(request: Received, _: asyncio.StreamWriter) -> None:
+    raise AssertionError(f"no test has said how to answer {request.path}")
 
 
 @pytest.fixture
@@ -78,3 +85,27 @@ async def start_engine() -> AsyncIterator[StartEngine]:
             return await stack.enter_async_context(fake_engine(respond))
 
         yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def pair(
+    postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Gateway, FakeEngine]]:
+    async with fresh_database(postgres_server) as database_url, fake_engine(unasked) as engine:
+        backend = engine.backend("fake", api_key="the-engines-own-key")
+        async with serving(settings_of(database_url, tmp_path_factory.mktemp("gateway"), [backend])) as gateway:
+            yield gateway, engine
+
+
+@pytest.fixture
+def served_by(pair: tuple[Gateway, FakeEngine]) -> Served:
+    """One gateway over one fake engine, which answers as the test says: for a module's tests that mind no other's."""
+    gateway, engine = pair
+
+    def answering(respond: Respond) -> tuple[Gateway, FakeEngine]:
+        engine.respond = respond
+        engine.received.clear()
+        engine.left_s.clear()
+        return gateway, engine
+
+    return answering

@@ -25,7 +25,7 @@ StartGateway = Callable[..., Awaitable[Gateway]]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MEGABYTE = 1024 * 1024
-BODY_TIMEOUT_S = 2.0
+BODY_TIMEOUT_S = 1.0
 PROMPT = "a-prompt-that-no-log-may-have"
 SECRET = "mg-a-secret-that-no-log-may-have"
 CLIENT_LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")

@@ -1,18 +1,15 @@
 """What nobody here understands goes through unchanged, both ways."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from tests.e2e.engines import DONE, MODEL, STREAM_END, STREAM_HEAD, FakeEngine, Received, answer, chunk, token, whole
-from tests.e2e.gateway import Gateway
+from tests.e2e.conftest import Served, StartEngine, StartGateway
+from tests.e2e.engines import DONE, MODEL, STREAM_END, STREAM_HEAD, Received, answer, chunk, token, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-StartGateway = Callable[..., Awaitable[Gateway]]
-StartEngine = Callable[..., Awaitable[FakeEngine]]
 
 REQUEST = (
     b'{ "model":"tiny",  "messages": [{"role": "user", "content": "caf\\u00e9 \xc3\xa9", "x-part": [1.50, 1e3]}],\n'
@@ -32,14 +29,11 @@ EVENTS = (
 USAGE_EVENT = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
 
 
-async def test_request_reaches_the_engine_byte_for_byte(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str
-) -> None:
+async def test_request_reaches_the_engine_byte_for_byte(served_by: Served, app: str) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(answer())
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake", api_key="the-engines-own-key"))
+    gateway, fake = served_by(respond)
     headers = {
         "content-type": "application/json; charset=utf-8",
         "authorization": "Bearer the-callers-key",
@@ -59,9 +53,7 @@ async def test_request_reaches_the_engine_byte_for_byte(
     assert "the-callers-key" not in str(received.headers)
 
 
-async def test_body_sent_in_chunks_reaches_the_engine_whole(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str
-) -> None:
+async def test_body_sent_in_chunks_reaches_the_engine_whole(served_by: Served, app: str) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(answer(tokens=5))
 
@@ -70,8 +62,7 @@ async def test_body_sent_in_chunks_reaches_the_engine_whole(
             yield REQUEST[at : at + 20]
             await asyncio.sleep(0)
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, fake = served_by(respond)
     response = await gateway.http.post("/v1/chat/completions", content=parts(), headers={"x-app-id": app})
 
     assert response.status_code == 200
@@ -79,14 +70,11 @@ async def test_body_sent_in_chunks_reaches_the_engine_whole(
     await gateway.remembered(app, ok=1, output_tokens=5)
 
 
-async def test_only_the_wish_for_usage_is_added_to_a_stream(
-    start_engine: StartEngine, start_gateway: StartGateway
-) -> None:
+async def test_only_the_wish_for_usage_is_added_to_a_stream(served_by: Served) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + token("x", finish_reason="stop") + DONE + STREAM_END)
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, fake = served_by(respond)
     fields = {"stream": msgspec.Raw(b"true"), "stream_options": msgspec.Raw(b'{"of_mine":1.50}')}
     sent = msgspec.json.decode(REQUEST, type=dict[str, msgspec.Raw]) | fields
     await gateway.http.post("/v1/chat/completions", content=msgspec.json.encode(sent))
@@ -98,14 +86,11 @@ async def test_only_the_wish_for_usage_is_added_to_a_stream(
     assert {name: bytes(raw) for name, raw in received.items()} == {name: bytes(raw) for name, raw in sent.items()}
 
 
-async def test_whole_answer_reaches_the_client_byte_for_byte(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str
-) -> None:
+async def test_whole_answer_reaches_the_client_byte_for_byte(served_by: Served, app: str) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(whole(WHOLE))
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, _ = served_by(respond)
     response = await gateway.http.post("/v1/chat/completions", content=REQUEST, headers={"x-app-id": app})
 
     assert response.content == WHOLE
@@ -114,9 +99,7 @@ async def test_whole_answer_reaches_the_client_byte_for_byte(
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="chunks of {}".format)
-async def test_events_reach_the_client_byte_for_byte(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str, size: int
-) -> None:
+async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str, size: int) -> None:
     sent = b"".join([*EVENTS, USAGE_EVENT, b"data: [DONE]\n\n"])
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -126,8 +109,7 @@ async def test_events_reach_the_client_byte_for_byte(
             await writer.drain()
         writer.write(STREAM_END)
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, _ = served_by(respond)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
     asked = body | {"stream_options": {"include_usage": True}}
     without_usage, with_usage = [

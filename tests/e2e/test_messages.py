@@ -10,7 +10,9 @@ import pytest_asyncio
 from anthropic import AsyncAnthropic
 from sqlalchemy import URL
 
-from tests.e2e.conftest import StartEngine, StartGateway
+from backends.simulator.config import EngineConfig
+from backends.simulator.server import listening
+from tests.e2e.conftest import Served, StartEngine, StartGateway
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, STREAM_HEAD, Engine, Received, chunk, whole
 from tests.e2e.gateway import DEADLINE_S, Gateway, fresh_database, serving, settings_of, until
 
@@ -179,9 +181,7 @@ async def test_request_and_answer_go_through_byte_for_byte(
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="chunks of {}".format)
-async def test_events_reach_the_client_byte_for_byte(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str, size: int
-) -> None:
+async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str, size: int) -> None:
     sent = b"".join(EVENTS) + END
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -191,8 +191,7 @@ async def test_events_reach_the_client_byte_for_byte(
             await writer.drain()
         writer.write(b"0\r\n\r\n")
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, fake = served_by(respond)
     response = await gateway.http.post("/v1/messages", json=asked(5, stream=True), headers={"x-app-id": app})
 
     assert response.content == sent
@@ -244,13 +243,35 @@ async def test_key_may_come_as_anthropic_sends_it(start_gateway: StartGateway, s
     assert refused.value.body["error"]["type"] == "authentication_error"
 
 
-async def test_engine_without_the_route_is_not_found(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"detail":"Not Found"}', "Not Found"),
+        (b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', "File Not Found"),
+        (b"", "the engine answered 404 without saying why"),
+    ],
+    ids=["FastAPI's", "llama.cpp's", "an empty one"],
+)
+async def test_engine_without_the_route_is_not_found(
+    served_by: Served, body: bytes, message: str, stream: bool
+) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(whole(b'{"detail":"Not Found"}', status="404 Not Found"))
+        writer.write(whole(body, status="404 Not Found"))
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
-    response = await gateway.http.post("/v1/messages", json=asked())
+    gateway, _ = served_by(respond)
+    response = await gateway.http.post("/v1/messages", json=asked(stream=stream))
 
-    assert response.status_code == 404
-    assert response.json() == {"type": "error", "error": {"type": "not_found_error", "message": "Not Found"}}
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/json")
+    assert response.json() == {"type": "error", "error": {"type": "not_found_error", "message": message}}
+
+
+async def test_tgi_which_has_no_such_route_is_not_found(start_gateway: StartGateway, app: str) -> None:
+    async with listening(EngineConfig(kind="tgi", model=MODEL, speed=100.0)) as url:
+        gateway = await start_gateway({"name": "old", "kind": "tgi", "url": url})
+        async with client_of(gateway, app) as sdk:
+            with pytest.raises(anthropic.NotFoundError) as missing:
+                await sdk.messages.create(**asked())
+
+    assert missing.value.body["error"]["type"] == "not_found_error"
+    assert missing.value.response.headers["x-magnus-backend"] == "old"

@@ -8,7 +8,7 @@ import pytest
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from tests.e2e.conftest import SIMULATED, StartEngine, StartGateway
+from tests.e2e.conftest import SIMULATED, Served, StartEngine, StartGateway
 from tests.e2e.engines import MODEL, Engine, Received, whole
 from tests.e2e.gateway import Gateway, until
 
@@ -47,11 +47,8 @@ async def counted(gateway: Gateway, path: str, status: str) -> None:
 
 
 @pytest.mark.parametrize("path", JSON_PATHS)
-async def test_request_and_answer_go_through_byte_for_byte(
-    start_engine: StartEngine, start_gateway: StartGateway, path: str
-) -> None:
-    fake = await start_engine(answer_embeddings)
-    gateway = await start_gateway(fake.backend("fake", api_key="the-engines-own-key"))
+async def test_request_and_answer_go_through_byte_for_byte(served_by: Served, path: str) -> None:
+    gateway, fake = served_by(answer_embeddings)
     headers = {"authorization": "Bearer the-callers-key", "x-request-id": "req-1"}
     response = await gateway.http.post(f"{path}?truncate=true", content=BODY, headers=headers)
 

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import StartEngine, StartGateway
+from tests.e2e.conftest import Served, StartEngine, StartGateway
 from tests.e2e.engines import (
     DONE,
     MODEL,
@@ -81,10 +81,10 @@ MOMENTS = [
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/embeddings"])
 @pytest.mark.parametrize(("respond", "stream"), MOMENTS)
 async def test_engine_hears_at_once_of_a_client_that_leaves(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str, path: str, respond: Any, stream: bool
+    served_by: Served, app: str, path: str, respond: Any, stream: bool
 ) -> None:
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, fake = served_by(respond)
+    cancelled = await gateway.metric("magnus_requests_total", route=path, status="cancelled")
     body = chat(stream=stream) | {"input": "x"}
     asking = asyncio.create_task(gateway.http.post(path, json=body, headers={"x-app-id": app}))
     await until(fake.has_received(1), "the engine has the request")
@@ -102,7 +102,8 @@ async def test_engine_hears_at_once_of_a_client_that_leaves(
     if path != "/v1/embeddings":
         await gateway.remembered(app, requests=1, cancelled=1)
     await until(
-        gateway.shows("magnus_requests_total", 1, route=path, status="cancelled"), "the request counts as cancelled"
+        gateway.shows("magnus_requests_total", cancelled + 1, route=path, status="cancelled"),
+        "the request counts as cancelled",
     )
 
 
@@ -226,9 +227,7 @@ async def test_time_outs_are_each_backends_own(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-async def test_characters_cut_by_a_chunk_s_border_arrive_whole(
-    start_engine: StartEngine, start_gateway: StartGateway, app: str, size: int
-) -> None:
+async def test_characters_cut_by_a_chunk_s_border_arrive_whole(served_by: Served, app: str, size: int) -> None:
     said = "ärger 🦙 漢字 \u2028 é"
     events = f'data: {{"choices":[{{"index":0,"delta":{{"content":"{said}"}},"finish_reason":null}}]}}\n\n'.encode()
     end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -241,8 +240,7 @@ async def test_characters_cut_by_a_chunk_s_border_arrive_whole(
             await writer.drain()
         writer.write(STREAM_END)
 
-    fake = await start_engine(respond)
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, _ = served_by(respond)
     async with gateway.sdk(app) as sdk:
         stream = await sdk.chat.completions.create(**chat(stream=True))
         text = "".join([part.choices[0].delta.content or "" async for part in stream])

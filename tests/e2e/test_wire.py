@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import zstandard
 
-from tests.e2e.conftest import StartEngine, StartGateway
+from tests.e2e.conftest import Served, StartEngine, StartGateway
 from tests.e2e.engines import DONE, STREAM_END, STREAM_HEAD, Engine, FakeEngine, Received, answer, token
 from tests.e2e.gateway import DEADLINE_S, Gateway
 
@@ -61,8 +61,8 @@ async def fake(start_engine: StartEngine) -> FakeEngine:
 
 
 @pytest.mark.parametrize("body", [BODY, STREAMED], ids=["whole", "stream"])
-async def test_http_1_0_gets_a_length_and_no_chunks(fake: FakeEngine, start_gateway: StartGateway, body: bytes) -> None:
-    gateway = await start_gateway(fake.backend("fake"))
+async def test_http_1_0_gets_a_length_and_no_chunks(served_by: Served, body: bytes) -> None:
+    gateway, _ = served_by(answer_all)
     async with connected(gateway) as (reader, writer):
         writer.write(head(len(body), version="1.0") + body)
         status, headers, content = await response_of(reader)
@@ -96,8 +96,8 @@ async def test_http_1_0_gets_the_error_of_a_broken_stream(
     assert b"[DONE]" not in content
 
 
-async def test_chunked_upload_reaches_the_engine_whole(fake: FakeEngine, start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(fake.backend("fake"))
+async def test_chunked_upload_reaches_the_engine_whole(served_by: Served) -> None:
+    gateway, fake = served_by(answer_all)
     async with connected(gateway) as (reader, writer):
         writer.write(head(None, "Transfer-Encoding: chunked"))
         for at in range(0, len(BODY), 9):
@@ -111,10 +111,8 @@ async def test_chunked_upload_reaches_the_engine_whole(fake: FakeEngine, start_g
     assert fake.received[0].body == BODY
 
 
-async def test_who_expects_100_continue_gets_it_and_then_the_answer(
-    fake: FakeEngine, start_gateway: StartGateway
-) -> None:
-    gateway = await start_gateway(fake.backend("fake"))
+async def test_who_expects_100_continue_gets_it_and_then_the_answer(served_by: Served) -> None:
+    gateway, fake = served_by(answer_all)
     async with connected(gateway) as (reader, writer):
         for _ in range(2):
             writer.write(head(len(BODY), "Expect: 100-continue"))
@@ -153,10 +151,10 @@ async def test_connection_is_kept_for_the_next_request(fake: FakeEngine, start_g
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
 @pytest.mark.parametrize("times", [1, 30_000], ids=["small", "large"])
 async def test_packed_body_reaches_the_engine_unpacked(
-    fake: FakeEngine, start_gateway: StartGateway, encoding: str, pack: object, times: int
+    served_by: Served, encoding: str, pack: object, times: int
 ) -> None:
     body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "é" * times}]}).encode()
-    gateway = await start_gateway(fake.backend("fake"))
+    gateway, fake = served_by(answer_all)
     response = await gateway.http.post(
         "/v1/chat/completions", content=pack(body), headers={"content-encoding": encoding}
     )
@@ -181,8 +179,8 @@ async def test_bomb_is_refused_and_fills_no_memory(
     assert fake.received == []
 
 
-async def test_encoding_that_is_not_known_is_refused(fake: FakeEngine, start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(fake.backend("fake"))
+async def test_encoding_that_is_not_known_is_refused(served_by: Served) -> None:
+    gateway, _ = served_by(answer_all)
     response = await gateway.http.post("/v1/chat/completions", content=BODY, headers={"content-encoding": "br"})
 
     assert (response.status_code, response.headers["accept-encoding"]) == (415, "gzip, zstd")
@@ -190,10 +188,8 @@ async def test_encoding_that_is_not_known_is_refused(fake: FakeEngine, start_gat
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-async def test_content_type_that_is_wrong_is_no_matter(
-    fake: FakeEngine, start_gateway: StartGateway, kind: str
-) -> None:
-    gateway = await start_gateway(fake.backend("fake"))
+async def test_content_type_that_is_wrong_is_no_matter(served_by: Served, kind: str) -> None:
+    gateway, fake = served_by(answer_all)
     response = await gateway.http.post("/v1/chat/completions", content=BODY, headers={"content-type": kind})
 
     assert response.status_code == 200

@@ -2,47 +2,19 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import httpx2
 import pytest
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
+from tests.backend_command import DEADLINE_S, command, free_port, installed_vllm, running, until
 
-DEADLINE_S = 60.0
 ADMIN_KEY = "the-gateways-admin-key"
-ROOT = Path(__file__).parents[3]
-
-VLLM = f"""#!{sys.executable}
-import json, sys, time
-from pathlib import Path
-
-sys.path.insert(0, {str(ROOT)!r})
-from backends.simulator.config import EngineConfig
-from backends.simulator.server import serve
-
-arguments = sys.argv[1:]
-Path(__file__).with_name("arguments.json").write_text(json.dumps(arguments))
-if "--fail" in arguments:
-    sys.exit(7)
-port = int(arguments[arguments.index("--port") + 1])
-ending = arguments[arguments.index("--die-after") + 1] if "--die-after" in arguments else None
-if ending is not None:
-    import os, threading
-    threading.Timer(float(ending), lambda: os._exit(9)).start()
-serve(EngineConfig(model=arguments[1], speed=1.0), "127.0.0.1", port)
-Path(__file__).with_name("ended").touch()
-"""
 
 
 class FakeGateway:
@@ -94,48 +66,14 @@ def gateway():
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
 def vllm(tmp_path):
     """The folder of a `vllm` on the path."""
-    executable = tmp_path / "vllm"
-    executable.write_text(VLLM)
-    executable.chmod(0o755)
-    return tmp_path
-
-
-def command(folder, *arguments, kind=("vllm", "--model", "tiny")):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "VLLM_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli", "backend", *kind, *map(str, arguments)],
-        env=environment | {"PATH": f"{folder}:{environment['PATH']}"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@contextmanager
-def running(folder, *arguments, **kind):
-    """A command that has said where its engine is; it is ended with the block."""
-    with command(folder, *arguments, **kind) as process:
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.terminate()
-            process.terminate()  # killed, it would leave its engine behind; told twice, neither waits for what runs
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    with installed_vllm(tmp_path) as folder:
+        yield folder
 
 
 def registered_at(gateway, *arguments):

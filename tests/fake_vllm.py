@@ -1,0 +1,73 @@
+"""What stands in for the `vllm` executable: it takes vLLM's arguments, and serves them by the simulated engine.
+
+It writes down, in the folder that it lies in, its `arguments.json`, each body that was posted to it, one to a line of
+`requests.jsonl`, and `ended` once it has ended in good order.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import uvicorn
+
+from backends.simulator.config import EngineConfig
+from backends.simulator.server import create_app
+
+ROOT = Path(__file__).parents[1]
+
+EXECUTABLE = f"""#!{sys.executable}
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {str(ROOT)!r})
+from tests.fake_vllm import main
+
+main(Path(__file__).parent, sys.argv[1:])
+"""
+
+
+def main(folder, arguments):
+    """Serve until SIGINT or SIGTERM; `--fail` ends it at once, `--die-after S` by a crash."""
+    (folder / "arguments.json").write_text(json.dumps(arguments))
+    if "--fail" in arguments:
+        sys.exit(7)
+    if "--die-after" in arguments:
+        threading.Timer(float(value_of("--die-after", arguments)), lambda: os._exit(9)).start()
+    app = recording(create_app(EngineConfig(model=arguments[1], speed=1.0)), folder / "requests.jsonl")
+    port = int(value_of("--port", arguments))
+    # Once it has stopped serving, uvicorn raises the signal that stopped it again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    uvicorn.run(app, port=port, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+    (folder / "ended").touch()
+
+
+def value_of(option, arguments):
+    return arguments[arguments.index(option) + 1]
+
+
+def recording(app, file):
+    """Wrap an application so that each body posted to it, which is JSON, becomes a line of the file."""
+
+    async def recorded(scope, receive, send):
+        body = b""
+
+        async def read():
+            nonlocal body
+            message = await receive()
+            if message["type"] == "http.request":
+                body += message["body"]
+                if not message.get("more_body"):
+                    write(body)
+            return message
+
+        def write(body):
+            with file.open("a") as lines:
+                lines.write(json.dumps(json.loads(body)) + "\n")
+
+        posted = scope["type"] == "http" and scope["method"] == "POST"
+        await app(scope, read if posted else receive, send)
+
+    return recorded
