@@ -7,8 +7,9 @@ GatewayError(status, type, code)
 │ ├ Unauthorized 401      ├ Forbidden 403         ├ RouteNotFound 404
 │ ├ MethodNotAllowed 405  ├ ModelNotFound 404     ├ QueueFull 429 (+Retry-After)
 │ ├ KeysUnavailable 503   ├ NoBackend 503         └ UnsupportedEncoding 415
-├ RequestEvicted     after it was queued, before an engine had it
-│ └ QueueTimeout 504      ├ ShuttingDown 503      └ ClientGone 499
+├ RequestEvicted     after it was queued, and not for what an engine did
+│ ├ QueueTimeout 504      ├ ShuttingDown 503
+│ └ ClientGone 499        └ ClientTooSlow 408
 └ BackendError       the engine, or the way to it
   ├ BackendUnavailable 502    ├ BackendTimeout 504    ├ ProtocolError 502
   └ BackendRefused            the engine's own status and error, passed through
@@ -152,7 +153,7 @@ class NoBackend(RequestRejected):
 
 
 class RequestEvicted(GatewayError):
-    """Dropped from our queue before an engine had it."""
+    """Given up after it was queued, and not for what an engine did."""
 
 
 class QueueTimeout(RequestEvicted):

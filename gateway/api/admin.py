@@ -115,13 +115,14 @@ def _next(head: Explanation) -> dict[str, Any]:
 def _load(load: BackendLoad | None) -> dict[str, Any]:
     """What the scheduler knows of a backend by itself; nothing of one that it has not heard of yet."""
     if load is None:
-        names = ("kv_target", "metrics_believed", "seats", "trial_limit", "tpot_ms")
+        names = ("kv_learned_tokens", "kv_target", "metrics_believed", "seats", "trial_limit", "tpot_ms")
         return {"kv_reserved_tokens": 0, "in_flight": 0, **dict.fromkeys(names)}
     ledger, seats = load.ledger, load.seats.most(None)
     tells_memory = load.state.kv_used_tokens is not None
     return {
         "kv_reserved_tokens": round(ledger.peak_tokens()),
         "in_flight": len(ledger),
+        "kv_learned_tokens": None if load.learned.tokens is None else round(load.learned.tokens),
         "kv_target": round(load.target.share, 3),
         "metrics_believed": load.believed if tells_memory else None,
         "seats": None if isinf(seats) else round(seats),

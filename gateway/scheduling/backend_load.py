@@ -3,7 +3,7 @@
 A look at an engine is a second old when the next one comes, and hundreds of requests may go out in between. So the
 ledger of our own dispatches leads, and a look corrects it: other clients' memory, prefixes that requests share, seats
 that we did not know of. An engine whose looks stop changing while work goes in and out tells nothing any more, and is
-run by the ledger alone.
+run by the ledger alone; one that never told how much memory it has shows it by whom it keeps waiting.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from math import inf
 
 from gateway.scheduling.affinity import PrefixMemory
 from gateway.scheduling.batch_watch import BatchWatch
+from gateway.scheduling.capacity import LearnedCapacity
 from gateway.scheduling.kv_ledger import Curve, KvLedger
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendState, Request
@@ -66,6 +67,7 @@ class BackendLoad:
     ledger: KvLedger = field(default_factory=KvLedger)
     target: KvTarget = field(default_factory=KvTarget)
     seats: Seats = field(default_factory=Seats)
+    learned: LearnedCapacity = field(default_factory=LearnedCapacity)
     speed: StepTimeModel = field(default_factory=StepTimeModel)
     batches: BatchWatch = field(default_factory=BatchWatch)
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
@@ -93,10 +95,20 @@ class BackendLoad:
         return not self._old and self._same_looks < STALE_LOOKS
 
     @property
+    def capacity_tokens(self) -> float | None:
+        """KV tokens that the backend holds, by its own account or by its behaviour; None if neither tells."""
+        return self.state.kv_capacity_tokens or self.learned.tokens
+
+    @property
+    def _is_untold(self) -> bool:
+        """Whether its capacity has to be learned from what it does."""
+        return not self.state.kv_capacity_tokens and not self.state.static
+
+    @property
     def budget_tokens(self) -> float:
         """KV tokens that our own requests may come to; none if the capacity is not known."""
         share = self.target.share if self.believed else min(self.target.share, STALE_MARGIN)
-        return share * (self.state.kv_capacity_tokens or 0) - self.unaccounted_tokens
+        return share * (self.capacity_tokens or 0.0) - self.unaccounted_tokens
 
     def see(self, state: BackendState, now: float) -> None:
         """Take in a look at the backend, or that it does not answer."""
@@ -104,6 +116,8 @@ class BackendLoad:
         self.ledger.block_tokens, self.ledger.reserving = state.kv_block_tokens, state.reserving
         self._judge(before, state, now)
         self._grow_unheard(now)
+        if self._is_untold:
+            self.learned.look(now, bound=self._refused_tokens < inf)
         self._refused_tokens, self._tpot_s = inf, None
         if not state.healthy or state.trial_limit is None:
             self._trials.clear()
@@ -149,7 +163,7 @@ class BackendLoad:
         """
         state = self.state
         too_long = state.max_model_len is not None and request.prompt_tokens >= state.max_model_len
-        if not state.kv_capacity_tokens or not len(self.ledger) or too_long:
+        if not self.capacity_tokens or not len(self.ledger) or too_long:
             return True
         return self.ledger.has_room(curve, self.budget_tokens)
 
@@ -180,6 +194,9 @@ class BackendLoad:
         """Enter a request that is sent."""
         self.ledger.admit(request, length, curve)
         self._tpot_s = None
+        if self._is_untold:
+            fresh_tokens = max(0, request.prompt_tokens - self.prefixes.shared_tokens(request))
+            self.learned.send(request.id, request.prompt_tokens, fresh_tokens, now)
         self.prefixes.note(request)
         self._timings[request.id] = _Timing(request, now, now)
         if self.state.trial_limit is not None:
@@ -189,18 +206,28 @@ class BackendLoad:
         """Note an answer's growth, and learn the backend's speed from it."""
         timing = self._timings[request.id]
         running, kv_tokens = len(self.ledger), self.ledger.held_tokens
-        if not timing.output_tokens:
+        first = not timing.output_tokens
+        if first:
             self.speed.note_first_token(now - timing.sent_s, request.prompt_tokens, running, kv_tokens)
         elif (tokens := output_tokens - timing.output_tokens) > 0 and now > timing.heard_s:
             per_sequence = tokens / request.sequences
             self.speed.note_decode((now - timing.heard_s) / per_sequence, running, kv_tokens)
         timing.heard_s, timing.output_tokens = now, output_tokens
         self.ledger.grow(request.id, output_tokens)
+        if self._is_untold:
+            step_s = self.speed.tpot_s(running, kv_tokens)
+            self.learned.hear(step_s, now)
+            if first:
+                self.learned.begin(request.id, self.ledger.held_tokens, step_s, now)
 
     def release(self, request: Request, output_tokens: int | None, now: float) -> None:
         """Take out a request that is over; `output_tokens` of an answer that came to its own end."""
         self.ledger.release(request.id)
-        self._timings.pop(request.id, None)
+        timing = self._timings.pop(request.id, None)
+        if timing is not None and self._is_untold:
+            self.learned.hear(self.speed.tpot_s(len(self.ledger), self.ledger.held_tokens), now)
+            stayed_s = now - timing.sent_s if output_tokens else None
+            self.learned.end(request.id, stayed_s, now, heard=timing.output_tokens > 0)
         self._trials.discard(request.id)
         self._refused_tokens, self._tpot_s = inf, None
         if self.state.static:
@@ -249,3 +276,4 @@ class BackendLoad:
                 request, each = timing.request, int((now - timing.sent_s) / tpot_s)
                 each = each if request.length.cap is None else min(each, request.length.cap)
                 self.ledger.grow(request_id, each * request.sequences)
+                self.learned.hold(request_id, request.prompt_tokens + each * request.sequences)

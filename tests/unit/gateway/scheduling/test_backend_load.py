@@ -206,3 +206,48 @@ def test_what_is_released_is_heard_of_no_more():
     load.release(request("a"), None, 2.0)
     look(load, 10.0)
     assert len(load.ledger) == 0
+
+
+# Memory that nobody tells of
+
+
+def load_that_keeps_some_waiting(*, kv_capacity_tokens=None):
+    """Of ten requests three get their first tokens late, each after another's end; seven are left."""
+    names = "abcdefghij"
+    load = load_of(*map(request, names[:6]), kv_capacity_tokens=kv_capacity_tokens)
+    for name in names[:6]:
+        load.grow(request(name), 1, 0.1)
+    for late, ended, sent_s in zip(names[6:9], names[:3], (1.0, 3.0, 5.0), strict=True):
+        enter(load, request(late), sent_s)
+        for tenth in range(1, 20):
+            load.grow(request("f"), 1 + tenth % 3, sent_s + tenth / 10)
+        load.release(request(ended), 1, sent_s + 1.95)
+        load.grow(request(late), 1, sent_s + 1.96)
+    enter(load, request("j"), 7.0)
+    return load
+
+
+def test_a_backend_that_keeps_requests_waiting_has_what_fitted_then():
+    load = load_that_keeps_some_waiting()
+    assert load.capacity_tokens == pytest.approx(600, rel=0.05)
+    assert not has_room(load, request("new"))
+    for each in "defghij":
+        load.release(request(each), 1, 8.0)
+    assert has_room(load, request("new", prompt=5000))
+
+
+def test_a_backend_that_tells_its_memory_is_believed():
+    load = load_that_keeps_some_waiting(kv_capacity_tokens=5000)
+    assert load.capacity_tokens == 5000
+    assert has_room(load, request("new", prompt=2000))
+
+
+def test_a_limit_that_was_learned_is_tried_where_it_binds():
+    load = load_that_keeps_some_waiting()
+    learned = load.capacity_tokens
+    look(load, 9.0)
+    look(load, 10.0)
+    assert load.capacity_tokens == learned
+    assert not has_room(load, request("new"))
+    look(load, 11.0)
+    assert load.capacity_tokens > learned
