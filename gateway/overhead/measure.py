@@ -142,7 +142,10 @@ async def _latency(effort: Effort, direct: Subject, subjects: list[Subject], tab
 async def _idle_memory(plan: Plan, _: Subject, subjects: list[Subject], table: _Table) -> None:
     count = scenarios.IDLE_STREAMS // 10 if plan.quick else scenarios.IDLE_STREAMS
     table.on_progress(f"{count:,} idle streams")
-    taken = {subject.target.name: await scenarios.idle_stream_kib(subject, count) for subject in subjects}
+    own, *peers = subjects
+    taken = {own.target.name: await scenarios.idle_stream_kib(own, count)}
+    for peer in peers:
+        taken[peer.target.name] = await scenarios.idle_stream_kib(peer, min(count, scenarios.PEER_IDLE_STREAMS))
     table.add(f"memory of an idle stream, {count:,} open", "KiB", taken, 60.0)
 
 

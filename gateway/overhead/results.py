@@ -50,7 +50,7 @@ def rich_table(results: OverheadResults) -> Table:
 
 def markdown(results: OverheadResults) -> str:
     """Write the figures as a page."""
-    peer = f", LiteLLM {results.litellm} with one worker" if results.litellm else ""
+    peer = f", LiteLLM {results.litellm} with one worker (of idle streams it is given 500)" if results.litellm else ""
     quick = " --quick" if results.quick else ""
     pinned = "The measured process has a core to itself; engine, clients and Postgres share the others."
     lines = [

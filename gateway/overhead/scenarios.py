@@ -15,6 +15,8 @@ STREAMS_AT_ONCE = 32
 PACE_MS = 20
 LATENCY_RATE = 20.0
 IDLE_STREAMS = 2_000
+PEER_IDLE_STREAMS = 500
+"""LiteLLM has no more than a thousand connections to an engine, and the streams beyond would wait for ever."""
 SETTLE_S = 1.0
 
 
