@@ -141,16 +141,12 @@ class _Gateway:
             monotonic=self.clock.monotonic,
             interval_s=self.settings.upstream.scrape_interval_s,
             on_scrape_failure=lambda name, _: self.metrics.scrape_failures.labels(name).inc(),
-            in_flight=self._in_flight,
+            in_flight=self.scheduler.in_flight,
             on_circuit=self._note_circuit,
         )
 
     def _connect(self, spec: BackendSpec) -> Backend:
         return connect(spec, self.transport, self.settings.upstream.scrape_timeout_s)
-
-    def _in_flight(self, backend: str) -> int:
-        load = self.scheduler.load(backend)
-        return len(load.ledger) if load else 0
 
     def _generations(self, door: Door) -> Generations:
         settings, archive = self.settings, self.archive

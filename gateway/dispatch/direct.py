@@ -16,10 +16,7 @@ from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call, Upstream
 from gateway.dispatch.vitals import Vitals
-from gateway.errors import BackendError, BackendRefused, InvalidRequest, NoBackend
-
-MAX_ATTEMPTS = 3
-"""Backends that one request may fail on."""
+from gateway.errors import BackendError, InvalidRequest, NoBackend
 
 
 class Direct:
@@ -85,7 +82,7 @@ class Direct:
                 self._vitals.note_failure(name, error, sent_s)
                 failure = error
                 tried.add(name)
-                if client.started or not self._may_try_again(error, trip):
+                if client.started or not self._budget.allows(error, trip, self._monotonic()):
                     raise
             finally:
                 member.passing -= 1
@@ -126,8 +123,3 @@ class Direct:
             self._vitals.note_answer(backend.spec.name, sent_s, whole=True)
             trip.complete = True
             await client.send(b"", more=False)
-
-    def _may_try_again(self, error: BackendError, trip: Trip) -> bool:
-        trip.attempts += 1
-        refused = isinstance(error, BackendRefused) and error.status < 500
-        return not refused and trip.attempts < MAX_ATTEMPTS and self._budget.take(self._monotonic())

@@ -19,14 +19,10 @@ from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import BackendFull, Call, Reply, Upstream
 from gateway.dispatch.vitals import Unheard, Vitals
-from gateway.errors import BackendError, BackendRefused, BackendUnavailable, ProtocolError, QueueTimeout
+from gateway.errors import BackendError, BackendUnavailable, ProtocolError, QueueTimeout
 from gateway.wire.batches import Share
 from gateway.wire.edits import with_default
 from gateway.wire.sse import EventTooLarge, StreamScanner
-
-MAX_ATTEMPTS = 3
-"""Backends that one request may fail on."""
-
 
 DRAIN_S = 0.5
 """How long an engine that has said `[DONE]` may take to end its stream, before its connection is given up."""
@@ -66,15 +62,10 @@ class Relay:
 
     def direct(self, pool: Pool) -> Direct:
         """Return the way of what is not scheduled; it shares this one's engines and its budget."""
-
-        def scheduled(backend: str) -> int:
-            load = self._dispatcher.scheduler.load(backend)
-            return len(load.ledger) if load else 0
-
         return Direct(
             pool,
             self._upstream,
-            scheduled=scheduled,
+            scheduled=self._dispatcher.scheduler.in_flight,
             monotonic=self._monotonic,
             on_failure=self._on_failure,
             vitals=self._vitals,
@@ -122,12 +113,9 @@ class Relay:
                 return await self._stream(scanner, chunks, reply, ticket, client, trip)
 
     def _may_try_again(self, error: BackendError, trip: Trip) -> bool:
-        """Whether another backend may do better, and may be asked: not for what the engine has against the request."""
-        if isinstance(error, (BackendFull, BatchSplit)):
+        if isinstance(error, (BackendFull, BatchSplit)):  # no failure, so no attempt
             return True
-        trip.attempts += 1
-        refused = isinstance(error, BackendRefused) and error.status < 500
-        return not refused and trip.attempts < MAX_ATTEMPTS and self._budget.take(self._monotonic())
+        return self._budget.allows(error, trip, self._monotonic())
 
     async def _share(self, share: Share, job: Job, ticket: Ticket, client: Client, trip: Trip) -> None:
         """Answer with a part of a batch's answer, in the form that this client asked for."""

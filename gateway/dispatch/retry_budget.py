@@ -1,5 +1,11 @@
 """How many further attempts there may be, so that a fleet that fails is not asked all the more for it."""
 
+from gateway.dispatch.trip import Trip
+from gateway.errors import BackendError, BackendRefused
+
+MAX_ATTEMPTS = 3
+"""Backends that one request may fail on."""
+
 RETRY_SHARE = 0.2
 """Further attempts for each request, in the long run."""
 
@@ -20,6 +26,15 @@ class RetryBudget:
     def note_request(self, now: float) -> None:
         """Count a request, whatever will come of it."""
         self._refill(now, RETRY_SHARE)
+
+    def allows(self, error: BackendError, trip: Trip, now: float) -> bool:
+        """Count a failed attempt, and tell whether another backend may do better and may be asked.
+
+        None may for what an engine has against the request itself.
+        """
+        trip.attempts += 1
+        refused = isinstance(error, BackendRefused) and error.status < 500
+        return not refused and trip.attempts < MAX_ATTEMPTS and self.take(now)
 
     def take(self, now: float) -> bool:
         """Take one further attempt; False where there is none left.

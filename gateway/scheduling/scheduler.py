@@ -103,6 +103,11 @@ class Scheduler:
         """What is known of a backend, to read and not to change."""
         return self._loads.get(backend)
 
+    def in_flight(self, backend: str) -> int:
+        """Requests that a backend has."""
+        load = self._loads.get(backend)
+        return len(load.ledger) if load else 0
+
     def explain(self, now: float) -> list[Explanation]:
         """Say of each model's next request what keeps it from every backend."""
         heads = [head for model in self._models.values() if (head := model.queue.most_urgent(now))]

@@ -4,6 +4,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.wire.json_fields import decode_or_none
+
 
 class Told(Protocol):
     """What a whole answer of any API says of itself."""
@@ -77,7 +79,4 @@ def read_answer(body: bytes) -> Answer | None:
     >>> read_answer(b'{"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 3}}').finish_reason
     'stop'
     """
-    try:
-        return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return decode_or_none(_decoder, body)

@@ -6,8 +6,8 @@ import msgspec
 
 from gateway.wire.answers import PromptDetails, Usage
 from gateway.wire.fields import Generation
-from gateway.wire.json_fields import ABSENT, Tokens, decode, number, size, utf8_bytes
-from gateway.wire.typed_events import Event, TypedScanner, Vocabulary
+from gateway.wire.json_fields import ABSENT, Tokens, decode, decode_or_none, number, size, utf8_bytes
+from gateway.wire.typed_events import ErrorObject, Event, TypedScanner, Vocabulary, failure_of
 
 _FINISH_REASONS = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
 
@@ -60,14 +60,10 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: int | None = None
 
 
-class _Error(msgspec.Struct):
-    message: str = "no reason given"
-
-
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     stop_reason: str | None = None
-    error: _Error | str | None = None
+    error: ErrorObject | str | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -79,7 +75,7 @@ class _Event(msgspec.Struct):
     message: _Answer | None = None
     delta: _Delta | None = None
     usage: _Usage | None = None
-    error: _Error | str | None = None
+    error: ErrorObject | str | None = None
 
 
 _request_decoder = msgspec.json.Decoder(_Request)
@@ -126,12 +122,11 @@ def read_message(body: bytes) -> Event | None:
     >>> read_message(b'{"stop_reason": "max_tokens", "usage": {"input_tokens": 7, "output_tokens": 3}}').finish_reason
     'length'
     """
-    try:
-        answer = _answer_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decode_or_none(_answer_decoder, body)
+    if answer is None:
         return None
     return Event(
-        usage=_usage(answer.usage), finish_reason=_finish_reason(answer.stop_reason), failure=_failure(answer.error)
+        usage=_usage(answer.usage), finish_reason=_finish_reason(answer.stop_reason), failure=failure_of(answer.error)
     )
 
 
@@ -142,9 +137,8 @@ def message_scanner(*, hide_usage: bool) -> TypedScanner:
 
 
 def _read_event(payload: bytes) -> Event | None:
-    try:
-        event = _event_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    event = decode_or_none(_event_decoder, payload)
+    if event is None:
         return None
     usage = _usage(event.usage)
     if event.message is not None and (begun := _usage(event.message.usage)):
@@ -154,7 +148,7 @@ def _read_event(payload: bytes) -> Event | None:
         token=event.type == "content_block_delta",
         usage=usage,
         finish_reason=_finish_reason(event.delta.stop_reason if event.delta else None),
-        failure=_failure(event.error),
+        failure=failure_of(event.error),
         last=event.type == "message_stop",
     )
 
@@ -177,10 +171,6 @@ def _usage(told: _Usage | None) -> Usage | None:
 
 def _finish_reason(stop_reason: str | None) -> str | None:
     return None if stop_reason is None else _FINISH_REASONS.get(stop_reason, "stop")
-
-
-def _failure(error: _Error | str | None) -> str | None:
-    return error.message if isinstance(error, _Error) else error
 
 
 def _joined(content: str | list[_Text] | None) -> str:

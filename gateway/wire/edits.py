@@ -1,5 +1,7 @@
 """What the gateway sets in a request that goes to an engine. Every other byte stays as the client wrote it."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from gateway.wire.json_fields import decode
@@ -42,9 +44,23 @@ def with_default(body: bytes, name: str, number: int) -> bytes:
         if _is_set(fields, name):
             return body
         if name in fields:
-            fields[name] = msgspec.Raw(b"%d" % number)
-            return msgspec.json.encode(fields)
+            return with_fields(body, {name: number})
     return _append(body, b"%b:%d" % (key, number))
+
+
+def with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
+    """Return the body with some fields in others' place or added, every other value byte for byte.
+
+    Args:
+        body: a JSON object that was read well before.
+        changes: by name, in JSON's types.
+
+    >>> with_fields(b'{"model": "gpt-4o-mini", "x": 1.50}', {"model": "llama"})
+    b'{"model":"llama","x":1.50}'
+    """
+    fields = decode(_object_decoder, body)
+    fields |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in changes.items()}
+    return msgspec.json.encode(fields)
 
 
 def _append(body: bytes, field: bytes) -> bytes:

@@ -7,8 +7,8 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gateway.errors import InvalidRequest
+from gateway.wire.edits import with_fields
 from gateway.wire.json_fields import decode
-from gateway.wire.model_rules import rewrite_model
 
 _MAX_NAME_BYTES = 1024
 
@@ -46,7 +46,7 @@ def with_model(body: bytes, content_type: str, model: str) -> bytes:
     """
     kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data":
-        return rewrite_model(body, model)
+        return with_fields(body, {"model": model})
     boundary = re.escape(options.get("boundary", "").encode("latin-1"))
     field = re.compile(
         rb'(--%b\r\n(?:[^\r\n]+\r\n)*?[^\r\n]*\bname="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)[^\r\n]*'

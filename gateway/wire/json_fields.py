@@ -35,6 +35,14 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         raise InvalidRequest("The body is nested too deeply") from error
 
 
+def decode_or_none(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T | None:
+    """Decode what an engine said, or return None where it is not what is looked for."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def utf8_bytes(text: str) -> int:
     """Size of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

@@ -1,13 +1,10 @@
-"""Models by other names, and what is assumed of requests for them; the one place where a body's model is rewritten."""
+"""Models by other names, and what is assumed of requests for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
+from gateway.wire.edits import with_fields
 from gateway.wire.fields import Generation
-
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +46,4 @@ class ModelRules:
             changes[length_field] = max_tokens
         if not changes:
             return body, asked
-        return _with_fields(body, changes), replace(asked, model=model, max_tokens=max_tokens or asked.max_tokens)
-
-
-def rewrite_model(body: bytes, model: str) -> bytes:
-    """Return a body with another model in it, every other value byte for byte.
-
-    >>> rewrite_model(b'{"model": "gpt-4o-mini", "x": 1.50}', "llama")
-    b'{"model":"llama","x":1.50}'
-    """
-    return _with_fields(body, {"model": model})
-
-
-def _with_fields(body: bytes, changes: Mapping[str, object]) -> bytes:
-    fields = _object_decoder.decode(body)
-    fields |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in changes.items()}
-    return msgspec.json.encode(fields)
+        return with_fields(body, changes), replace(asked, model=model, max_tokens=max_tokens or asked.max_tokens)

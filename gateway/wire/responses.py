@@ -7,8 +7,8 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.wire.answers import PromptDetails, Usage
 from gateway.wire.fields import Generation
-from gateway.wire.json_fields import ABSENT, Tokens, decode, number, size, utf8_bytes
-from gateway.wire.typed_events import Event, TypedScanner, Vocabulary
+from gateway.wire.json_fields import ABSENT, Tokens, decode, decode_or_none, number, size, utf8_bytes
+from gateway.wire.typed_events import ErrorObject, Event, TypedScanner, Vocabulary, failure_of
 
 
 class _Part(msgspec.Struct):
@@ -61,21 +61,17 @@ class _Incomplete(msgspec.Struct):
     reason: str | None = None
 
 
-class _Error(msgspec.Struct):
-    message: str = "no reason given"
-
-
 class _Answer(msgspec.Struct):
     status: str | None = None
     usage: _Usage | None = None
     incomplete_details: _Incomplete | None = None
-    error: _Error | str | None = None
+    error: ErrorObject | str | None = None
 
 
 class _Event(msgspec.Struct):
     type: str | None = None
     response: _Answer | None = None
-    error: _Error | str | None = None
+    error: ErrorObject | str | None = None
     message: str | None = None
 
 
@@ -128,10 +124,8 @@ def read_response(body: bytes) -> Event | None:
     >>> read_response(cut).finish_reason
     'length'
     """
-    try:
-        return _told(_answer_decoder.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    answer = decode_or_none(_answer_decoder, body)
+    return None if answer is None else _told(answer)
 
 
 def response_scanner(*, hide_usage: bool) -> TypedScanner:
@@ -141,11 +135,10 @@ def response_scanner(*, hide_usage: bool) -> TypedScanner:
 
 
 def _read_event(payload: bytes) -> Event | None:
-    try:
-        event = _event_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    event = decode_or_none(_event_decoder, payload)
+    if event is None:
         return None
-    failure = _failure(event.error) or (event.message if event.type == "error" else None)
+    failure = failure_of(event.error) or (event.message if event.type == "error" else None)
     if failure is not None:
         return Event(failure=failure)
     if event.type in _ENDS:
@@ -168,7 +161,7 @@ _VOCABULARY = Vocabulary(
 
 
 def _told(answer: _Answer) -> Event:
-    failure = _failure(answer.error)
+    failure = failure_of(answer.error)
     if answer.status == "failed":
         failure = failure or "no reason given"
     cut = answer.incomplete_details is not None and answer.incomplete_details.reason == "max_output_tokens"
@@ -181,10 +174,6 @@ def _usage(told: _Usage | None) -> Usage | None:
     details = told.input_tokens_details
     cached = None if details is None or details.cached_tokens is None else PromptDetails(details.cached_tokens)
     return Usage(told.input_tokens, told.output_tokens, cached)
-
-
-def _failure(error: _Error | str | None) -> str | None:
-    return error.message if isinstance(error, _Error) else error
 
 
 def _text(content: str | list[_Part] | None) -> str:

@@ -6,6 +6,8 @@ Unlike a stream of completions, such a stream always says its end; one that stop
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from gateway.wire.answers import Usage
 from gateway.wire.sse import StreamScanner
 
@@ -19,6 +21,17 @@ class Event:
     finish_reason: str | None = None
     failure: str | None = None
     last: bool = False
+
+
+class ErrorObject(msgspec.Struct):
+    """An error, in an answer's or an event's place."""
+
+    message: str = "no reason given"
+
+
+def failure_of(error: ErrorObject | str | None) -> str | None:
+    """Return an error's message; servers that are not the API's own may give nothing but that."""
+    return error.message if isinstance(error, ErrorObject) else error
 
 
 @dataclass(frozen=True, slots=True)

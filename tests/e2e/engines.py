@@ -177,6 +177,17 @@ STREAM_HEAD = (
 STREAM_END = b"0\r\n\r\n"
 
 
+class HeldBack:
+    """A fake engine's answers, held back until the test lets them go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def __call__(self, _: Received, writer: asyncio.StreamWriter) -> None:
+        await self.go.wait()
+        writer.write(answer())
+
+
 def chunk(data: bytes) -> bytes:
     """Write one chunk of a response without a length."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.engines import MODEL, Engine, FakeEngine, Received, Respond, answer
+from tests.e2e.engines import MODEL, Engine, FakeEngine, HeldBack, Received, Respond, answer
 from tests.e2e.gateway import ADMIN_KEY, Gateway, serving, settings_of, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -156,16 +156,11 @@ async def test_name_of_the_file_wins_over_one_that_was_kept(
 async def test_backend_that_is_taken_out_ends_what_it_runs(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
 ) -> None:
-    go = asyncio.Event()
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(answer())
-
-    held = await start_engine(respond)
+    answers_held = HeldBack()
+    held = await start_engine(answers_held)
     gateway = await start_gateway()
     for force in ("false", "true"):
-        go.clear()
+        answers_held.go.clear()
         sent = len(held.received)
         await add(gateway, held, "held")
         await until(gateway.shows("magnus_backend_takes_work", 1, backend="held"), "it may get work")
@@ -175,7 +170,7 @@ async def test_backend_that_is_taken_out_ends_what_it_runs(
         assert (removed.status_code, removed.json()["draining"]) == (202, [] if force == "true" else ["held"])
         assert await names(gateway) == []
         assert (await ask(gateway)).status_code == 503
-        go.set()
+        answers_held.go.set()
         assert (await running).headers["x-magnus-backend"] == "held"
 
         async def is_gone() -> bool:
@@ -189,13 +184,8 @@ async def test_backend_that_is_taken_out_ends_what_it_runs(
 async def test_name_that_is_on_its_way_out_can_be_taken_again(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
 ) -> None:
-    go = asyncio.Event()
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(answer())
-
-    held = await start_engine(respond)
+    answers_held = HeldBack()
+    held = await start_engine(answers_held)
     gateway = await start_gateway()
     await add(gateway, held, "gpu")
     await until(gateway.shows("magnus_backend_takes_work", 1, backend="gpu"), "it may get work")
@@ -204,7 +194,7 @@ async def test_name_that_is_on_its_way_out_can_be_taken_again(
     await admin(gateway, "DELETE", "/gpu")
     assert (await add(gateway, simulated_engine, "gpu")).status_code == 201
     await answers(gateway)
-    go.set()
+    answers_held.go.set()
     assert (await running).json()["choices"][0]["message"]["content"] == "hello"
 
 

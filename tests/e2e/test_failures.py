@@ -18,6 +18,7 @@ from tests.e2e.engines import (
     STREAM_HEAD,
     Engine,
     FakeEngine,
+    HeldBack,
     Received,
     Respond,
     answer,
@@ -323,21 +324,10 @@ async def test_answer_is_whole_at_done_though_the_engine_keeps_the_line(
     assert (totals["ok"], totals["cancelled"], totals["failed"]) == (1, 0, 0)
 
 
-class OneAtATime:
-    """A fake engine's answers, each held back until the test lets it go."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-
-    async def __call__(self, _: Received, writer: asyncio.StreamWriter) -> None:
-        await self.go.wait()
-        writer.write(answer())
-
-
 async def test_request_that_waits_too_long_is_evicted(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
-    held = OneAtATime()
+    held = HeldBack()
     busy = await start_engine(held)
     gateway = await start_gateway(busy.backend("busy", max_concurrency=1), scheduling={"queue_timeout_s": 1})
     first = asyncio.create_task(post(gateway, app))
@@ -355,7 +345,7 @@ async def test_request_that_waits_too_long_is_evicted(
 async def test_client_that_leaves_the_queue_is_forgotten(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, stream: bool
 ) -> None:
-    held = OneAtATime()
+    held = HeldBack()
     busy = await start_engine(held)
     gateway = await start_gateway(busy.backend("busy", max_concurrency=1))
     running = asyncio.create_task(post(gateway, app))
@@ -376,7 +366,7 @@ async def test_client_that_leaves_the_queue_is_forgotten(
 async def test_full_queue_rejects_and_says_when_to_come_back(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
-    held = OneAtATime()
+    held = HeldBack()
     busy = await start_engine(held)
     gateway = await start_gateway(busy.backend("busy", max_concurrency=1), scheduling={"max_queue": 2})
     requests = []
@@ -396,7 +386,7 @@ async def test_full_queue_rejects_and_says_when_to_come_back(
 async def test_gateway_that_stops_evicts_who_waits_and_lets_end_what_runs(
     start_engine: StartEngine, database_url: str, tmp_path: Path, app: str
 ) -> None:
-    held = OneAtATime()
+    held = HeldBack()
     busy = await start_engine(held)
     settings = settings_of(database_url, tmp_path, [busy.backend("busy", max_concurrency=1)], server={"shutdown_s": 20})
     async with httpx2.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
@@ -413,7 +403,7 @@ async def test_gateway_that_stops_evicts_who_waits_and_lets_end_what_runs(
         assert content_of(await first) == "hello"
 
 
-async def _release_after(evicted: asyncio.Task[httpx2.Response], held: OneAtATime) -> None:
+async def _release_after(evicted: asyncio.Task[httpx2.Response], held: HeldBack) -> None:
     await asyncio.wait([evicted])
     held.go.set()
 

@@ -15,6 +15,7 @@ from tests.e2e.engines import (
     STREAM_HEAD,
     Engine,
     FakeEngine,
+    HeldBack,
     Received,
     Respond,
     answer,
@@ -132,13 +133,8 @@ async def test_only_engine_that_recovers_serves_who_waited_for_it(
 async def test_draining_engine_ends_what_it_runs_and_gets_nothing_new(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
 ) -> None:
-    go = asyncio.Event()
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(answer())
-
-    held = await start_engine(respond)
+    answers_held = HeldBack()
+    held = await start_engine(answers_held)
     gateway = await start_gateway(held.backend("a-held"), simulated_engine.backend("good"))
     running = asyncio.create_task(post(gateway))
     await until(held.has_received(1), "the engine has a request")
@@ -146,7 +142,7 @@ async def test_draining_engine_ends_what_it_runs_and_gets_nothing_new(
     drained = await gateway.http.patch("/admin/backends/a-held", json={"draining": True}, headers=key)
     others = [(await post(gateway)).headers["x-magnus-backend"] for _ in range(10)]
     backend = await shown(gateway, "a-held")
-    go.set()
+    answers_held.go.set()
 
     assert (drained.status_code, drained.json()["draining"]) == (200, True)
     assert others == ["good"] * 10

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.e2e.command import Home, Running
-from tests.e2e.engines import MODEL, Engine, FakeEngine, Received, Respond, answer
+from tests.e2e.engines import MODEL, Engine, FakeEngine, HeldBack, Received, Respond, answer
 from tests.e2e.gateway import ADMIN_KEY, DEADLINE_S, sum_of_samples, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -174,13 +174,8 @@ async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_
 async def test_backend_that_was_taken_out_ends_what_it_runs(
     start_engine: StartEngine, simulated_engine: Engine, database_url: str, tmp_path: Path
 ) -> None:
-    go = asyncio.Event()
-
-    async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(answer())
-
-    held = await start_engine(respond)
+    answers_held = HeldBack()
+    held = await start_engine(answers_held)
     async with served(tmp_path, database_url, settings(("held", held.url))) as gateway:
         running = asyncio.create_task(gateway.ask())
         await until(held.has_received(1), "the engine has a request")
@@ -188,7 +183,7 @@ async def test_backend_that_was_taken_out_ends_what_it_runs(
         assert (await gateway.ask()).headers["x-magnus-backend"] == "good"
         backends = await gateway.backends()
         assert (backends["held"]["draining"], backends["held"]["in_flight"]) == (True, 1)
-        go.set()
+        answers_held.go.set()
         assert (await running).headers["x-magnus-backend"] == "held"
 
         async def is_gone() -> bool:

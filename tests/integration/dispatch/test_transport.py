@@ -236,7 +236,7 @@ async def test_a_kept_connection_that_fails_within_its_answer_is_not_asked_again
 async def test_a_connection_that_the_engine_has_closed_is_not_taken(transport):
     async with saying(OK, OK, close=True) as server:
         await exchange(transport, server.url)
-        await asyncio.sleep(0.05)
+        await server.ended.wait()
         assert await exchange(transport, server.url) == (200, b"ok")
         assert (server.connections, len(server.requests)) == (2, 2)
 

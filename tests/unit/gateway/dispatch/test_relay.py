@@ -6,8 +6,8 @@ import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.job import Job
-from gateway.dispatch.relay import MAX_ATTEMPTS, Relay
-from gateway.dispatch.retry_budget import RetryBudget
+from gateway.dispatch.relay import Relay
+from gateway.dispatch.retry_budget import MAX_ATTEMPTS, RetryBudget
 from gateway.dispatch.trip import Trip
 from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.errors import (

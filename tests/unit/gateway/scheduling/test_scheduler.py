@@ -14,11 +14,6 @@ from gateway.scheduling.messages import (
 from gateway.scheduling.policies import Hrrn, policy_named
 from tests.unit.gateway.scheduling.messages import seen, started, submit
 
-
-def running_on(scheduler, name):
-    return len(scheduler.load(name).ledger)
-
-
 # To a backend
 
 
@@ -75,7 +70,7 @@ def test_memory_is_kept_for_the_peak_and_not_for_the_prompt():
 
 def test_an_idle_backend_gets_work_whatever_is_predicted():
     scheduler = started(seen(kv_capacity_tokens=1000), submit("a", prompt=10, output=5000))
-    assert running_on(scheduler, "gpu-0") == 1
+    assert scheduler.in_flight("gpu-0") == 1
 
 
 def test_growing_answers_make_room_scarce_and_never_plentiful():

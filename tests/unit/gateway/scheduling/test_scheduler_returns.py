@@ -10,11 +10,6 @@ from gateway.scheduling.messages import (
 from gateway.scheduling.scheduler import FULL_BACKOFF_S
 from tests.unit.gateway.scheduling.messages import seen, started, submit
 
-
-def running_on(scheduler, name):
-    return len(scheduler.load(name).ledger)
-
-
 # The queue's bounds
 
 
@@ -118,7 +113,7 @@ def static(name="gpu-0", **known):
 
 def test_a_static_engine_gets_one_batch_and_the_next_when_all_of_it_is_over():
     scheduler = started(static(max_concurrency=2), *(submit(id, batch_key=1) for id in "abc"))
-    assert running_on(scheduler, "gpu-0") == 2
+    assert scheduler.in_flight("gpu-0") == 2
     assert scheduler.step([Finished("a", 10)], 1.0) == []
     assert scheduler.step([Finished("b", 10)], 1.0) == [Dispatch("c", "gpu-0")]
 

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from gateway.wire.edits import with_fields
 from gateway.wire.fields import read_chat
-from gateway.wire.model_rules import ModelRules, rewrite_model
+from gateway.wire.model_rules import ModelRules
 from gateway.wire.responses import read_response_request
 
 RULES = ModelRules({"gpt-4o-mini": "llama"}, {"llama": 1024})
@@ -51,7 +52,7 @@ def test_what_no_rule_is_about_is_not_touched():
 def test_all_other_values_stay_byte_for_byte():
     body = '{"x": 1.50, "model": "gpt-4o-mini", "y": {"é": "\\u00e9",  "n": 1e400}}'.encode()
     expected = '{"x":1.50,"model":"llama","y":{"é": "\\u00e9",  "n": 1e400}}'.encode()
-    assert rewrite_model(body, "llama") == expected
+    assert with_fields(body, {"model": "llama"}) == expected
 
 
 def test_without_rules_every_name_is_a_model_s_own():
