@@ -46,10 +46,10 @@ def overhead(
     except (StartError, OSError) as error:
         failed(error)
     except ExceptionGroup as errors:  # clients run side by side
-        wrong = errors.subgroup((BadAnswer, aiohttp.ClientError))
+        wrong = errors.subgroup((BadAnswer, aiohttp.ClientError, TimeoutError))
         if wrong is None:
             raise
-        failed(wrong.exceptions[0])
+        failed(str(wrong.exceptions[0]) or "a client has waited too long for its answer")
     if results:
         _keep(results, found)
     if as_json:

@@ -13,7 +13,7 @@ engine or the way to it did."""
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of a request once it is over. Durations in milliseconds, None where it never came to that.
 
-    `id` is unique (UUID); `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are
+    `id` is 128 random bits; `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are
     the engine's own counts where it told them (`usage`), else None for input and the events counted so far for output.
     `output_tokens` sums over `sequences` (n, or the prompts of a list). `features` is what the prediction was
     made from: little-endian float32, laid out as `features_version` says. `template` is the system prompt's digest.
