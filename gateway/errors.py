@@ -1,27 +1,37 @@
-"""What can go wrong with a request, as one tree.
+"""The only error tree.
 
 ```
-GatewayError(status, type, code)
-├ RequestRejected    before the queue
-│ ├ InvalidRequest 400    ├ BodyTooLarge 413      ├ BodyTimeout 408
-│ ├ Unauthorized 401      ├ Forbidden 403         ├ RouteNotFound 404
-│ ├ MethodNotAllowed 405  ├ ModelNotFound 404     ├ QueueFull 429 (+Retry-After)
-│ ├ KeysUnavailable 503   ├ NoBackend 503         └ UnsupportedEncoding 415
-├ RequestEvicted     after it was queued, and not for what an engine did
-│ ├ QueueTimeout 504      ├ ShuttingDown 503
-│ └ ClientGone 499        └ ClientTooSlow 408
-└ BackendError       the engine, or the way to it
-  ├ BackendUnavailable 502    ├ BackendTimeout 504    ├ ProtocolError 502
-  └ BackendRefused            the engine's own status and error, passed through
+Exception
+├ GatewayError                 a request that ends without a generation: HTTP status, type and code
+│ ├ RequestRejected              before the queue
+│ │ ├ InvalidRequest 400            ├ Unauthorized 401            ├ Forbidden 403
+│ │ ├ RouteNotFound 404             ├ ModelNotFound 404           ├ BackendNotFound 404
+│ │ ├ MethodNotAllowed 405          ├ BodyTimeout 408             ├ BackendExists 409
+│ │ ├ ConfiguredBackend 409         ├ BodyTooLarge 413            ├ UnsupportedEncoding 415
+│ │ ├ QueueFull 429 (+Retry-After)  ├ KeysUnavailable 503         ├ NoBackend 503
+│ │ └ BackendsUnavailable 503
+│ ├ RequestEvicted               after the queue, and not because of the engine
+│ │ ├ ClientTooSlow 408   ├ ClientGone 499   ├ ShuttingDown 503   └ QueueTimeout 504
+│ └ BackendError                 because of the engine or the connection to it
+│   ├ BackendUnavailable 502   ├ BackendTimeout 504   ├ ProtocolError 502   ├ BackendFull 503   ├ BatchSplit 500
+│   └ BackendRefused             the engine's own status and error body, passed through
+│     └ BackendOutOfMemory
+├ OperatorError                a command or a part of the installation that cannot work; one line for the operator
+│ ├ SettingsError   ├ ListenError   ├ EmbeddedPostgresError   ├ JournalInUse   ├ RegistrationError
+│ └ RowError        ├ UnknownVersion   ├ TrainerFailed        ├ EngineStartError   └ StarvedError
+├ StorageError                 a write to Postgres that failed
+│ └ DatabaseUnavailable   └ RecordsRefused
+└ ParseError                   bytes that are not what they should be
+  └ NotHttpError   └ EventTooLarge
 ```
 
-`type`, `param` and `code` are the fields of OpenAI's error object. Messages are for the application's developer: they
-name the field at fault and carry neither prompt text nor secrets.
+`type`, `param` and `code` of a `GatewayError` are the fields of OpenAI's error object. Its message is for the
+application's developer. It names the field that is wrong, and contains neither prompt text nor secrets.
 """
 
 
 class GatewayError(Exception):
-    """A request that is not answered with a generation."""
+    """A request that ends without a generation."""
 
     status: int = 500
     type: str = "server_error"
@@ -39,46 +49,20 @@ class GatewayError(Exception):
 
 
 class RequestRejected(GatewayError):
-    """Never queued."""
+    """The request never entered the queue."""
 
     type = "invalid_request_error"
 
 
 class InvalidRequest(RequestRejected):
-    """The body is not what the route takes; `param` names the field."""
+    """The body is not valid for this route; `param` names the field."""
 
     status = 400
     code = "invalid_request"
 
 
-class BodyTooLarge(RequestRejected):
-    """The body, or the text in it, is over the configured limit."""
-
-    status = 413
-    code = "request_too_large"
-
-
-class BodyTimeout(RequestRejected):
-    """The client stopped sending before the body was whole."""
-
-    status = 408
-    code = "request_timeout"
-
-
-class UnsupportedEncoding(RequestRejected):
-    """The body is compressed in a way that is not known here."""
-
-    status = 415
-    code = "unsupported_content_encoding"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """RFC 9110 has a 415 say what would be taken."""
-        return {"accept-encoding": "gzip, zstd"}
-
-
 class Unauthorized(RequestRejected):
-    """No API key, or one that is not valid."""
+    """The API key is missing or not valid."""
 
     status = 401
     type = "authentication_error"
@@ -86,12 +70,12 @@ class Unauthorized(RequestRejected):
 
     @property
     def headers(self) -> dict[str, str]:
-        """RFC 9110 asks every 401 to name its scheme."""
+        """The authentication scheme, which RFC 9110 requires of every 401."""
         return {"www-authenticate": "Bearer"}
 
 
 class Forbidden(RequestRejected):
-    """Known, but not allowed."""
+    """The caller is known, but may not do this."""
 
     status = 403
     type = "permission_error"
@@ -105,13 +89,6 @@ class RouteNotFound(RequestRejected):
     code = "route_not_found"
 
 
-class MethodNotAllowed(RequestRejected):
-    """The route exists, but not for this method."""
-
-    status = 405
-    code = "method_not_allowed"
-
-
 class ModelNotFound(RequestRejected):
     """No backend serves the model."""
 
@@ -119,8 +96,62 @@ class ModelNotFound(RequestRejected):
     code = "model_not_found"
 
 
+class BackendNotFound(RequestRejected):
+    """There is no backend of that name."""
+
+    status = 404
+    code = "backend_not_found"
+
+
+class MethodNotAllowed(RequestRejected):
+    """The route exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTimeout(RequestRejected):
+    """The client stopped sending before the body was complete."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class BackendExists(RequestRejected):
+    """Another backend has that name."""
+
+    status = 409
+    code = "backend_exists"
+
+
+class ConfiguredBackend(RequestRejected):
+    """The settings file defines the backend, so only the settings file can change it."""
+
+    status = 409
+    code = "backend_configured"
+
+
+class BodyTooLarge(RequestRejected):
+    """The body, or the text in it, is larger than the configured limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(RequestRejected):
+    """The gateway does not know the body's `Content-Encoding`."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The encodings that the gateway accepts, as RFC 9110 asks of a 415."""
+        return {"accept-encoding": "gzip, zstd"}
+
+
 class QueueFull(RequestRejected):
-    """The queue is at its bound: back-pressure, try again in `retry_after_s`."""
+    """The queue has reached its limit. The client can try again after `retry_after_s` seconds."""
 
     status = 429
     type = "rate_limit_error"
@@ -132,12 +163,12 @@ class QueueFull(RequestRejected):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Whole seconds, at least one."""
+        """`Retry-After` in whole seconds, at least one."""
         return {"retry-after": str(max(1, round(self.retry_after_s)))}
 
 
 class KeysUnavailable(RequestRejected):
-    """The database that knows the API keys is away, and this one has not been seen lately."""
+    """The database of API keys is away, and the gateway has not seen this key recently."""
 
     status = 503
     type = "server_error"
@@ -152,16 +183,32 @@ class NoBackend(RequestRejected):
     code = "no_backend"
 
 
+class BackendsUnavailable(RequestRejected):
+    """The database that stores the backends is away."""
+
+    status = 503
+    type = "server_error"
+    code = "backends_unavailable"
+
+
 class RequestEvicted(GatewayError):
-    """Given up after it was queued, and not for what an engine did."""
+    """The request left the queue, or lost its engine, without the engine's fault."""
 
 
-class QueueTimeout(RequestEvicted):
-    """Waited longer than `scheduling.queue_timeout_s`."""
+class ClientTooSlow(RequestEvicted):
+    """The client did not read its answer within the time that one request may hold an engine."""
 
-    status = 504
+    status = 408
     type = "timeout_error"
-    code = "queue_timeout"
+    code = "client_too_slow"
+
+
+class ClientGone(RequestEvicted):
+    """The client closed its connection, so there is nobody to answer. 499 is nginx's status for this."""
+
+    status = 499
+    type = "client_error"
+    code = "client_gone"
 
 
 class ShuttingDown(RequestEvicted):
@@ -171,30 +218,22 @@ class ShuttingDown(RequestEvicted):
     code = "shutting_down"
 
 
-class ClientTooSlow(RequestEvicted):
-    """The client had not taken its answer when the time was over that an engine may be held."""
+class QueueTimeout(RequestEvicted):
+    """No engine had room before the request's time in the queue was over."""
 
-    status = 408
+    status = 504
     type = "timeout_error"
-    code = "client_too_slow"
-
-
-class ClientGone(RequestEvicted):
-    """The client closed its connection; nobody is left to answer (499 is nginx's number for it)."""
-
-    status = 499
-    type = "client_error"
-    code = "client_gone"
+    code = "queue_timeout"
 
 
 class BackendError(GatewayError):
-    """The engine, or the way to it, failed."""
+    """The engine, or the connection to it, failed."""
 
     type = "backend_error"
 
 
 class BackendUnavailable(BackendError):
-    """No connection, or one that broke."""
+    """The connection to the engine could not be opened, or it broke."""
 
     status = 502
     code = "backend_unavailable"
@@ -208,14 +247,28 @@ class BackendTimeout(BackendError):
 
 
 class ProtocolError(BackendError):
-    """The engine answered something that is not its API."""
+    """The engine's answer does not follow its API."""
 
     status = 502
     code = "backend_protocol_error"
 
 
+class BackendFull(BackendError):
+    """The engine's own queue is full. The request goes back to our queue; the client does not see this error."""
+
+    status = 503
+    code = "backend_full"
+
+
+class BatchSplit(BackendError):
+    """A batch needed more memory than the engine has. The scheduler splits it; wait for the next assignment."""
+
+    status = 500
+    code = "backend_out_of_memory"
+
+
 class BackendRefused(BackendError):
-    """The engine said no, in its own words."""
+    """The engine refused the request, with a status and an error body of its own."""
 
     def __init__(
         self, message: str, *, status: int, type: str, param: str | None = None, code: str | int | None = None
@@ -224,3 +277,82 @@ class BackendRefused(BackendError):
         self.status = status
         self.type = type
         self.code = code
+
+
+class BackendOutOfMemory(BackendRefused):
+    """The engine ran out of memory. A smaller batch may succeed."""
+
+
+class OperatorError(Exception):
+    """A command, or a part of the installation, cannot work. The message is one line for the operator."""
+
+
+class SettingsError(OperatorError, ValueError):
+    """A setting is wrong; the message names it and says where it was set.
+
+    `field` is the setting's path, if one setting is at fault.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ListenError(OperatorError):
+    """The gateway cannot listen on the address; the message names the address and the reason."""
+
+
+class EmbeddedPostgresError(OperatorError):
+    """The embedded Postgres did not start; the message names the directory and the reason."""
+
+
+class JournalInUse(OperatorError):
+    """Another process keeps its journal in this directory."""
+
+
+class RegistrationError(OperatorError):
+    """The gateway refused to register a backend; the message says what the operator has to correct."""
+
+
+class RowError(OperatorError, ValueError):
+    """A file of rows cannot be used; the message names the file, the line and the field."""
+
+
+class UnknownVersion(OperatorError, LookupError):
+    """The predictor has no such version, or no earlier version to go back to."""
+
+
+class TrainerFailed(OperatorError):
+    """The trainer process ended without a report."""
+
+
+class EngineStartError(OperatorError):
+    """A simulated engine's process ended before it listened; its own message is on stderr."""
+
+
+class StarvedError(OperatorError):
+    """A simulated scheduler holds requests while every engine is idle and no event is left."""
+
+
+class StorageError(Exception):
+    """A write to Postgres failed."""
+
+
+class DatabaseUnavailable(StorageError):
+    """Postgres did not accept the write now; the same write may succeed later."""
+
+
+class RecordsRefused(StorageError):
+    """Postgres will never accept at least one of these rows; none was written."""
+
+
+class ParseError(ValueError):
+    """Bytes that are not what they should be."""
+
+
+class NotHttpError(ParseError):
+    """The bytes are not HTTP/1.1, or a part of the message is larger than its limit."""
+
+
+class EventTooLarge(ParseError):
+    """A server-sent event did not end within `MAX_EVENT_BYTES`."""

@@ -1,6 +1,6 @@
 """Alembic's entry.
 
-The gateway migrates on a connection of its own (`gateway.history.migrate`); a developer names a database:
+The gateway migrates on a connection of its own (`gateway.storage.migrate`); a developer names a database:
 `alembic -x url=postgresql+asyncpg://… revision --autogenerate -m …`.
 """
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gateway.history.tables import is_declared, metadata
+from gateway.storage.tables import is_declared, metadata
 
 
 def run(connection: Connection) -> None:

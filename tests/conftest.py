@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import URL, make_url
 
-from gateway.history.embedded import EmbeddedPostgres
-from gateway.history.migrate import upgrade
+from gateway.storage.embedded import EmbeddedPostgres
+from gateway.storage.migrate import upgrade
 from tests.vllm.engine import Engine, running_engine
 
 _TEMPLATE = "magnus_template"

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from backends.simulator.workload import WorkloadRow
-from gateway.prediction.ask import Ask
 from gateway.prediction.evaluation import PastRequest
+from gateway.prediction.prediction_input import PredictionInput
 
 
 class BenchRow(WorkloadRow, kw_only=True):
@@ -38,7 +38,7 @@ def read_trace(path: Path, *, output: str = "output_tokens", with_size: bool = F
     """Read a trace of arrivals and lengths; the prompts' sizes only where asked for, as bytes that a gateway sees."""
     with gzip.open(path, "rt") as file:
         for row in csv.DictReader(file):
-            ask = Ask(app=row["app"], model="", user=row.get("user"))
+            ask = PredictionInput(app=row["app"], model="", user=row.get("user"))
             if with_size:
                 ask = replace(ask, text_bytes=4 * int(row["input_tokens"]))
             yield PastRequest(ask, int(float(row[output])), t=float(row["arrival_s"]))
@@ -66,7 +66,9 @@ def _cell(value: object) -> str:
 
 def _past(row: BenchRow, prompts: dict[str, dict[str, str]]) -> PastRequest:
     row.system = row.system or _instruction(prompts.get(row.app or "", {}), row.task)
-    return PastRequest(Ask.of_row(row), row.output_tokens or 0, input_tokens=row.input_tokens, t=row.t, group=row.group)
+    return PastRequest(
+        PredictionInput.of_row(row), row.output_tokens or 0, input_tokens=row.input_tokens, t=row.t, group=row.group
+    )
 
 
 def _instruction(prompts: dict[str, str], task: str) -> str | None:

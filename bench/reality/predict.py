@@ -10,13 +10,13 @@ from bench.reality.client import MODEL
 from bench.reality.engine import CONTEXT_TOKENS, KV_TOKENS, MAX_BATCHED_TOKENS, MAX_SEQUENCES
 from bench.reality.rows import Row
 from bench.reality.summary import Timing
-from gateway.prediction.ask import Ask
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import fit_predictor
 from gateway.prediction.history import Caller
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.simulation.core import build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import ForecastLengths, Lengths
@@ -97,6 +97,6 @@ def _config(step_time: StepTime) -> CalibratedConfig:
     )
 
 
-def _ask(row: Row) -> Ask:
+def _ask(row: Row) -> PredictionInput:
     size = len(row.prompt.encode(errors="surrogatepass"))
-    return Ask(app=row.app, model=MODEL, text=row.prompt, text_bytes=size, last_user_bytes=size)
+    return PredictionInput(app=row.app, model=MODEL, text=row.prompt, text_bytes=size, last_user_bytes=size)

@@ -20,7 +20,7 @@ from bench.reality.experiment import progress_line
 from bench.reality.fit import fit_step_time
 from bench.reality.padded import MeasuredBatch, homogeneous, mixed, throughput
 from bench.reality.rows import Row, TooFewRowsError, read_files
-from gateway.training.rows import RowError
+from gateway.errors import RowError
 from tests.vllm.engine import OFFLINE
 from tests.vllm.install import environment, is_complete
 

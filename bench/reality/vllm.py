@@ -18,9 +18,9 @@ from bench.reality.gateway import GatewayError
 from bench.reality.report import markdown, table
 from bench.reality.results import Experiment, Plan, compare
 from bench.reality.rows import TooFewRowsError, divide, read_files
+from gateway.config import cache_dir
+from gateway.errors import RowError
 from gateway.prediction.embedder import load_embedder
-from gateway.settings import cache_dir
-from gateway.training.rows import RowError
 from tests.vllm.engine import EngineError
 
 LONGEST_ANSWER = 1000

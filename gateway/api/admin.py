@@ -13,15 +13,15 @@ from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.auth import require_admin
 from gateway.clock import Clock
-from gateway.dispatch.member import Member
-from gateway.dispatch.pool import Pool
 from gateway.errors import InvalidRequest
-from gateway.history.stats import Stats
+from gateway.fleet.entry import BackendEntry
+from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.backend_load import BackendLoad
 from gateway.scheduling.explain import Explanation
 from gateway.scheduling.policies import CLASS_RATIO, Fcfs
 from gateway.scheduling.scheduler import Scheduler
+from gateway.storage.stats import Stats
 
 ReadStats = Callable[[str | None, str | None, datetime | None], Awaitable[Stats | None]]
 """(app, user, since) to what history has; None while the database is away."""
@@ -34,7 +34,7 @@ class Overview:
     read_stats: ReadStats
     recorder_state: Callable[[], dict[str, Any]]
     scheduler: Scheduler
-    pool: Pool
+    pool: BackendPool
     predictor: Predictor
     clock: Clock
 
@@ -66,7 +66,7 @@ class Overview:
             "next": [_next(head) for head in scheduler.explain(now)],
         }
 
-    def _backend(self, member: Member) -> dict[str, Any]:
+    def _backend(self, member: BackendEntry) -> dict[str, Any]:
         snapshot = member.snapshot
         return {
             "name": member.name,

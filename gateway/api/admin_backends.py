@@ -10,36 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from gateway.api.auth import require_admin
-from gateway.errors import InvalidRequest, RequestRejected
-
-
-class BackendNotFound(RequestRejected):
-    """There is no backend of that name."""
-
-    status = 404
-    code = "backend_not_found"
-
-
-class BackendExists(RequestRejected):
-    """A backend has that name already."""
-
-    status = 409
-    code = "backend_exists"
-
-
-class ConfiguredBackend(RequestRejected):
-    """The backend is in the settings file, which alone can change it."""
-
-    status = 409
-    code = "backend_configured"
-
-
-class BackendsUnavailable(RequestRejected):
-    """The database that keeps the backends is away."""
-
-    status = 503
-    type = "server_error"
-    code = "backends_unavailable"
+from gateway.errors import InvalidRequest
 
 
 class Registry(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, Self
 from litestar.types import Message, Receive, Scope, Send
 
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
-from gateway.wire.encodings import unpack
+from gateway.protocol.encodings import unpack
 
 DRAIN_FACTOR = 2
 """A body over the limit is read on and thrown away up to so many times the limit, so that its sender, who reads nothing

@@ -1,13 +1,13 @@
 """From the fields of a request to what a prediction may use."""
 
-from gateway.prediction.ask import Ask, bounded, utf8_bytes
-from gateway.wire.fields import Generation
+from gateway.prediction.prediction_input import PredictionInput, bounded, utf8_bytes
+from gateway.protocol.fields import Generation
 
 
-def ask_of(app: str, asked: Generation) -> Ask:
+def ask_of(app: str, asked: Generation) -> PredictionInput:
     """Tell the predictor what the gateway sees of a request of the application."""
     text = asked.last_user or ""
-    return Ask(
+    return PredictionInput(
         app=app,
         model=asked.model,
         user=asked.user,

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 from gateway.errors import Forbidden, InvalidRequest, KeysUnavailable, Unauthorized
-from gateway.history.keys import hash_key
+from gateway.storage.keys import hash_key
 
 ANONYMOUS = "anonymous"
 """The application of requests that name none and have no system prompt."""
@@ -38,7 +38,7 @@ def application_of_system_prompt(system: str | None) -> str:
     return ANONYMOUS if system is None else "system-" + hashlib.sha256(system.encode()).hexdigest()[:12]
 
 
-class OpenDoor:
+class OpenAccess:
     """Loopback only: everybody may call; `X-App-Id` names the application."""
 
     async def application(self, headers: Mapping[str, str]) -> str | None:
@@ -53,7 +53,7 @@ class OpenDoor:
         return app
 
 
-class KeyedDoor:
+class KeyAuthenticator:
     """Every caller needs a key; its application is the key's."""
 
     def __init__(self, lookup: Lookup, monotonic: Callable[[], float]) -> None:
@@ -94,7 +94,7 @@ class KeyedDoor:
         return app
 
 
-Door = OpenDoor | KeyedDoor
+Authenticator = OpenAccess | KeyAuthenticator
 
 
 def require_admin(admin_key: str | None, headers: Mapping[str, str]) -> None:

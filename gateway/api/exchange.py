@@ -9,15 +9,15 @@ from gateway.api.asgi import respond, start
 from gateway.dispatch.trip import Trip
 from gateway.errors import GatewayError
 from gateway.prediction.predictor import Forecast
-from gateway.wire.dialects import COMPLETIONS, Dialect
-from gateway.wire.fields import Generation
+from gateway.protocol.api_formats import COMPLETIONS, ApiFormat
+from gateway.protocol.fields import Generation
 
 JSON = "application/json"
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what is known of it so far; `dialect` is that of the API that it came by.
+    """One request and what is known of it so far; `api_format` is that of the API that it came by.
 
     `bound_tokens` is the longest answer that the gateway asks for by itself, from the forecast.
     """
@@ -31,7 +31,7 @@ class Exchange:
     asked: Generation | None = None
     forecast: Forecast | None = None
     bound_tokens: int | None = None
-    dialect: Dialect = COMPLETIONS
+    api_format: ApiFormat = COMPLETIONS
 
     def headers(self) -> dict[str, str]:
         """The response headers that tell how the request fared, as far as it came."""
@@ -75,12 +75,12 @@ class AsgiClient:
         Of anything else that has begun nothing more is sent: its length shows that it is cut off. With `close` the
         connection serves no other request.
         """
-        dialect = self.exchange.dialect
+        api_format = self.exchange.api_format
         if self.started:
             if self._events:
-                await self.send(dialect.error_event(error), more=False)
+                await self.send(api_format.error_event(error), more=False)
             return
         headers = {"content-type": JSON, **self.exchange.headers(), **error.headers}
         if close:
             headers["connection"] = "close"
-        await respond(self._send, error.status, headers, dialect.error(error))
+        await respond(self._send, error.status, headers, api_format.error(error))

@@ -13,7 +13,7 @@ from gateway.api.outcomes import Outcomes
 from gateway.clock import Clock
 from gateway.dispatch.trip import Trip
 from gateway.errors import ClientGone, GatewayError, MethodNotAllowed
-from gateway.wire.dialects import Dialect
+from gateway.protocol.api_formats import ApiFormat
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -57,12 +57,12 @@ class Frame:
     outcomes: Outcomes
     clock: Clock
 
-    def around(self, path: str, dialect: Dialect, work: Work) -> ASGIApp:
+    def around(self, path: str, api_format: ApiFormat, work: Work) -> ASGIApp:
         """Return the ASGI application of a route that takes POST."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             arrival = Arrival(headers_of(scope), scope.get("query_string", b""), receive)
-            exchange = self._exchange(path, dialect, arrival.headers)
+            exchange = self._exchange(path, api_format, arrival.headers)
             client = AsgiClient(exchange, SentWhole(send) if scope.get("http_version") == "1.0" else send)
             error: GatewayError | None = GatewayError("The gateway itself failed")  # until it is known better
             try:
@@ -81,8 +81,8 @@ class Frame:
 
         return app
 
-    def _exchange(self, path: str, dialect: Dialect, headers: dict[str, str]) -> Exchange:
+    def _exchange(self, path: str, api_format: ApiFormat, headers: dict[str, str]) -> Exchange:
         unique = os.urandom(16).hex()
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else unique
-        return Exchange(unique, request_id, path, self.clock.now(), Trip(self.clock.monotonic()), dialect=dialect)
+        return Exchange(unique, request_id, path, self.clock.now(), Trip(self.clock.monotonic()), api_format=api_format)

@@ -7,17 +7,17 @@ from litestar.types import ASGIApp
 
 from gateway.api.asgi import WhileConnected
 from gateway.api.asking import ask_of
-from gateway.api.auth import Door, application_of_system_prompt
+from gateway.api.auth import Authenticator, application_of_system_prompt
 from gateway.api.exchange import AsgiClient, Exchange
 from gateway.api.frame import Arrival, Frame, Limits
 from gateway.api.jobs import Route, Terms, bound_of
 from gateway.api.outcomes import Outcomes
 from gateway.clock import Clock
-from gateway.dispatch.pool import Pool
-from gateway.dispatch.relay import Relay
+from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.errors import BodyTooLarge
+from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
-from gateway.wire.model_rules import ModelRules
+from gateway.protocol.model_rules import ModelRules
 
 __all__ = ["Generations", "Limits"]
 
@@ -26,10 +26,10 @@ __all__ = ["Generations", "Limits"]
 class Generations:
     """The generation routes' common part; `rules` gives those of the moment."""
 
-    door: Door
-    pool: Pool
+    door: Authenticator
+    pool: BackendPool
     forecaster: Forecaster
-    relay: Relay
+    relay: GenerationProxy
     outcomes: Outcomes
     clock: Clock
     limits: Limits
@@ -47,7 +47,7 @@ class Generations:
         async def answer(exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
             await self._answer(exchange, route, arrival, client)
 
-        return self.frame.around(route.path, route.dialect, answer)
+        return self.frame.around(route.path, route.api_format, answer)
 
     async def _answer(self, exchange: Exchange, route: Route, arrival: Arrival, client: AsgiClient) -> None:
         exchange.app = await self.door.application(arrival.headers)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from gateway.dispatch.pool import Pool
+from gateway.fleet.pool import BackendPool
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
-def health_routes(pool: Pool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
+def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
     """Return `/health/live` (the process works) and `/health/ready` (some backend can take work).
 
     `/health` is the former: who looked at an engine so far finds the gateway there.

@@ -6,16 +6,16 @@ from math import ceil
 
 from gateway.api.exchange import JSON, Exchange
 from gateway.dispatch.job import Job
-from gateway.dispatch.upstream import Call
 from gateway.prediction.predictor import Forecast
+from gateway.protocol.anthropic import read_messages
+from gateway.protocol.api_formats import ANTHROPIC, COMPLETIONS, RESPONSES, ApiFormat
+from gateway.protocol.batches import batch_key
+from gateway.protocol.edits import ask_for_usage, with_default
+from gateway.protocol.fields import Generation, read_chat, read_completion
+from gateway.protocol.prefixes import Beginning, chat_beginnings
+from gateway.protocol.responses import read_response_request
 from gateway.scheduling.messages import Prefix, Request
-from gateway.wire.anthropic import read_messages
-from gateway.wire.batches import batch_key
-from gateway.wire.dialects import ANTHROPIC, COMPLETIONS, RESPONSES, Dialect
-from gateway.wire.edits import ask_for_usage, with_default
-from gateway.wire.fields import Generation, read_chat, read_completion
-from gateway.wire.prefixes import Beginning, chat_beginnings
-from gateway.wire.responses import read_response_request
+from gateway.upstream.client import Call
 
 MIN_PREFIX_TOKENS = 64
 """A shorter beginning saves no prefill worth speaking of."""
@@ -48,15 +48,15 @@ class Route:
     read: Callable[[bytes], Generation]
     beginnings: Callable[[bytes], tuple[Beginning, ...]] = lambda _: ()
     batch_key: Callable[[bytes], int | None] = lambda _: None
-    dialect: Dialect = COMPLETIONS
+    api_format: ApiFormat = COMPLETIONS
     takes_priority: bool = True
     length_field: str = "max_tokens"
 
 
 CHAT = Route("/v1/chat/completions", read_chat, beginnings=chat_beginnings)
 COMPLETION = Route("/v1/completions", read_completion, batch_key=batch_key)
-RESPONSE = Route("/v1/responses", read_response_request, dialect=RESPONSES, length_field="max_output_tokens")
-MESSAGES = Route("/v1/messages", read_messages, beginnings=chat_beginnings, dialect=ANTHROPIC, takes_priority=False)
+RESPONSE = Route("/v1/responses", read_response_request, api_format=RESPONSES, length_field="max_output_tokens")
+MESSAGES = Route("/v1/messages", read_messages, beginnings=chat_beginnings, api_format=ANTHROPIC, takes_priority=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Terms:
             asked.stream,
             asked.includes_usage,
             max_tokens,
-            dialect=route.dialect,
+            api_format=route.api_format,
             takes_priority=route.takes_priority,
         )
 
@@ -115,7 +115,7 @@ def bound_of(forecast: Forecast, level: float, context: int | None) -> int | Non
     None where the prompt may leave no room for it in the model's context, of so many tokens: an engine refuses what
     does not fit, and what a prompt has in tokens is an estimate.
     """
-    bound = BOUND_STEP * ceil(forecast.length.at(level) / BOUND_STEP)
+    bound = BOUND_STEP * ceil(forecast.length.quantile(level) / BOUND_STEP)
     if context is not None and PROMPT_MARGIN * forecast.prompt_tokens + bound > context:
         return None
     return bound

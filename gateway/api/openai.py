@@ -10,13 +10,13 @@ from litestar.params import FromPath
 from litestar.types import Receive, Scope, Send
 
 from gateway.api.anthropic import message_routes
-from gateway.api.auth import Door
+from gateway.api.auth import Authenticator
 from gateway.api.generation import Generations
 from gateway.api.jobs import CHAT, COMPLETION, RESPONSE
 from gateway.api.passthrough import Passthrough
-from gateway.dispatch.pool import Pool
 from gateway.errors import ModelNotFound
-from gateway.wire.model_rules import ModelRules
+from gateway.fleet.pool import BackendPool
+from gateway.protocol.model_rules import ModelRules
 
 
 def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
@@ -47,7 +47,7 @@ def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
 
 
 def model_routes(
-    pool: Pool, door: Door, *, started_at: int, rules: Callable[[], ModelRules] = ModelRules
+    pool: BackendPool, door: Authenticator, *, started_at: int, rules: Callable[[], ModelRules] = ModelRules
 ) -> list[HTTPRouteHandler]:
     """Return `/v1/models` and `/v1/models/{id}`: what the backends serve, as one list.
 

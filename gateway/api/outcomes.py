@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from gateway.api.exchange import Exchange
 from gateway.errors import ClientGone, GatewayError, RequestEvicted, RequestRejected
-from gateway.history.record import RequestRecord, Status
 from gateway.prediction.features import vector_to_bytes
 from gateway.prediction.predictor import Outcome, Predictor
+from gateway.protocol.fields import Generation
+from gateway.storage.record import RequestRecord, Status
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.fields import Generation
 
 
 @dataclass(frozen=True, slots=True)

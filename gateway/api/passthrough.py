@@ -11,17 +11,17 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.asgi import WhileConnected
-from gateway.api.auth import Door
+from gateway.api.auth import Authenticator
 from gateway.api.exchange import JSON, AsgiClient, Exchange
 from gateway.api.frame import Arrival, Frame, Limits
 from gateway.api.jobs import forwarded
-from gateway.dispatch.direct import Direct
-from gateway.dispatch.upstream import Call
-from gateway.wire.dialects import ANTHROPIC, COMPLETIONS, Dialect
-from gateway.wire.forms import read_model, with_model
-from gateway.wire.model_rules import ModelRules
+from gateway.dispatch.passthrough_proxy import PassthroughProxy
+from gateway.protocol.api_formats import ANTHROPIC, COMPLETIONS, ApiFormat
+from gateway.protocol.forms import read_model, with_model
+from gateway.protocol.model_rules import ModelRules
+from gateway.upstream.client import Call
 
-PATHS: dict[str, Dialect] = {
+PATHS: dict[str, ApiFormat] = {
     "/v1/embeddings": COMPLETIONS,
     "/v1/rerank": COMPLETIONS,
     "/v2/rerank": COMPLETIONS,
@@ -43,21 +43,21 @@ PATHS: dict[str, Dialect] = {
 class Passthrough:
     """The common part of these routes; `rules` gives those of the moment."""
 
-    door: Door
-    direct: Direct
+    door: Authenticator
+    direct: PassthroughProxy
     frame: Frame
     limits: Limits
     rules: Callable[[], ModelRules]
 
     def routes(self) -> list[ASGIRouteHandler]:
         """Return a route for each path."""
-        return [_route(path, self._answering(path, dialect)) for path, dialect in PATHS.items()]
+        return [_route(path, self._answering(path, api_format)) for path, api_format in PATHS.items()]
 
-    def _answering(self, path: str, dialect: Dialect) -> ASGIApp:
+    def _answering(self, path: str, api_format: ApiFormat) -> ASGIApp:
         async def pass_on(exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
             await self._pass_on(path, exchange, arrival, client)
 
-        return self.frame.around(path, dialect, pass_on)
+        return self.frame.around(path, api_format, pass_on)
 
     async def _pass_on(self, path: str, exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
         headers = arrival.headers

@@ -8,7 +8,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
-from gateway.wire.error_bodies import openai_error
+from gateway.protocol.error_bodies import openai_error
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ import typer
 from gateway.cli.backend_tgi import tgi
 from gateway.cli.engine_process import EngineProcess
 from gateway.cli.options import bad_input, err, failed, run
-from gateway.cli.registration import Registration, RegistrationError, registration_at
+from gateway.cli.registration import Registration, registration_at
+from gateway.errors import RegistrationError
 
 app = typer.Typer(help="Start a real engine, or register one that runs.", no_args_is_help=True, rich_markup_mode=None)
 

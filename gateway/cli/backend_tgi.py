@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.options import bad_input, err, failed, run
-from gateway.cli.registration import Registration, RegistrationError, registration_at
+from gateway.cli.registration import Registration, registration_at
+from gateway.errors import RegistrationError
 
 NOT_INSTALLED = "huggingface_hub is not installed: pip install 'magnus-gateway[tgi]'"
 RETRY_S = 1.0

@@ -19,11 +19,11 @@ from gateway.cli.options import (
     run,
 )
 from gateway.cli.serve import START_ERRORS
+from gateway.config import Settings
 from gateway.demo.demo import Demo, banner
-from gateway.demo.engines import EngineStartError
 from gateway.demo.replay import ReplayReport, draw_rows
 from gateway.demo.report import replay_table
-from gateway.settings import Settings
+from gateway.errors import EngineStartError
 from gateway.telemetry import logs
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one. [8080]")]

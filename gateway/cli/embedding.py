@@ -1,8 +1,8 @@
 """The embedder that the settings name, for commands beside the gateway."""
 
 from gateway.cli.options import err
+from gateway.config import Settings, cache_dir
 from gateway.prediction.embedder import Embedder, load_embedder
-from gateway.settings import Settings, cache_dir
 
 
 def configured_embedder(settings: Settings) -> Embedder:

@@ -12,12 +12,12 @@ from gateway.cli.embedding import configured_embedder
 from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, print_json, read_settings
 from gateway.cli.progress import bytes_read
+from gateway.config import Settings
+from gateway.errors import RowError
 from gateway.prediction.features import FeatureExtractor
-from gateway.settings import Settings
 from gateway.training.corpus import Corpus, survey
 from gateway.training.importing import ImportReport, ImportRules, import_corpus
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
-from gateway.training.rows import RowError
 
 app = typer.Typer(help="Past requests.", no_args_is_help=True, rich_markup_mode=None)
 

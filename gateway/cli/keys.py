@@ -8,8 +8,8 @@ from rich.table import Table
 
 from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
-from gateway.history.keys import KeyStore
-from gateway.settings import Settings
+from gateway.config import Settings
+from gateway.storage.keys import KeyStore
 
 app = typer.Typer(help="Applications' API keys.", no_args_is_help=True, rich_markup_mode=None)
 

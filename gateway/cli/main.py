@@ -16,7 +16,6 @@ COMMANDS = {
     "evaluate": ("gateway.cli.evaluate:evaluate", "Measure length prediction on past requests."),
     "predictor": ("gateway.cli.predictor:app", "The length predictor's versions."),
     "simulate": ("gateway.cli.simulate:simulate", "Run the scheduling core in simulated time."),
-    "bench": ("gateway.cli.bench:app", "Run the benchmarks of the README, in simulated time."),
     "keys": ("gateway.cli.keys:app", "Applications' API keys."),
     "db": ("gateway.cli.serve:db", "The database."),
 }

@@ -7,12 +7,12 @@ from rich.table import Table
 from gateway.cli.embedding import configured_embedder
 from gateway.cli.options import bad_input, console, err, failed
 from gateway.cli.progress import bytes_read
+from gateway.config import Settings
+from gateway.errors import RowError
 from gateway.prediction.evaluation import PastRequest, Scored, evaluate, evaluate_online
 from gateway.prediction.fitting import MIN_ROWS
 from gateway.prediction.length_model import LengthModel
-from gateway.settings import Settings
 from gateway.training.corpus import Corpus
-from gateway.training.rows import RowError
 from gateway.training.sample import draw as draw_rows
 from gateway.training.sample import first, fitting_rows
 

@@ -4,13 +4,14 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.app import data_dir
 from gateway.cli.options import failed, run
-from gateway.history.database import DATABASE_ERRORS
-from gateway.history.embedded import EmbeddedPostgresError, database_url
-from gateway.history.engine import create_history_engine
-from gateway.history.migrate import upgrade
-from gateway.settings import Settings
+from gateway.config import Settings
+from gateway.errors import EmbeddedPostgresError
+from gateway.server.app import data_dir
+from gateway.storage.database import DATABASE_ERRORS
+from gateway.storage.embedded import database_url
+from gateway.storage.engine import create_history_engine
+from gateway.storage.migrate import upgrade
 
 Work = Callable[[AsyncEngine], Awaitable[None]]
 

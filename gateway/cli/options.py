@@ -11,7 +11,8 @@ import typer
 import uvloop
 from rich.console import Console
 
-from gateway.settings import Settings, SettingsError, load
+from gateway.config import Settings, load
+from gateway.errors import SettingsError
 
 console = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

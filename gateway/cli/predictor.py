@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
-from gateway.training.registry import ModelInfo, ModelRegistry, UnknownVersion
+from gateway.errors import UnknownVersion
+from gateway.training.registry import ModelInfo, ModelRegistry
 
 app = typer.Typer(help="The versions of the length model.", no_args_is_help=True, rich_markup_mode=None)
 

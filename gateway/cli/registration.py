@@ -10,13 +10,10 @@ from typing import Any
 import httpx2
 
 from gateway.cli.options import bad_input, err
+from gateway.errors import RegistrationError
 
 PATH = "/admin/backends"
 RETRY_S = 2.0
-
-
-class RegistrationError(Exception):
-    """The gateway refuses; the message is what its operator has to mend."""
 
 
 @dataclass(slots=True)

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import typer
 
-from gateway.app import data_dir
 from gateway.cli.options import DEFAULT_CONFIG, ConfigOption, err, failed, read_settings, run
-from gateway.history.database import DATABASE_ERRORS
-from gateway.history.embedded import EmbeddedPostgresError, database_url
-from gateway.history.journal import JournalInUse
-from gateway.history.migrate import upgrade
-from gateway.serve import ListenError, running
-from gateway.settings import Settings, load
+from gateway.config import Settings, load
+from gateway.errors import EmbeddedPostgresError, JournalInUse, ListenError
+from gateway.server.app import data_dir
+from gateway.server.serve import running
+from gateway.storage.database import DATABASE_ERRORS
+from gateway.storage.embedded import database_url
+from gateway.storage.migrate import upgrade
 from gateway.telemetry import logs
 
 START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse)

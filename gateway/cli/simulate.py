@@ -13,13 +13,14 @@ from backends.simulator.config import EngineConfig
 from gateway.cli.embedding import configured_embedder
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import JsonOption, bad_input, console, err, failed, print_json, read_settings
-from gateway.simulation.experiment import Conditions, Contender, Workload
+from gateway.errors import RowError, StarvedError
+from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload
 from gateway.simulation.experiment import simulate as simulated
 from gateway.simulation.prepare import read_workload, trained_workload
 from gateway.simulation.report import SimulationReport, report
-from gateway.simulation.run import QUEUE_TIMEOUT_S, StarvedError
+from gateway.simulation.run import QUEUE_TIMEOUT_S
 from gateway.simulation.times import Pattern
-from gateway.training.rows import PastRow, RowError
+from gateway.training.rows import PastRow
 
 
 class Policy(StrEnum):
@@ -93,7 +94,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         config = EngineConfig(preset=preset, kv_tokens=kv_tokens, max_model_len=max_model_len)
         past = read_workload(workload, instructions)
         known = _workload(past, config, trained=lengths == TRAINED)
-        result = _run(known, Contender(policy.value, alpha), conditions, rows or len(known.rows))
+        result = _run(known, SimulatedPolicy(policy.value, alpha), conditions, rows or len(known.rows))
     except (RowError, ValueError) as error:
         bad_input(error)
     except StarvedError as error:
@@ -112,7 +113,7 @@ def _workload(past: list[PastRow], config: EngineConfig, *, trained: bool) -> Wo
         return trained_workload("rows", past, config, embedder)
 
 
-def _run(workload: Workload, contender: Contender, conditions: Conditions, count: int) -> SimulationReport:
+def _run(workload: Workload, contender: SimulatedPolicy, conditions: Conditions, count: int) -> SimulationReport:
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("simulate", total=count)
         conditions = replace(conditions, count=count)

@@ -8,10 +8,10 @@ import typer
 from rich import box
 from rich.table import Table
 
-from gateway.admin_key import kept_admin_key
-from gateway.app import data_dir
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings
-from gateway.settings import Settings
+from gateway.config import Settings
+from gateway.server.admin_key import kept_admin_key
+from gateway.server.app import data_dir
 
 TIMEOUT_S = 30.0
 

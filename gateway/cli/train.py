@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.cli.embedding import configured_embedder
 from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, console, err, failed, print_json, read_settings
+from gateway.config import Settings
 from gateway.prediction.features import FeatureExtractor
-from gateway.settings import Settings
 from gateway.training.report import TrainingOrder, TrainingReport
 from gateway.training.training import train as train_model
 

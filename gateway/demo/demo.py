@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from backends.simulator.workload import WorkloadRow, write_truth
+from gateway.config import BackendSettings, Settings
 from gateway.demo.engines import simulated_engines
 from gateway.demo.replay import Replay, ReplayReport
-from gateway.serve import RunningGateway, running
-from gateway.settings import BackendSettings, Settings
+from gateway.server.serve import RunningGateway, running
 
 MODEL = "magnus-sim-8b"
 

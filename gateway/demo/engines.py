@@ -6,14 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from gateway.errors import EngineStartError
+
 STOP_S = 5.0
 
 KV_TOKENS = 60_000
 """KV memory of each engine: about what an 8B model in fp16 leaves free on a GPU with 24 GB."""
-
-
-class EngineStartError(RuntimeError):
-    """An engine's process ended before it listened; its own message stands on stderr."""
 
 
 @asynccontextmanager

@@ -1,1 +1,1 @@
-"""From the queue to an engine and back: the loop that owns the scheduler, the engines' pool, the relay of answers."""
+"""The single writer of the scheduler's state, and the proxies that bring requests to engines."""

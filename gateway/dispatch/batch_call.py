@@ -17,27 +17,20 @@ from dataclasses import dataclass
 from backends.base import Backend
 from gateway.dispatch.dispatcher import Ticket
 from gateway.dispatch.job import Job
-from gateway.dispatch.upstream import BackendOutOfMemory, Call, Upstream
-from gateway.errors import BackendError, BackendRefused
+from gateway.errors import BackendOutOfMemory, BackendRefused, BatchSplit
+from gateway.protocol.batches import BatchResult, batch_body, split_answer
 from gateway.scheduling.messages import Message, OutOfMemory
-from gateway.wire.batches import Share, batch_body, split_answer
-
-
-class BatchSplit(BackendError):
-    """The batch outgrew the engine's memory. The scheduler has heard of it: wait for the next assignment."""
-
-    status = 500
-    code = "backend_out_of_memory"
+from gateway.upstream.client import Call, Upstream
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class BatchRequest:
     """One request that may be sent with others, for as long as somebody waits for its answer."""
 
     job: Job
     ticket: Ticket
     _call: "_BatchCall | None" = None
-    _share: "asyncio.Future[Share | None] | None" = None
+    _share: "asyncio.Future[BatchResult | None] | None" = None
 
     def join(self, call: "_BatchCall") -> None:
         """Be one of those that a call is for."""
@@ -48,7 +41,7 @@ class Member:
         """Whether it has a share to wait for."""
         return self._share is not None
 
-    async def share(self) -> Share | None:
+    async def share(self) -> BatchResult | None:
         """Wait for the share; None tells to go alone.
 
         Raises:
@@ -64,7 +57,7 @@ class Member:
             if self._share is share:  # and not that of the next call, which another member may have begun already
                 self._share = None
 
-    def settle(self, outcome: Share | BaseException | None) -> None:
+    def settle(self, outcome: BatchResult | BaseException | None) -> None:
         """Give it its share, None to go alone, or what went wrong; one that has left gets nothing."""
         if self._share is None or self._share.done():
             return
@@ -92,19 +85,19 @@ class BatchCalls:
     def __init__(self, upstream: Upstream, post: Callable[[Message], None]) -> None:
         self._upstream = upstream
         self._post = post
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, BatchRequest] = {}
 
     @asynccontextmanager
-    async def member(self, job: Job, ticket: Ticket) -> AsyncGenerator[Member]:
+    async def member(self, job: Job, ticket: Ticket) -> AsyncGenerator[BatchRequest]:
         """Let a request be sent with others, for as long as the block lasts."""
-        member = self._members[job.request.id] = Member(job, ticket)
+        member = self._members[job.request.id] = BatchRequest(job, ticket)
         try:
             yield member
         finally:
             del self._members[job.request.id]
             await member.leave()
 
-    async def share(self, member: Member, backend: Backend, batch: tuple[str, ...]) -> Share | None:
+    async def share(self, member: BatchRequest, backend: Backend, batch: tuple[str, ...]) -> BatchResult | None:
         """Send a batch, if nobody of it has done so yet, and wait for the member's share of the answer.
 
         Returns:
@@ -130,28 +123,28 @@ class _BatchCall:
     """The call itself; `members` are in the order of its prompts."""
 
     def __init__(
-        self, members: list[Member], backend: Backend, upstream: Upstream, post: Callable[[Message], None]
+        self, members: list[BatchRequest], backend: Backend, upstream: Upstream, post: Callable[[Message], None]
     ) -> None:
         self._members = members
         self._present = set(members)
         self._backend = backend
         self._upstream = upstream
         self._post = post
-        self._task: asyncio.Task[list[Share] | None] | None = None
+        self._task: asyncio.Task[list[BatchResult] | None] | None = None
 
     def start(self) -> None:
         """Send it."""
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._settle)
 
-    async def leave(self, member: Member) -> None:
+    async def leave(self, member: BatchRequest) -> None:
         """Take out a member; without any, give up."""
         self._present.discard(member)
         if not self._present and self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _run(self) -> list[Share] | None:
+    async def _run(self) -> list[BatchResult] | None:
         """Return everybody's share, or None where everybody is to go alone."""
         try:
             async with self._upstream.send(self._backend, self._call()) as reply:
@@ -181,7 +174,7 @@ class _BatchCall:
             member.ticket.reopen()
         self._post(OutOfMemory(tuple(member.job.request.id for member in present)))
 
-    def _settle(self, task: "asyncio.Task[list[Share] | None]") -> None:
+    def _settle(self, task: "asyncio.Task[list[BatchResult] | None]") -> None:
         if task.cancelled():
             return  # nobody is left
         failure = task.exception()
@@ -190,7 +183,7 @@ class _BatchCall:
             member.settle(failure or (shares[at] if shares else None))
 
 
-def _let_go(share: "asyncio.Future[Share | None]") -> None:
+def _let_go(share: "asyncio.Future[BatchResult | None]") -> None:
     """Wait no more: an error that nobody waits for is not one to warn of."""
     if not share.cancel() and not share.cancelled():
         share.exception()

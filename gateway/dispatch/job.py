@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from gateway.dispatch.upstream import Call
+from gateway.protocol.api_formats import COMPLETIONS, ApiFormat
 from gateway.scheduling.messages import Request
-from gateway.wire.dialects import COMPLETIONS, Dialect
+from gateway.upstream.client import Call
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One generation: what the scheduler knows of it, what is sent, and in which form its client wants the answer.
 
-    `includes_usage`: the client of a stream asked for its usage; where it did not, `call` asks in its stead. `dialect`
-    is that of the API that it came by; `takes_priority` tells that a body of that API may carry one.
+    `includes_usage`: the client of a stream asked for its usage; where it did not, `call` asks in its stead.
+    `api_format` is that of the API that it came by; `takes_priority` tells that a body of that API may carry one.
     """
 
     request: Request
@@ -20,7 +20,7 @@ class Job:
     stream: bool = False
     includes_usage: bool = False
     max_tokens: int | None = None
-    dialect: Dialect = COMPLETIONS
+    api_format: ApiFormat = COMPLETIONS
     takes_priority: bool = False
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.wire.answers import Usage
+from gateway.protocol.answers import Usage
 
 
 @dataclass(slots=True)

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.distribution import expected_logs
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import MIN_ROWS, TrainingSet, fit_predictor
 from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthForecast, LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LEVELS
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ class PastRequest:
     Rows of one `group` share an input. `t` is the arrival in seconds.
     """
 
-    ask: Ask
+    ask: PredictionInput
     output_tokens: int
     input_tokens: int | None = None
     cut: bool = False
@@ -208,7 +208,7 @@ def _seen(scored: Sequence[tuple[PastRequest, LengthForecast, float]]) -> Traini
     )
 
 
-def _timed(predictor: LengthPredictor, ask: Ask) -> tuple[LengthForecast, float]:
+def _timed(predictor: LengthPredictor, ask: PredictionInput) -> tuple[LengthForecast, float]:
     start = perf_counter()
     return predictor.predict_one(ask), perf_counter() - start
 
@@ -218,8 +218,8 @@ def _scored(rows: Sequence[tuple[PastRequest, LengthForecast, float]]) -> Scored
         apps=np.array([row.ask.app for row, _, _ in rows], np.str_),
         actual=np.array([row.output_tokens for row, _, _ in rows], float),
         mean=np.array([forecast.expected_tokens for _, forecast, _ in rows]),
-        median=np.array([forecast.length.at(0.5) for _, forecast, _ in rows]),
-        p90=np.array([forecast.length.at(0.9) for _, forecast, _ in rows]),
+        median=np.array([forecast.length.quantile(0.5) for _, forecast, _ in rows]),
+        p90=np.array([forecast.length.quantile(0.9) for _, forecast, _ in rows]),
         expected_logs=expected_logs(
             np.array([forecast.length.logs for _, forecast, _ in rows]).reshape(len(rows), len(LEVELS))
         ),

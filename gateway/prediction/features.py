@@ -12,9 +12,9 @@ from math import expm1, isnan, log1p, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.prediction.ask import Ask, HistoryKey, utf8_bytes
 from gateway.prediction.embedder import EMBEDDING_DIMS, Embedder
 from gateway.prediction.history_features import HISTORY_FEATURES, HistoryFeatures
+from gateway.prediction.prediction_input import HistoryKey, PredictionInput, utf8_bytes
 from gateway.prediction.prompt_tokens import PRIOR_BYTES_PER_TOKEN, PromptTokens
 from gateway.prediction.text_features import PIECES, TEXT_FEATURES, text_features
 
@@ -80,11 +80,11 @@ class FeatureExtractor:
         """Names the meaning of the vectors: those of another version must not be mixed with them."""
         return f"{FEATURE_VERSION}:{self.embedder.name}"
 
-    def extract_one(self, ask: Ask) -> Vector:
+    def extract_one(self, ask: PredictionInput) -> Vector:
         """Return the features (n_features,) of a request, from what was learned before it."""
         return self._vector(ask, self.embedder.embed([ask.text])[0])
 
-    def extract(self, asks: Sequence[Ask]) -> Vector:
+    def extract(self, asks: Sequence[PredictionInput]) -> Vector:
         """Return the features (n, n_features) of requests that wait together."""
         embeddings = self.embedder.embed([ask.text for ask in asks])
         rows = [self._vector(ask, embedding) for ask, embedding in zip(asks, embeddings, strict=True)]
@@ -113,7 +113,7 @@ class FeatureExtractor:
         if input_tokens is not None and not isnan(text_bytes):
             self.prompt_tokens.learn_one(key.app, key.model, round(expm1(text_bytes)), input_tokens)
 
-    def _vector(self, ask: Ask, embedding: Vector) -> Vector:
+    def _vector(self, ask: PredictionInput, embedding: Vector) -> Vector:
         text = text_features(ask.text)
         prompt_tokens = ask.prompt_tokens or self._estimate(ask)
         size = _size(ask, text[PIECES])
@@ -125,7 +125,7 @@ class FeatureExtractor:
         vector[TEXT_EMBEDDING] = embedding
         return vector
 
-    def _estimate(self, ask: Ask) -> int | None:
+    def _estimate(self, ask: PredictionInput) -> int | None:
         return self.prompt_tokens.estimate(ask.app, ask.model, ask.text_bytes) if ask.text_bytes else None
 
     def _system_embedding(self, template: str | None, system: str | None) -> Vector:
@@ -154,7 +154,7 @@ def vector_from_bytes(stored: bytes) -> Vector:
     return np.frombuffer(stored, "<f4").astype(np.float32, copy=False)
 
 
-def _size(ask: Ask, pieces: float) -> float:
+def _size(ask: PredictionInput, pieces: float) -> float:
     """Return the log size that history regresses on: pieces of the whole last message, else estimated tokens."""
     if not isnan(pieces):
         left_out = ask.last_user_bytes / max(1, utf8_bytes(ask.text))
@@ -163,7 +163,7 @@ def _size(ask: Ask, pieces: float) -> float:
     return log1p(tokens) if tokens else nan
 
 
-def _request_features(ask: Ask, prompt_tokens: int | None) -> tuple[float, ...]:
+def _request_features(ask: PredictionInput, prompt_tokens: int | None) -> tuple[float, ...]:
     """Return the values of `REQUEST_FEATURES` but for the last."""
     known_size = ask.text_bytes and prompt_tokens
     return (

@@ -7,14 +7,14 @@ works in a thread, so that the loop goes on; the static one is quicker than the 
 import asyncio
 from collections.abc import Callable
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.length_predictor import LengthForecast
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Forecast, Predictor
 
 MAX_BATCH = 64
 _QUICK = {"static", "off"}
 
-Waiter = tuple[Ask, "asyncio.Future[LengthForecast | None]"]
+Waiter = tuple[PredictionInput, "asyncio.Future[LengthForecast | None]"]
 
 
 class Forecaster:
@@ -37,13 +37,13 @@ class Forecaster:
     def _quick(self) -> bool:
         return self.predictor.embedder in _QUICK
 
-    async def forecast(self, ask: Ask, context: int | None) -> Forecast:
+    async def forecast(self, ask: PredictionInput, context: int | None) -> Forecast:
         """Forecast one request."""
         if self.predictor.lengths is None:
             return self.predictor.complete(ask, context, None)
         return self.predictor.complete(ask, context, await self._learned(ask))
 
-    async def _learned(self, ask: Ask) -> LengthForecast | None:
+    async def _learned(self, ask: PredictionInput) -> LengthForecast | None:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[LengthForecast | None] = loop.create_future()
         if not self._waiting:

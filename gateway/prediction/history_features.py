@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan, log, log1p, nan, sqrt
 
-from gateway.prediction.ask import HistoryKey
 from gateway.prediction.history import PRIOR_MEDIAN_TOKENS, PRIOR_SIGMA
+from gateway.prediction.prediction_input import HistoryKey
 
 SHRINKAGE = 4.0
 """Answers at which a level's own mean weighs as much as the level above."""

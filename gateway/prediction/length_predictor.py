@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.prediction.anchor_model import AnchorModel
-from gateway.prediction.ask import Ask, HistoryKey
 from gateway.prediction.calibration import Calibration
 from gateway.prediction.distribution import cut_probability, expected_tokens
 from gateway.prediction.features import FeatureExtractor, Vector
 from gateway.prediction.fitting import FittedPredictor
 from gateway.prediction.mixture import Mixture
+from gateway.prediction.prediction_input import HistoryKey, PredictionInput
 from gateway.scheduling.length import LengthQuantiles
 
 Floats = NDArray[np.float64]
@@ -76,12 +76,12 @@ class LengthPredictor:
         self.model, self.calibration = fitted.model, fitted.calibration
         self.mixture = Mixture(fitted.calibration.apps_)
 
-    def predict_one(self, ask: Ask) -> LengthForecast:
+    def predict_one(self, ask: PredictionInput) -> LengthForecast:
         """Forecast one answer."""
         vector = self.extractor.extract_one(ask)
         return self._forecast(ask, vector, self.model.predict_one(vector), self._anchor.predict_one(vector))
 
-    def predict(self, asks: Sequence[Ask]) -> list[LengthForecast]:
+    def predict(self, asks: Sequence[PredictionInput]) -> list[LengthForecast]:
         """Forecast the answers to requests that wait together."""
         X = self.extractor.extract(asks)
         rows = zip(asks, X, self.model.predict(X), self._anchor.predict(X), strict=True)
@@ -103,7 +103,9 @@ class LengthPredictor:
         self.calibration.learn_one(key.app, forecast.logs, output_tokens)
         self.extractor.learn_one(key, forecast.vector, output_tokens, input_tokens=input_tokens, cut=cut)
 
-    def _forecast(self, ask: Ask, vector: Vector, model_logs: Floats, history_logs: Floats) -> LengthForecast:
+    def _forecast(
+        self, ask: PredictionInput, vector: Vector, model_logs: Floats, history_logs: Floats
+    ) -> LengthForecast:
         key = ask.key
         logs = self.mixture.mix_one(key.app, model_logs, history_logs)
         adjusted = self.calibration.adjust_one(key.app, logs)

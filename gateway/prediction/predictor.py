@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.fitting import FittedPredictor
 from gateway.prediction.history import Caller, HistoryPredictor
 from gateway.prediction.length_predictor import LengthForecast, LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.prompt_tokens import PromptTokens
 from gateway.prediction.quality import RecentQuality
 from gateway.scheduling.length import LengthQuantiles
@@ -27,7 +27,7 @@ class Forecast:
     `learned` is the trained predictor's part, with the features; None where there was none in time.
     """
 
-    ask: Ask
+    ask: PredictionInput
     prompt_tokens: int
     length: LengthQuantiles
     source: str
@@ -36,12 +36,12 @@ class Forecast:
     @property
     def p50_tokens(self) -> int:
         """Median of the answer's length."""
-        return max(1, round(self.length.at(0.5)))
+        return max(1, round(self.length.quantile(0.5)))
 
     @property
     def p90_tokens(self) -> int:
         """0.9-quantile of the answer's length."""
-        return max(1, round(self.length.at(0.9)))
+        return max(1, round(self.length.quantile(0.9)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +100,11 @@ class Predictor:
             self.lengths.serve(fitted)
         self.version = version
 
-    def forecast(self, ask: Ask, context: int | None) -> Forecast:
+    def forecast(self, ask: PredictionInput, context: int | None) -> Forecast:
         """Forecast one request; `context` is what prompt and answer share at most, in tokens."""
         return self.complete(ask, context, self.learn_ahead([ask])[0])
 
-    def learn_ahead(self, asks: list[Ask]) -> list[LengthForecast | None]:
+    def learn_ahead(self, asks: list[PredictionInput]) -> list[LengthForecast | None]:
         """Make the features of requests that came together, and the trained model's forecast where one serves."""
         if self.lengths is None:
             return [None] * len(asks)
@@ -115,7 +115,7 @@ class Predictor:
             self._on_fallback("prediction_failed")
             return [None] * len(asks)
 
-    def complete(self, ask: Ask, context: int | None, learned: LengthForecast | None) -> Forecast:
+    def complete(self, ask: PredictionInput, context: int | None, learned: LengthForecast | None) -> Forecast:
         """Make a forecast of what the trained model says, or of history where it says nothing."""
         prompt = ask.prompt_tokens or self.prompt_tokens.estimate(ask.app, ask.model, ask.text_bytes)
         room = None if context is None else max(1, context - prompt)
@@ -132,11 +132,11 @@ class Predictor:
             self.prompt_tokens.learn_one(ask.app, ask.model, ask.text_bytes, outcome.input_tokens)
         per_answer = outcome.output_tokens / outcome.sequences
         self.history.learn_one(_caller(ask), round(per_answer), count=outcome.sequences)
-        self.quality.learn_one(forecast.length.at(0.5), forecast.length.at(0.9), per_answer)
+        self.quality.learn_one(forecast.length.quantile(0.5), forecast.length.quantile(0.9), per_answer)
         if forecast.learned is not None and self.lengths is not None:
             self.lengths.learn_one(forecast.learned, per_answer, input_tokens=outcome.input_tokens, cut=outcome.cut)
-            self.on_outcome(forecast.length.at(0.5), per_answer)
+            self.on_outcome(forecast.length.quantile(0.5), per_answer)
 
 
-def _caller(ask: Ask) -> Caller:
+def _caller(ask: PredictionInput) -> Caller:
     return Caller(ask.app, ask.model, ask.user)

@@ -14,8 +14,8 @@ from gateway.scheduling.batch_watch import BatchWatch
 from gateway.scheduling.capacity import LearnedCapacity
 from gateway.scheduling.kv_ledger import Curve, KvLedger
 from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.max_num_seqs import Seats
 from gateway.scheduling.messages import BackendState, Request
-from gateway.scheduling.seats import Seats
 from gateway.scheduling.step_time import StepTimeModel
 from gateway.scheduling.target import KvTarget
 

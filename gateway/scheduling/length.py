@@ -36,7 +36,7 @@ class LengthQuantiles:
     `cap` is the request's `max_tokens`, where the engine cuts whatever was predicted.
 
     >>> length = LengthQuantiles.of((10, 20, 40, 80, 150, 200), cap=120)
-    >>> round(length.at(0.5)), round(length.at(0.95))
+    >>> round(length.quantile(0.5)), round(length.quantile(0.95))
     (40, 120)
     >>> round(length.remaining(0, 0.5)), round(length.remaining(100, 0.5))
     (40, 20)
@@ -56,7 +56,7 @@ class LengthQuantiles:
             logs.append(max(value, logs[-1] + _MIN_LOG_GAP) if logs else value)
         return cls(tuple(logs), cap)
 
-    def at(self, level: float) -> float:
+    def quantile(self, level: float) -> float:
         """Return the `level`-quantile (0 < level < 1), at most `cap`."""
         return self._capped(self._tokens(_NORMAL.inv_cdf(level)))
 

@@ -87,7 +87,7 @@ def planned_tokens(request: Request, level: float) -> int:
     >>> planned_tokens(request, 0.9), planned_tokens(request, 0.99)
     (150, 180)
     """
-    return max(1, round(request.length.at(level)))
+    return max(1, round(request.length.quantile(level)))
 
 
 def form_static_batch(
@@ -131,5 +131,5 @@ def split(batch: Sequence[Request]) -> tuple[list[Request], list[Request]]:
     """
     if len(batch) < 2:
         raise ValueError("a batch of one cannot be split")
-    by_length = sorted(batch, key=lambda request: request.length.at(TIME_LEVEL))
+    by_length = sorted(batch, key=lambda request: request.length.quantile(TIME_LEVEL))
     return by_length[: len(batch) // 2], by_length[len(batch) // 2 :]

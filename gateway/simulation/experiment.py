@@ -11,10 +11,10 @@ from gateway.scheduling.scheduler import QueueLimits
 from gateway.simulation.core import UNBOUNDED, build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import ForecastLengths, LearnedLengths, Lengths, RandomLengths, ScaledLengths
-from gateway.simulation.looks import LOOK_S, Looks
 from gateway.simulation.report import SimulationReport, report
 from gateway.simulation.run import QUEUE_TIMEOUT_S, Outcome, Simulation
 from gateway.simulation.saturation import Saturation, saturation
+from gateway.simulation.scrapes import LOOK_S, ScrapeModel
 from gateway.simulation.times import Pattern
 from gateway.simulation.workload import Arrival, arrivals
 from gateway.training.rows import PastRow
@@ -31,7 +31,7 @@ CLAIRVOYANT = "@true"
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class SimulatedPolicy:
     """Who decides, and by what lengths.
 
     >>> Contender.parse("hrrn:0.55@true")
@@ -43,7 +43,7 @@ class Contender:
     clairvoyant: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> "Contender":
+    def parse(cls, text: str) -> "SimulatedPolicy":
         """Read `policy`, `policy:alpha`, either with `@true` for true lengths.
 
         Raises:
@@ -135,19 +135,19 @@ class Conditions:
     queue_timeout_s: float = QUEUE_TIMEOUT_S
 
 
-def run_once(workload: Workload, contender: Contender | str, conditions: Conditions) -> SimulationReport:
+def run_once(workload: Workload, contender: SimulatedPolicy | str, conditions: Conditions) -> SimulationReport:
     """Run and report.
 
     Raises:
         ValueError: the contender or the conditions make no sense.
     """
-    contender = Contender.parse(contender) if isinstance(contender, str) else contender
+    contender = SimulatedPolicy.parse(contender) if isinstance(contender, str) else contender
     return report(str(contender), simulate(workload, contender, conditions), conditions.max_queue)
 
 
 def simulate(
     workload: Workload,
-    contender: Contender,
+    contender: SimulatedPolicy,
     conditions: Conditions,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Outcome:
@@ -155,7 +155,7 @@ def simulate(
     arriving = arrivals_at(workload, conditions)
     limits = UNBOUNDED if conditions.max_queue is None else QueueLimits(conditions.max_queue, UNBOUNDED.max_tokens)
     fleet = [SimulatedBackend(f"gpu-{i}", workload.config, workload.progress_tokens) for i in range(conditions.engines)]
-    looks = Looks(conditions.looks_s, blind=conditions.blind)
+    looks = ScrapeModel(conditions.looks_s, blind=conditions.blind)
     if conditions.frozen_from_s is not None:
         looks.frozen_from_s = conditions.frozen_from_s
     lengths = lengths_named("true" if contender.clairvoyant else conditions.lengths, workload, conditions.seed)

@@ -8,7 +8,7 @@ from math import inf
 from backends.simulator.config import EngineConfig, build_engine
 from backends.simulator.engine import FcfsQueue, PriorityQueue, Sequence
 from backends.simulator.engine.advance import Advance, AdvancingEngine, SteppedEngine
-from backends.simulator.engine.lazy import LazyEngine
+from backends.simulator.engine.batched import BatchedStepEngine
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.scheduling.messages import BackendState
@@ -84,7 +84,7 @@ class SimulatedBackend:
             return False
         self._count(waited_s, used_tokens=0.0)  # it was idle since its last step
         self._began_s = now
-        foretold = self._engine.upcoming(self._stretch_steps) if isinstance(self._engine, LazyEngine) else []
+        foretold = self._engine.upcoming(self._stretch_steps) if isinstance(self._engine, BatchedStepEngine) else []
         self._stretch_s, self._steps_run = list(accumulate(foretold, initial=now))[1:], 0
         if foretold:
             self.ends_s = self._stretch_s[-1]
@@ -137,7 +137,7 @@ class SimulatedBackend:
     def _run_to(self, now: float) -> None:
         """Run the steps of the stretch that have begun: memory changes when a step begins."""
         begun = min(bisect_right(self._stretch_s, now) + 1, len(self._stretch_s))
-        if begun > self._steps_run and isinstance(self._engine, LazyEngine):
+        if begun > self._steps_run and isinstance(self._engine, BatchedStepEngine):
             more = self._engine.decode(begun - self._steps_run)
             self._advance = more if self._advance is None else self._advance.then(more)
             self._steps_run = begun
@@ -152,7 +152,7 @@ def advancing_engine(config: EngineConfig, progress_tokens: int = PROGRESS_TOKEN
     """Return an engine of the configured kind for a simulation, empty."""
     if config.kind != "vllm":
         return SteppedEngine(build_engine(config), progress_tokens)
-    return LazyEngine(
+    return BatchedStepEngine(
         config.hardware.step_time,
         PrefixCachingKV(config.num_gpu_blocks, config.block_size),
         PriorityQueue() if config.scheduling_policy == "priority" else FcfsQueue(),

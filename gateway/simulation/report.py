@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.simulation.retries import retry_truth
-from gateway.simulation.run import Flight, Outcome
+from gateway.simulation.run import Outcome, RequestTrace
 
 Floats = NDArray[np.float64]
 
@@ -114,12 +114,12 @@ def report(policy: str, outcome: Outcome, max_queue: int | None = None) -> Simul
     )
 
 
-def e2e_s(done: list[Flight]) -> Floats:
+def e2e_s(done: list[RequestTrace]) -> Floats:
     """Return (n,) times from arrival to the last token."""
     return np.array([flight.finished_s - flight.arrival.arrival_s for flight in done])
 
 
-def short_tokens(flights: list[Flight]) -> float:
+def short_tokens(flights: list[RequestTrace]) -> float:
     """Return the length under which an answer counts as short: the median, or just over it if none is shorter."""
     tokens = [flight.arrival.output_tokens for flight in flights]
     middle = median(tokens)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from statistics import fmean, median
 
-from gateway.simulation.run import Flight, Outcome
+from gateway.simulation.run import Outcome, RequestTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RetryTruth:
     ratio: float | None = None
 
 
-def retry_truth(dropped: list[Flight], outcome: Outcome, max_queue: int | None) -> RetryTruth:
+def retry_truth(dropped: list[RequestTrace], outcome: Outcome, max_queue: int | None) -> RetryTruth:
     """Compare each drop's `retry_after_s` with what the queue did in that time.
 
     Args:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from backends.simulator.engine import SequenceId
+from gateway.errors import StarvedError
 from gateway.scheduling.messages import (
     Action,
     BackendSeen,
@@ -27,7 +28,7 @@ from gateway.scheduling.messages import (
 from gateway.simulation.core import Core
 from gateway.simulation.fleet import MODEL, SimulatedBackend
 from gateway.simulation.lengths import Lengths
-from gateway.simulation.looks import Looks
+from gateway.simulation.scrapes import ScrapeModel
 from gateway.simulation.workload import Arrival
 
 QUEUE_TIMEOUT_S = 1e9
@@ -38,12 +39,8 @@ PATIENCE = 100
 SERIES_POINTS = 500
 
 
-class StarvedError(RuntimeError):
-    """The core holds requests while every engine is idle and nothing else will happen."""
-
-
 @dataclass(slots=True)
-class Flight:
+class RequestTrace:
     """One request's times, in simulated seconds, and what was said to who was dropped."""
 
     arrival: Arrival
@@ -74,7 +71,7 @@ class Outcome:
         occupancy: (time, integral of used KV tokens over seconds, over the fleet), at even times.
     """
 
-    flights: list[Flight]
+    flights: list[RequestTrace]
     fleet: list[SimulatedBackend]
     window_s: float = 0.0
     tokens_in_window: float = 0.0
@@ -99,10 +96,10 @@ class Simulation:
     core: Core
     lengths: Lengths
     fleet: list[SimulatedBackend]
-    looks: Looks = field(default_factory=Looks)
+    looks: ScrapeModel = field(default_factory=ScrapeModel)
     on_progress: Callable[[], None] = lambda: None
     queue_timeout_s: float = QUEUE_TIMEOUT_S
-    _flights: dict[SequenceId, Flight] = field(default_factory=dict)
+    _flights: dict[SequenceId, RequestTrace] = field(default_factory=dict)
     _index: dict[str, int] = field(default_factory=dict)
     _ends: list[tuple[float, int]] = field(default_factory=list)
     _due_s: list[float] = field(default_factory=list)
@@ -157,7 +154,7 @@ class Simulation:
         return outcome
 
     def _request(self, arrival: Arrival) -> Request:
-        self._flights[arrival.id] = Flight(arrival)
+        self._flights[arrival.id] = RequestTrace(arrival)
         self._waiting += 1
         length = self.lengths.predict(arrival)
         deadline_s = arrival.arrival_s + self.queue_timeout_s
@@ -207,7 +204,7 @@ class Simulation:
                     self.on_progress()
         return touched
 
-    def _dispatch(self, flight: Flight, backend: SimulatedBackend, now: float) -> list[int]:
+    def _dispatch(self, flight: RequestTrace, backend: SimulatedBackend, now: float) -> list[int]:
         flight.dispatched_s = now
         if backend.accepts(flight.arrival, now):
             return []

@@ -13,7 +13,7 @@ import numpy as np
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.engine import FcfsQueue, Sequence
-from backends.simulator.engine.lazy import LazyEngine
+from backends.simulator.engine.batched import BatchedStepEngine
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.simulation.workload import Arrival
 
@@ -79,7 +79,7 @@ class _Feed:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self.engine = LazyEngine(
+        self.engine = BatchedStepEngine(
             config.hardware.step_time,
             PrefixCachingKV(config.num_gpu_blocks, config.block_size),
             FcfsQueue(),

@@ -8,13 +8,13 @@ learning with every answer, so this errs on the pessimistic side.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history, split_by_group
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import fit_predictor
 from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LengthQuantiles
 from gateway.simulation.workload import BYTES_PER_TOKEN, answered
 from gateway.training.rows import PastRow
@@ -35,7 +35,7 @@ def split(rows: Sequence[PastRow], *, seed: int = 0) -> tuple[list[PastRow], lis
         past.sort(key=lambda row: row.t or 0.0)
         cut = round(len(past) * TRAINING_SHARE)
         return past[max(0, cut - MAX_TRAINING_ROWS) : cut], past[cut:]
-    keyed = [PastRequest(Ask("", ""), index, group=row.group) for index, row in enumerate(past)]
+    keyed = [PastRequest(PredictionInput("", ""), index, group=row.group) for index, row in enumerate(past)]
     train, test = split_by_group(keyed, test_share=1.0 - TRAINING_SHARE, seed=seed)
     return [past[one.output_tokens] for one in train[:MAX_TRAINING_ROWS]], [past[one.output_tokens] for one in test]
 
@@ -65,9 +65,9 @@ def _past(row: PastRow) -> PastRequest:
     return PastRequest(_ask(row), row.output_tokens, input_tokens=row.input_tokens, t=row.t, group=row.group)
 
 
-def _ask(row: PastRow) -> Ask:
+def _ask(row: PastRow) -> PredictionInput:
     """What a gateway sees of the request; of a trace that is the size of a prompt that nobody has the text of."""
-    ask = Ask.of_row(row)
+    ask = PredictionInput.of_row(row)
     if row.text is None and row.input_tokens:
         return replace(ask, text_bytes=round(BYTES_PER_TOKEN * row.input_tokens))
     return ask

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.dispatch.breaker import Circuit
-from gateway.dispatch.member import Member
+from gateway.fleet.breaker import Circuit
+from gateway.fleet.entry import BackendEntry
 from gateway.scheduling.scheduler import Scheduler
 from gateway.telemetry.metrics import Metrics
 
@@ -22,7 +22,7 @@ class Gauges:
 
     metrics: Metrics
     scheduler: Scheduler
-    backends: Mapping[str, Member]
+    backends: Mapping[str, BackendEntry]
     records: Callable[[], Mapping[str, int]]
 
     def refresh(self) -> None:
@@ -38,7 +38,7 @@ class Gauges:
         for member in self.backends.values():
             self._read_backend(member)
 
-    def _read_backend(self, member: Member) -> None:
+    def _read_backend(self, member: BackendEntry) -> None:
         metrics, name = self.metrics, member.name
         metrics.circuit.labels(name).set(list(Circuit).index(member.circuit))
         metrics.takes_work.labels(name).set(member.takes_work)

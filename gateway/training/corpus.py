@@ -16,9 +16,10 @@ from typing import IO
 
 import msgspec
 
-from gateway.prediction.ask import MAX_TEXT_CHARS
+from gateway.errors import RowError
+from gateway.prediction.prediction_input import MAX_TEXT_CHARS
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
-from gateway.training.rows import PastRow, RowError, read_rows
+from gateway.training.rows import PastRow, read_rows
 
 RUN_BYTES = 64 * 2**20
 """Encoded rows that are sorted in memory at once."""

@@ -14,12 +14,12 @@ from uuid import uuid4
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.partitions import ensure_partitions
-from gateway.history.record import RequestRecord
-from gateway.history.repository import insert
-from gateway.prediction.ask import Ask
 from gateway.prediction.features import FeatureExtractor, vector_to_bytes
 from gateway.prediction.history import Caller, HistoryPredictor
+from gateway.prediction.prediction_input import PredictionInput
+from gateway.storage.partitions import ensure_partitions
+from gateway.storage.record import RequestRecord
+from gateway.storage.repository import insert
 from gateway.training.corpus import Corpus, OnBytes
 from gateway.training.rows import PastRow
 
@@ -129,7 +129,7 @@ class _Records:
         return self._rules.now - timedelta(microseconds=self._corpus.rows - number)
 
     def _record(self, row: PastRow, arrived_at: datetime) -> RequestRecord:
-        ask = Ask.of_row(row)
+        ask = PredictionInput.of_row(row)
         if row.app is None:
             ask = replace(ask, app=self._rules.app_of(ask.system))
         self._apps.add(ask.app)
@@ -155,8 +155,8 @@ class _Records:
             prompt_bytes=ask.text_bytes,
             input_tokens=row.input_tokens,
             output_tokens=row.output_tokens,
-            predicted_tokens=round(prediction.length.at(0.5)),
-            predicted_p90_tokens=round(prediction.length.at(0.9)),
+            predicted_tokens=round(prediction.length.quantile(0.5)),
+            predicted_p90_tokens=round(prediction.length.quantile(0.9)),
             prediction_source=prediction.source,
             prompt=ask.text.replace("\0", "") if self._rules.store_prompts else None,
             features=vector_to_bytes(vector),

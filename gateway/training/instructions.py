@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.training.rows import PastRow, RowError
+from gateway.errors import RowError
+from gateway.training.rows import PastRow
 
 _FORMAT = "task_format"
 _DEFAULT = "default"

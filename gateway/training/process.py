@@ -6,16 +6,13 @@ import sys
 
 import msgspec
 
+from gateway.errors import TrainerFailed
 from gateway.training.report import TrainingOrder, TrainingReport
 
 LIMIT_S = 3600.0
 """A trainer that takes longer is stuck."""
 
 TRAINER = (sys.executable, "-P", "-m", "gateway.training.trainer")
-
-
-class TrainerFailed(Exception):
-    """The trainer ended without a report."""
 
 
 class TrainerProcess:

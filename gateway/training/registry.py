@@ -17,16 +17,13 @@ import msgspec
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gateway.history.tables import length_models
+from gateway.errors import UnknownVersion
+from gateway.storage.tables import length_models
 
 ModelStatus = Literal["challenger", "serving", "retired", "rejected"]
 
 _ADVISORY_LOCK = 0x6D6F64656C73
 """Whoever changes which version serves does so after the other."""
-
-
-class UnknownVersion(LookupError):
-    """There is no such version, or none to go back to."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from backends.simulator.workload import WorkloadRow
+from gateway.errors import RowError
 
 MAX_LINE_BYTES = 32 * 2**20
 """As long as the longest request body: what is longer is no row, and is not read into memory to see."""
@@ -27,10 +28,6 @@ MAX_NAME_CHARS = 512
 """No index takes much longer ones."""
 
 Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
-
-class RowError(ValueError):
-    """A file that cannot be used; the message is one line with the file, the line and the field."""
 
 
 class PastRow(WorkloadRow, kw_only=True):

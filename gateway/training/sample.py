@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterator
 from itertools import compress, islice
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.evaluation import PastRequest
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.training.corpus import Corpus, OnBytes
 from gateway.training.rows import PastRow
 
@@ -36,4 +36,4 @@ def first(corpus: Corpus, count: int, on_bytes: OnBytes | None = None) -> list[P
 
 def _past(row: PastRow) -> PastRequest:
     """Leave the time out: the rows are in its order already, and those without one have their place there."""
-    return PastRequest(Ask.of_row(row), row.output_tokens, input_tokens=row.input_tokens, group=row.group)
+    return PastRequest(PredictionInput.of_row(row), row.output_tokens, input_tokens=row.input_tokens, group=row.group)

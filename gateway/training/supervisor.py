@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from gateway.clock import Clock
-from gateway.history.database import DATABASE_ERRORS
+from gateway.errors import TrainerFailed
+from gateway.storage.database import DATABASE_ERRORS
 from gateway.training.drift import DriftDetector
-from gateway.training.process import TrainerFailed
 from gateway.training.registry import ModelInfo, ModelRegistry, ServingModel
 from gateway.training.report import TrainingReport
 from gateway.training.schedule import Cadence, Reason, Situation, reason_to_train

@@ -14,7 +14,7 @@ import threading
 
 import msgspec
 
-from gateway.history.engine import create_history_engine
+from gateway.storage.engine import create_history_engine
 from gateway.training.report import TrainingOrder, TrainingReport
 
 LOWEST_PRIORITY = 19

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.prediction.features import N_FEATURES
 from gateway.prediction.fitting import MIN_ROWS, FittedPredictor, TrainingSet, fit_predictor
 from gateway.prediction.length_model import LengthModel
-from gateway.training.contest import MIN_JUDGED, Entrant, is_better, split, strongest
-from gateway.training.entrants import anchored, predicted, remembered
+from gateway.training.candidates import anchored, predicted, remembered
+from gateway.training.comparison import MIN_JUDGED, Candidate, is_better, split, strongest
 from gateway.training.registry import ModelRegistry, NewModel, ServingModel
 from gateway.training.report import TrainingOrder, TrainingReport
 from gateway.training.window import TrainingRows, Window
@@ -75,8 +75,8 @@ class _Training:
     async def _settle(
         self,
         fitted: FittedPredictor,
-        challenger: Entrant,
-        champion: Entrant,
+        challenger: Candidate,
+        champion: Candidate,
         window: Window,
         fit: Window,
         judge: Window,
@@ -115,7 +115,7 @@ class _Training:
         return round(time.monotonic() - self._start_s, 3)
 
 
-def _champions(serving: ServingModel | None, window: Window, judge: Window) -> list[Entrant]:
+def _champions(serving: ServingModel | None, window: Window, judge: Window) -> list[Candidate]:
     """Give all that a new model has to beat: what serves, be it a model or history.
 
     What history had predicted is a champion only where a model does not serve, and enough of it was stored.

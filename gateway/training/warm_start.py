@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.prediction.ask import HistoryKey
 from gateway.prediction.features import N_FEATURES, FeatureExtractor, vector_from_bytes
+from gateway.prediction.prediction_input import HistoryKey
 
 CHUNK_ROWS = 500
 """Rows learned before others may have the event loop."""

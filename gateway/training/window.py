@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.tables import applications
+from gateway.storage.tables import applications
 
 CHUNK_ROWS = 2000
 """Rows in memory beside the arrays."""

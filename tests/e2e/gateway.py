@@ -15,8 +15,8 @@ import msgspec
 from openai import AsyncOpenAI
 from sqlalchemy import URL
 
-from gateway.serve import running
-from gateway.settings import Settings
+from gateway.config import Settings
+from gateway.server.serve import running
 
 ADMIN_KEY = "admin-key-of-these-tests"
 DEADLINE_S = 30.0

@@ -36,7 +36,7 @@ async def sdk(gateway: Gateway, app: str) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-Ask = Callable[..., Awaitable[Any]]
+PredictionInput = Callable[..., Awaitable[Any]]
 
 
 async def ask_chat(
@@ -82,7 +82,9 @@ async def collect(stream: Any) -> tuple[dict[int, str], list[Any], list[Any]]:
 
 
 @both_routes
-async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask) -> None:
+async def test_stream_says_the_same_as_the_whole_answer(
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput
+) -> None:
     greedy = {"tokens": 12, "temperature": 0}
     whole = await ask(sdk, **greedy)
     texts, (usage,), _ = await collect(await ask(sdk, **greedy, stream=True, stream_options={"include_usage": True}))
@@ -96,7 +98,7 @@ async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncOpenAI, gatewa
 
 
 @both_routes
-async def test_usage_chunk_comes_last_to_who_asks_for_it(sdk: AsyncOpenAI, ask: Ask) -> None:
+async def test_usage_chunk_comes_last_to_who_asks_for_it(sdk: AsyncOpenAI, ask: PredictionInput) -> None:
     chunks = [chunk async for chunk in await ask(sdk, tokens=5, stream=True, stream_options={"include_usage": True})]
 
     assert chunks[-1].choices == []
@@ -108,7 +110,7 @@ async def test_usage_chunk_comes_last_to_who_asks_for_it(sdk: AsyncOpenAI, ask: 
     "options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}], ids=["none", "null", "off"]
 )
 async def test_history_is_exact_though_the_client_asked_for_no_usage(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask, options: dict[str, Any]
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, options: dict[str, Any]
 ) -> None:
     texts, usages, without_choices = await collect(await ask(sdk, tokens=7, stream=True, **options))
 
@@ -120,7 +122,7 @@ async def test_history_is_exact_though_the_client_asked_for_no_usage(
 
 @both_routes
 @both_ways
-async def test_response_tells_how_it_fared(sdk: AsyncOpenAI, ask: Ask, stream: bool) -> None:
+async def test_response_tells_how_it_fared(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
     raw = sdk.chat.completions if ask is ask_chat else sdk.completions
     prompt = {"messages": [{"role": "user", "content": "x"}]} if ask is ask_chat else {"prompt": "x"}
     headers = {"X-Request-Id": "my-own-7"}
@@ -187,7 +189,7 @@ async def test_token_arrays_count_as_they_are(
 @both_routes
 @both_ways
 async def test_several_answers_to_one_prompt_add_up(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask, stream: bool
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
 ) -> None:
     answer = await ask(sdk, tokens=6, n=2, stream=stream)
     if stream:
@@ -214,7 +216,7 @@ async def test_models_are_those_of_the_engine(sdk: AsyncOpenAI) -> None:
 @both_routes
 @both_ways
 async def test_client_that_leaves_frees_the_engine(
-    engine: Engine, sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask, stream: bool
+    engine: Engine, sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
 ) -> None:
     await until(engine.is_empty, "the engine is empty")
     finished = await engine.answers_finished()
@@ -238,7 +240,7 @@ async def test_client_that_leaves_frees_the_engine(
 @both_routes
 @both_ways
 async def test_context_too_long_is_the_engines_bad_request(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: Ask, stream: bool
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await ask(sdk, "word and " * CONTEXT_TOKENS, stream=stream)
@@ -256,7 +258,7 @@ async def test_context_too_long_is_the_engines_bad_request(
 
 @both_routes
 @both_ways
-async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, ask: Ask, stream: bool) -> None:
+async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await ask(sdk, model="other", stream=stream)
 

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from gateway.history.engine import create_history_engine
-from gateway.history.keys import KeyStore
+from gateway.storage.engine import create_history_engine
+from gateway.storage.keys import KeyStore
 from tests.backend_command import DEADLINE_S, engines_of, free_port, installed_vllm, running
 from tests.e2e.conftest import StartGateway
 from tests.e2e.gateway import ADMIN_KEY, Gateway, until

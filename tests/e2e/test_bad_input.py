@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import URL
 
-from gateway.history.engine import create_history_engine
-from gateway.history.keys import KeyStore
+from gateway.storage.engine import create_history_engine
+from gateway.storage.keys import KeyStore
 from tests.e2e.engines import MODEL, Engine
 from tests.e2e.gateway import ADMIN_KEY, Gateway, fresh_database, serving, settings_of, until
 

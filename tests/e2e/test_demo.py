@@ -12,7 +12,7 @@ import openai
 import psutil
 import pytest
 
-from gateway.history.embedded import url_of_running
+from gateway.storage.embedded import url_of_running
 from tests.e2e.command import DEADLINE_S, Home, RunningDemo, assert_one_line, bash, processes_with, wait_until
 
 MODEL = "magnus-sim-8b"

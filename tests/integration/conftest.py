@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.engine import create_history_engine
-from gateway.history.repository import Repository
+from gateway.storage.engine import create_history_engine
+from gateway.storage.repository import Repository
 
 
 @pytest.fixture

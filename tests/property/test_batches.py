@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.batches import apportion, split_answer
+from gateway.protocol.batches import apportion, split_answer
 
 counts = st.integers(0, 10**6)
 choices = st.lists(st.tuples(st.text(max_size=20), st.sampled_from(["stop", "length"])), min_size=1, max_size=12)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
-from gateway.wire.edits import ask_for_usage, with_default
-from gateway.wire.fields import Generation, read_chat, read_completion
+from gateway.protocol.edits import ask_for_usage, with_default
+from gateway.protocol.fields import Generation, read_chat, read_completion
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)

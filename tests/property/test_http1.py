@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.http1 import Answer, NotHttpError
+from gateway.errors import NotHttpError
+from gateway.upstream.http1 import Answer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 bodies = st.lists(st.binary(min_size=1, max_size=50), max_size=5)

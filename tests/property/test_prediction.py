@@ -22,7 +22,7 @@ levels = (0.1, 0.3, 0.5, 0.8, 0.95, 0.99)
 
 def quantiles(predictor, caller, cap=None):
     length = predictor.predict_one(caller, cap).length
-    return [length.at(level) for level in levels]
+    return [length.quantile(level) for level in levels]
 
 
 @given(st.integers(1, MAX_TOKENS))

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.prefixes import MAX_TURNS, chat_beginnings
+from gateway.protocol.prefixes import MAX_TURNS, chat_beginnings
 
 texts = st.text(max_size=30)
 messages = st.builds(

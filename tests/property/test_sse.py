@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.sse import StreamScanner
+from gateway.protocol.sse import StreamScanner
 
 TREACHEROUS = [
     "choices",

@@ -12,13 +12,13 @@ from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
 from backends.simulator.words import text_of
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.job import Job
-from gateway.dispatch.relay import Relay
-from gateway.dispatch.transport import Http1Transport
 from gateway.dispatch.trip import Trip
-from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import OutOfMemory, Request, Returned
+from gateway.upstream.client import Call, Timeouts, Upstream
+from gateway.upstream.transport import Http1Transport
 from tests.unit.gateway.batching_core import Core
 
 LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
@@ -26,7 +26,7 @@ PROMPT_TOKENS = 10
 
 
 @dataclass
-class Member:
+class BatchRequest:
     """One client, and what it got."""
 
     trip: Trip
@@ -59,8 +59,10 @@ def send(tmp_path):
         config = EngineConfig(kind="static", kv_tokens=kv_tokens, speed=200.0, workload=workload)
         async with listening(config) as url:
             backend = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)
-            relay = Relay(dispatcher, Upstream(transport, Patience(5, 60, 10)), lambda _: backend, now, lambda *_: None)
-            members = [Member(Trip(now())) for _ in lengths]
+            relay = GenerationProxy(
+                dispatcher, Upstream(transport, Timeouts(5, 60, 10)), lambda _: backend, now, lambda *_: None
+            )
+            members = [BatchRequest(Trip(now())) for _ in lengths]
             loop = asyncio.create_task(dispatcher.run())
             running = []
             for i, (member, prompt) in enumerate(zip(members, prompts, strict=True)):

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.history.record import RequestRecord
+from gateway.storage.record import RequestRecord
 from gateway.training.registry import ModelRegistry, NewModel
 from gateway.training.window import TrainingRows
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from gateway.errors import RowError
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import ANCHOR, N_FEATURES, FeatureExtractor, vector_from_bytes
 from gateway.training import corpus
 from gateway.training.corpus import survey
 from gateway.training.importing import ImportRules, import_corpus
-from gateway.training.rows import RowError
 
 NOW = datetime(2025, 3, 10, 12, tzinfo=UTC)
 RULES = ImportRules(now=NOW, keep_days=90, store_prompts=False, app_of=lambda system: f"by {system}")

@@ -6,8 +6,9 @@ from contextlib import suppress
 import msgspec
 import pytest
 
+from gateway.errors import TrainerFailed
 from gateway.training import process
-from gateway.training.process import TrainerFailed, TrainerProcess
+from gateway.training.process import TrainerProcess
 from gateway.training.report import TrainingOrder
 
 ORDER = TrainingOrder(

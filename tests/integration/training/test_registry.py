@@ -4,8 +4,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from gateway.history.tables import length_models
-from gateway.training.registry import KEPT_NEWEST, UnknownVersion
+from gateway.errors import UnknownVersion
+from gateway.storage.tables import length_models
+from gateway.training.registry import KEPT_NEWEST
 
 LAYOUT, OTHER_LAYOUT = "1:off", "1:static"
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.clock import SystemClock
+from gateway.errors import TrainerFailed
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import N_FEATURES, FeatureExtractor
 from gateway.prediction.fitting import FittedPredictor, fit_predictor
@@ -17,7 +18,7 @@ from gateway.training import supervisor as supervision
 from gateway.training import training
 from gateway.training.corpus import survey
 from gateway.training.importing import ImportRules, import_corpus
-from gateway.training.process import TRAINER, TrainerFailed, TrainerProcess
+from gateway.training.process import TRAINER, TrainerProcess
 from gateway.training.report import TrainingOrder
 from gateway.training.schedule import Cadence
 from gateway.training.supervisor import Supervisor

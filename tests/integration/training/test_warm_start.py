@@ -1,9 +1,11 @@
-from gateway.prediction.ask import Ask
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import FeatureExtractor, vector_to_bytes
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.training.warm_start import replay
 
-ASK = Ask(app="chat", model="llama", user="ann", system="Be brief.", text="How tall is Everest?", text_bytes=29)
+ASK = PredictionInput(
+    app="chat", model="llama", user="ann", system="Be brief.", text="How tall is Everest?", text_bytes=29
+)
 
 
 async def test_a_restart_remembers_what_was_learned(engine, repository, a_record):

@@ -4,12 +4,12 @@ import pkgutil
 
 import pytest
 
+import gateway.protocol
 import gateway.scheduling
-import gateway.wire
 
 MODULES = [
     module.name
-    for package in (gateway.scheduling, gateway.wire)
+    for package in (gateway.scheduling, gateway.protocol)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 

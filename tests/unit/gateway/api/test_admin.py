@@ -4,7 +4,7 @@ import pytest
 
 from backends.base import ModelCard, Snapshot
 from gateway.api.admin import Overview
-from gateway.dispatch.pool import Pool
+from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Progress, Request, Submit
@@ -30,7 +30,7 @@ class Gateway:
     def __init__(self, *, policy="hrrn", max_concurrency=None, **told):
         self.scheduler = Scheduler(policy_named(policy), QueueLimits(100, 10**6))
         backend = FakeBackend("gpu", Snapshot((ModelCard("llama"),), **told), max_concurrency=max_concurrency)
-        self.pool = Pool(
+        self.pool = BackendPool(
             [backend], post=self.tell, monotonic=Clock().monotonic, interval_s=1.0, on_scrape_failure=lambda *_: None
         )
 

@@ -7,14 +7,14 @@ from gateway.api.auth import (
     ANONYMOUS,
     KNOWN_FOR_S,
     UNKNOWN_FOR_S,
-    KeyedDoor,
-    OpenDoor,
+    KeyAuthenticator,
+    OpenAccess,
     application_of_system_prompt,
     bearer,
     require_admin,
 )
 from gateway.errors import Forbidden, InvalidRequest, KeysUnavailable, Unauthorized
-from gateway.history.keys import hash_key
+from gateway.storage.keys import hash_key
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def test_without_a_system_prompt_the_application_is_nobody():
 
 @pytest.mark.parametrize("app", ["mail", "My App 2", "a", "x" * 128])
 async def test_the_open_door_believes_the_header(app):
-    assert await OpenDoor().application({"x-app-id": app}) == app
+    assert await OpenAccess().application({"x-app-id": app}) == app
 
 
 async def test_the_open_door_asks_for_nothing():
-    assert await OpenDoor().application({"authorization": "Bearer whatever"}) is None
+    assert await OpenAccess().application({"authorization": "Bearer whatever"}) is None
 
 
 @pytest.mark.parametrize("app", ["", " mail", "mail ", "x" * 129, "mäil", "a\tb", "a\x00"])
 async def test_the_open_door_refuses_names_that_are_none(app):
     with pytest.raises(InvalidRequest) as refusal:
-        await OpenDoor().application({"x-app-id": app})
+        await OpenAccess().application({"x-app-id": app})
     assert refusal.value.param == "X-App-Id"
 
 
@@ -68,7 +68,7 @@ class Keys:
         self.asked = 0
         self.away = False
         self.now = 1000.0
-        self.door = KeyedDoor(self.lookup, lambda: self.now)
+        self.door = KeyAuthenticator(self.lookup, lambda: self.now)
 
     async def lookup(self, digest):
         self.asked += 1

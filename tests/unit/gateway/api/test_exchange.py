@@ -6,14 +6,14 @@ import pytest
 from gateway.api.exchange import AsgiClient, Exchange
 from gateway.dispatch.trip import Trip
 from gateway.errors import InvalidRequest, QueueFull
-from gateway.prediction.ask import Ask
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Forecast
+from gateway.protocol.api_formats import ANTHROPIC
+from gateway.protocol.fields import read_chat
 from gateway.scheduling.length import LengthQuantiles
-from gateway.wire.dialects import ANTHROPIC
-from gateway.wire.fields import read_chat
 
 ASKED = read_chat(b'{"model": "llama", "messages": [], "user": "ann"}')
-FORECAST = Forecast(Ask("mail", "llama"), 10, LengthQuantiles.of((10, 20, 40, 80, 150, 200)), "prior")
+FORECAST = Forecast(PredictionInput("mail", "llama"), 10, LengthQuantiles.of((10, 20, 40, 80, 150, 200)), "prior")
 
 
 def exchange(**known):
@@ -89,7 +89,7 @@ async def test_an_error_brings_its_own_headers(sent):
 
 
 async def test_an_error_is_worded_as_the_client_s_api_has_it(sent):
-    await AsgiClient(exchange(dialect=ANTHROPIC), sent).fail(InvalidRequest("no"))
+    await AsgiClient(exchange(api_format=ANTHROPIC), sent).fail(InvalidRequest("no"))
     assert json.loads(sent.body) == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
 
 

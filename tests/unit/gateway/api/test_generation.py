@@ -6,21 +6,21 @@ import httpx2
 import pytest
 
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
-from gateway.api.auth import KeyedDoor, OpenDoor
+from gateway.api.auth import KeyAuthenticator, OpenAccess
 from gateway.api.generation import Generations, Limits
 from gateway.api.jobs import CHAT, Terms
 from gateway.api.outcomes import Outcomes
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.pool import Pool
-from gateway.dispatch.relay import Relay
-from gateway.dispatch.upstream import Patience, Upstream
-from gateway.history.keys import hash_key
+from gateway.dispatch.generation_proxy import GenerationProxy
+from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
+from gateway.protocol.model_rules import ModelRules
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.storage.keys import hash_key
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.model_rules import ModelRules
+from gateway.upstream.client import Timeouts, Upstream
 from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
 
 LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0)
@@ -73,16 +73,16 @@ async def ask(
     transport = FakeTransport(gpu=list(script))
     dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), clock.monotonic)
     backend = backend or FakeBackend("gpu", SERVED)
-    pool = Pool(
+    pool = BackendPool(
         [backend], post=dispatcher.post, monotonic=clock.monotonic, interval_s=1.0, on_scrape_failure=lambda *_: None
     )
     for member in pool.members.values():
         await pool.look(member)
-    upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
-    relay = Relay(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
+    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    relay = GenerationProxy(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
     outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
     forecaster = Forecaster(predictor, 1.0, str)
-    generations = Generations(door or OpenDoor(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS, rules)
+    generations = Generations(door or OpenAccess(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS, rules)
     app = generations.answering(CHAT)
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
@@ -180,7 +180,7 @@ async def test_the_application_is_the_key_s_where_keys_are_asked_for():
     async def lookup(digest):
         return "mail" if digest == hash_key("k1") else None
 
-    door = KeyedDoor(lookup, LoopClock().monotonic)
+    door = KeyAuthenticator(lookup, LoopClock().monotonic)
     headers = {"authorization": "Bearer k1", "x-app-id": "chat"}
     assert (await ask(script=[whole()], door=door, headers=headers)).record.app == "mail"
     refused = await ask(door=door)

@@ -6,7 +6,7 @@ import pytest
 from gateway.api.exchange import Exchange
 from gateway.api.jobs import CHAT, COMPLETION, MIN_PREFIX_TOKENS, RESPONSE, Terms, bound_of
 from gateway.dispatch.trip import Trip
-from gateway.prediction.ask import Ask
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Forecast
 from gateway.scheduling.length import LengthQuantiles
 
@@ -18,7 +18,7 @@ def job(route, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
     body = json.dumps({"model": "llama", **fields}).encode()
     exchange = Exchange("id", "req", route.path, datetime(2026, 1, 1, tzinfo=UTC), Trip(7.0), app, route.read(body))
     exchange.bound_tokens = bound_tokens
-    forecast = Forecast(Ask(app, "llama"), prompt_tokens, LENGTH, "history")
+    forecast = Forecast(PredictionInput(app, "llama"), prompt_tokens, LENGTH, "history")
     return TERMS.job(exchange, forecast, route, body, {"authorization": "Bearer k1", "traceparent": "00-1"})
 
 
@@ -98,7 +98,7 @@ def test_only_those_of_one_bound_share_a_call():
 
 
 def forecast(prompt_tokens=100):
-    return Forecast(Ask("chat", "llama"), prompt_tokens, LENGTH, "history")
+    return Forecast(PredictionInput("chat", "llama"), prompt_tokens, LENGTH, "history")
 
 
 @pytest.mark.parametrize(("level", "bound"), [(0.5, 64), (0.75, 128), (0.95, 256)])

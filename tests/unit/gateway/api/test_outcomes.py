@@ -17,13 +17,13 @@ from gateway.errors import (
     QueueTimeout,
     ShuttingDown,
 )
-from gateway.prediction.ask import Ask
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Predictor
+from gateway.protocol.answers import Usage
+from gateway.protocol.fields import read_chat
 from gateway.telemetry.metrics import Metrics
-from gateway.wire.answers import Usage
-from gateway.wire.fields import read_chat
 
-ASK = Ask("mail", "llama", "ann", text_bytes=6)
+ASK = PredictionInput("mail", "llama", "ann", text_bytes=6)
 ROUTE = "/v1/chat/completions"
 BODY = (
     b'{"model": "llama", "messages": [{"role": "user", "content": "sesame"}], "user": "ann", "n": 2, "max_tokens": 900}'

@@ -6,13 +6,13 @@ import httpx2
 import pytest
 
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.job import Job
-from gateway.dispatch.relay import Relay
 from gateway.dispatch.trip import Trip
-from gateway.dispatch.upstream import Call, Patience, Upstream
 from gateway.errors import BackendRefused, BackendUnavailable, GatewayError
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Finished, OutOfMemory, Request, Returned
+from gateway.upstream.client import Call, Timeouts, Upstream
 from tests.unit.gateway.batching_core import Core
 from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, whole
 
@@ -26,7 +26,7 @@ def now():
 
 
 @dataclass
-class Member:
+class BatchRequest:
     """One client, and what it got."""
 
     trip: Trip
@@ -57,7 +57,7 @@ class Member:
 class Sent:
     """A batch on its way, and all that came of it."""
 
-    members: list[Member]
+    members: list[BatchRequest]
     core: Core
     transport: FakeTransport
 
@@ -89,9 +89,9 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, **scripts):
     """
     core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
     dispatcher = Dispatcher(core, now)
-    upstream = Upstream(transport, Patience(connect_s=5, first_byte_s=60, idle_s=10))
-    relay = Relay(dispatcher, upstream, FakeBackend, now, lambda *_: None)
-    members = [Member(Trip(now())) for _ in prompts]
+    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    relay = GenerationProxy(dispatcher, upstream, FakeBackend, now, lambda *_: None)
+    members = [BatchRequest(Trip(now())) for _ in prompts]
 
     async def ask(number, member, prompt):
         request = Request(str(number), "llama", 10, LENGTH, now(), now() + 600, batch_key=1)

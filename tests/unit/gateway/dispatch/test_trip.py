@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.dispatch.trip import Trip
-from gateway.wire.answers import Usage
+from gateway.protocol.answers import Usage
 
 
 @pytest.mark.parametrize(

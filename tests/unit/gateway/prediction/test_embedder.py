@@ -27,10 +27,10 @@ from pathlib import Path
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.length_predictor import LengthPredictor
-from gateway.prediction.ask import Ask
+from gateway.prediction.prediction_input import PredictionInput
 embedder = load_embedder("static", Path(sys.argv[1]))
 assert embedder.name == "static", embedder.name
-LengthPredictor(FeatureExtractor(embedder)).predict_one(Ask(app="a", model="m", text="Summarize this!"))
+LengthPredictor(FeatureExtractor(embedder)).predict_one(PredictionInput(app="a", model="m", text="Summarize this!"))
 assert "torch" not in sys.modules, "torch was imported"
 assert "sentence_transformers" not in sys.modules, "sentence_transformers was imported"
 """

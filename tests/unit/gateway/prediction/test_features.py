@@ -6,7 +6,6 @@ import pytest
 
 from backends.simulator.workload import Message, WorkloadRow
 from gateway.prediction import history_features
-from gateway.prediction.ask import MAX_TEXT_CHARS, Ask, HistoryKey, bounded
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import (
     ANCHOR,
@@ -18,10 +17,11 @@ from gateway.prediction.features import (
 )
 from gateway.prediction.history import PRIOR_MEDIAN_TOKENS
 from gateway.prediction.history_features import HistoryFeatures
+from gateway.prediction.prediction_input import MAX_TEXT_CHARS, HistoryKey, PredictionInput, bounded
 from gateway.prediction.text_features import TEXT_FEATURES, text_features
 
 ASKS = [
-    Ask.of_row(WorkloadRow(app=app, model="llama", user=user, system=system, prompt="word " * length))
+    PredictionInput.of_row(WorkloadRow(app=app, model="llama", user=user, system=system, prompt="word " * length))
     for app, user, system, length in [
         ("chat", "ann", None, 3),
         ("chat", "bob", "Be brief.", 40),
@@ -97,7 +97,7 @@ def test_an_unseen_application_has_no_history_and_the_prior_as_its_anchor():
 
 
 def test_what_a_request_does_not_say_is_unknown_not_zero():
-    vector = extractor().extract_one(Ask(app="chat", model="llama"))
+    vector = extractor().extract_one(PredictionInput(app="chat", model="llama"))
     for name in ("text_bytes", "prompt_tokens", "max_tokens", "temperature", "reasoning_effort", "size", "words"):
         assert np.isnan(feature(vector, name)), name
 
@@ -108,7 +108,7 @@ def test_an_exact_count_of_prompt_tokens_is_taken():
 
 
 def test_the_size_of_a_cut_text_is_that_of_the_whole():
-    long = Ask.of_row(WorkloadRow(app="a", prompt="word " * 10_000))
+    long = PredictionInput.of_row(WorkloadRow(app="a", prompt="word " * 10_000))
     assert len(long.text) == MAX_TEXT_CHARS
     vector = extractor().extract_one(long)
     assert exp(feature(vector, "size")) == pytest.approx(20_000, rel=0.01)
@@ -162,7 +162,7 @@ def test_text_shows_what_is_asked(text, name, value):
 
 @pytest.mark.parametrize("text", ["\ud800", "\0", "²", "٣ words", "9" * 5000 + " words", "?" * 10_000])
 def test_odd_text_has_features_too(text):
-    vector = extractor().extract_one(Ask.of_row(WorkloadRow(app="a", prompt=text)))
+    vector = extractor().extract_one(PredictionInput.of_row(WorkloadRow(app="a", prompt=text)))
     assert not np.isinf(vector).any()
 
 
@@ -183,11 +183,11 @@ def test_messages_give_the_last_question_and_the_system_prompt():
             Message("user", "Why?"),
         ],
     )
-    ask = Ask.of_row(row)
+    ask = PredictionInput.of_row(row)
     assert (ask.text, ask.system, ask.message_count, ask.text_bytes) == ("Why?", "Be brief.", 4, 20)
     assert ask.key.template is not None
 
 
 def test_token_counts_of_a_past_request_stay_unread():
     row = WorkloadRow(app="chat", prompt="Hi", input_tokens=99, output_tokens=7)
-    assert Ask.of_row(row) == Ask.of_row(WorkloadRow(app="chat", prompt="Hi"))
+    assert PredictionInput.of_row(row) == PredictionInput.of_row(WorkloadRow(app="chat", prompt="Hi"))

@@ -3,14 +3,14 @@ import threading
 
 import pytest
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.forecaster import MAX_BATCH, Forecaster
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Predictor
 
-ASK = Ask("mail", "llama", text="hello", text_bytes=5)
+ASK = PredictionInput("mail", "llama", text="hello", text_bytes=5)
 
 
 class RecordingPredictor(LengthPredictor):

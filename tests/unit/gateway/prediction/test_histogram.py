@@ -30,13 +30,13 @@ def test_what_is_off_the_scale_counts_at_its_ends():
 def test_where_all_answers_were_alike_every_quantile_is_close_to_them(tokens):
     length = quantiles(one_hot(tokens))
     for level in LEVELS:
-        assert length.at(level) == pytest.approx(tokens, rel=0.16, abs=0.5)
+        assert length.quantile(level) == pytest.approx(tokens, rel=0.16, abs=0.5)
 
 
 def test_quantiles_of_a_lognormal_are_its_own():
     length = quantiles(lognormal_shares(200.0, 1.0))
-    assert length.at(0.5) == pytest.approx(200, rel=0.02)
-    assert length.at(0.9) == pytest.approx(200 * np.exp(1.2816), rel=0.02)
+    assert length.quantile(0.5) == pytest.approx(200, rel=0.02)
+    assert length.quantile(0.9) == pytest.approx(200 * np.exp(1.2816), rel=0.02)
 
 
 def test_shares_sum_to_one():
@@ -45,8 +45,8 @@ def test_shares_sum_to_one():
 
 def test_counts_do_as_well_as_shares():
     shares = lognormal_shares(200.0, 1.0)
-    assert quantiles(1000 * shares).at(0.75) == pytest.approx(quantiles(shares).at(0.75))
+    assert quantiles(1000 * shares).quantile(0.75) == pytest.approx(quantiles(shares).quantile(0.75))
 
 
 def test_a_cap_cuts_the_quantiles():
-    assert quantiles(one_hot(300), cap=50).at(0.5) == 50
+    assert quantiles(one_hot(300), cap=50).quantile(0.5) == 50

@@ -16,21 +16,21 @@ def taught(*lessons):
 
 
 def median(predictor, caller, max_tokens=None):
-    return predictor.predict_one(caller, max_tokens).length.at(0.5)
+    return predictor.predict_one(caller, max_tokens).length.quantile(0.5)
 
 
 def test_before_anything_is_known_the_prior_speaks():
     prediction = HistoryPredictor().predict_one(ANN, None)
     assert prediction.source == "prior"
-    assert prediction.length.at(0.5) == pytest.approx(PRIOR_MEDIAN_TOKENS, rel=0.02)
+    assert prediction.length.quantile(0.5) == pytest.approx(PRIOR_MEDIAN_TOKENS, rel=0.02)
 
 
 @pytest.mark.parametrize("tokens", [3, 40, 2000])
 def test_a_user_whose_answers_are_all_alike_is_known_after_some_tens(tokens):
     prediction = taught((ANN, tokens, 40)).predict_one(ANN, None)
     assert prediction.source == "history:user"
-    assert prediction.length.at(0.5) == pytest.approx(tokens, rel=0.2)
-    assert prediction.length.at(0.25) == pytest.approx(tokens, rel=0.2)
+    assert prediction.length.quantile(0.5) == pytest.approx(tokens, rel=0.2)
+    assert prediction.length.quantile(0.25) == pytest.approx(tokens, rel=0.2)
 
 
 def test_a_new_user_is_predicted_as_the_application():
@@ -84,7 +84,7 @@ def test_several_answers_of_one_request_teach_as_much():
 
 def test_max_tokens_bounds_every_quantile():
     prediction = taught((ANN, 700, 60)).predict_one(ANN, 100)
-    assert max(prediction.length.at(level) for level in (0.1, 0.5, 0.99)) == 100
+    assert max(prediction.length.quantile(level) for level in (0.1, 0.5, 0.99)) == 100
 
 
 def test_a_warm_start_knows_what_was_known():

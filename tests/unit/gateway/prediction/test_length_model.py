@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from gateway.prediction.anchor_model import AnchorModel
-from gateway.prediction.ask import Ask
 from gateway.prediction.distribution import cut_probability, expected_logs, expected_tokens
 from gateway.prediction.embedder import EMBEDDING_DIMS, NoEmbedder
 from gateway.prediction.evaluation import PastRequest, evaluate, evaluate_online, learn_history, split_by_group
@@ -12,6 +11,7 @@ from gateway.prediction.features import ANCHOR, FEATURE_NAMES, FeatureExtractor
 from gateway.prediction.fitting import MIN_ROWS, FittedPredictor, TrainingSet, fit_predictor
 from gateway.prediction.length_model import Compression, LengthModel, hide_history
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LEVELS
 
 SMALL = {"iterations": 60, "learning_rate": 0.2}
@@ -27,7 +27,7 @@ def requests(n: int, *, apps: tuple[str, ...] = ("copy", "essay"), seed: int = 0
         center = {"copy": 2.0 * words, "essay": 300.0, "yes": 1.5}[app]
         tokens = max(1, round(center * exp(0.2 * rng.standard_normal())))
         text = "word " * words
-        ask = Ask(app=app, model="llama", text=text, text_bytes=len(text), last_user_bytes=len(text))
+        ask = PredictionInput(app=app, model="llama", text=text, text_bytes=len(text), last_user_bytes=len(text))
         rows.append(PastRequest(ask, tokens, input_tokens=words, group=f"g{i}"))
     return rows
 
@@ -72,7 +72,7 @@ def test_an_application_never_trained_on_is_learned_from_its_first_answers(fitte
     predictor.serve(fitted)
     for row in requests(50, apps=("yes",), seed=1):
         predictor.learn_one(predictor.predict_one(row.ask), row.output_tokens)
-    medians = [predictor.predict_one(row.ask).length.at(0.5) for row in requests(20, apps=("yes",), seed=2)]
+    medians = [predictor.predict_one(row.ask).length.quantile(0.5) for row in requests(20, apps=("yes",), seed=2)]
     assert np.median(medians) < 6
 
 
@@ -128,9 +128,11 @@ def test_a_forecast_respects_max_tokens(fitted, training):
     predictor = LengthPredictor(FeatureExtractor(NoEmbedder()))
     learn_history(predictor.extractor, requests(600))
     predictor.serve(fitted)
-    ask = Ask(app="essay", model="llama", text="word " * 50, text_bytes=250, last_user_bytes=250, max_tokens=20)
+    ask = PredictionInput(
+        app="essay", model="llama", text="word " * 50, text_bytes=250, last_user_bytes=250, max_tokens=20
+    )
     forecast = predictor.predict_one(ask)
-    assert forecast.length.at(0.95) <= 20
+    assert forecast.length.quantile(0.95) <= 20
     assert forecast.expected_tokens <= 20
     assert forecast.cut_probability is not None
     assert forecast.cut_probability > 0.9

@@ -2,15 +2,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.prediction.ask import Ask
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Outcome, Predictor, Version
 
 
 def forecast(predictor, *, text_bytes=4000, prompt_tokens=None, max_tokens=None, context=None):
-    ask = Ask("mail", "llama", "ann", text_bytes=text_bytes, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+    ask = PredictionInput(
+        "mail", "llama", "ann", text_bytes=text_bytes, prompt_tokens=prompt_tokens, max_tokens=max_tokens
+    )
     return predictor.forecast(ask, context)
 
 
@@ -109,4 +111,4 @@ def test_what_came_of_a_forecast_is_told_for_drift_to_be_seen():
     predictor, _, outcomes = trained()
     expected = forecast(predictor)
     predictor.learn_one(expected, Outcome(None, 300, 2))
-    assert outcomes == [(expected.length.at(0.5), 150)]
+    assert outcomes == [(expected.length.quantile(0.5), 150)]

@@ -15,19 +15,19 @@ AHEAD = np.array([0.0, 8.0, 20.0, 50.0, 200.0, 1000.0, 20_000.0])
 def test_given_quantiles_come_back(tokens):
     length = LengthQuantiles.of(tokens)
     for level, expected in zip(LEVELS, tokens, strict=True):
-        assert length.at(level) == pytest.approx(expected, rel=1e-4)
+        assert length.quantile(level) == pytest.approx(expected, rel=1e-4)
 
 
 @given(quantiles, st.floats(0.01, 0.98), st.floats(0.001, 0.01))
 def test_quantiles_never_fall_with_their_level(tokens, level, step):
     length = LengthQuantiles.of(tokens)
-    assert length.at(level + step) >= length.at(level) * (1 - 1e-9)
+    assert length.quantile(level + step) >= length.quantile(level) * (1 - 1e-9)
 
 
 @given(quantiles, st.integers(1, 5000), st.floats(0.05, 0.95))
 def test_a_cap_bounds_every_quantile_the_mean_and_what_remains(tokens, cap, level):
     length = LengthQuantiles.of(tokens, cap=cap)
-    assert length.at(level) <= cap
+    assert length.quantile(level) <= cap
     assert length.mean() <= cap * (1 + 1e-9)
     for generated in (0, 1, cap // 2, cap - 1, cap):
         assert generated + length.remaining(generated, level) <= cap + 1
@@ -73,12 +73,12 @@ def test_what_remains_at_a_level_is_exceeded_by_as_many(tokens, generated, level
 @given(spread, st.floats(0.1, 10), st.floats(0.05, 0.95))
 def test_a_scaled_length_is_so_many_times_as_long(tokens, factor, level):
     length = LengthQuantiles.of(tokens)
-    assert length.scaled(factor).at(level) == pytest.approx(factor * length.at(level))
+    assert length.scaled(factor).quantile(level) == pytest.approx(factor * length.quantile(level))
 
 
 def test_a_scaled_length_keeps_its_cap():
     length = LengthQuantiles.of((10, 20, 40, 80, 150, 200), cap=100).scaled(10)
-    assert (length.at(0.1), length.at(0.5)) == (pytest.approx(100), 100)
+    assert (length.quantile(0.1), length.quantile(0.5)) == (pytest.approx(100), 100)
 
 
 def test_a_wrong_number_of_quantiles_is_refused():

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from backends.simulator.config import EngineConfig
-from gateway.simulation.experiment import Conditions, Contender, Workload, simulate
+from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload, simulate
 from gateway.training.rows import PastRow
 
 ENGINES = 2
@@ -45,7 +45,7 @@ def workload():
 
 def outcome(workload, policy, **wrong):
     conditions = Conditions(load=LOAD, engines=ENGINES, count=REQUESTS, **wrong)
-    return simulate(workload, Contender.parse(policy), conditions)
+    return simulate(workload, SimulatedPolicy.parse(policy), conditions)
 
 
 def tok_per_s(outcome):

@@ -2,7 +2,7 @@ import pytest
 
 from backends.simulator.config import EngineConfig
 from gateway.scheduling.length import LengthQuantiles
-from gateway.simulation.experiment import Conditions, Contender, Workload, arrivals_at, lengths_named, run_once
+from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload, arrivals_at, lengths_named, run_once
 from gateway.simulation.times import Pattern
 from tests.unit.gateway.simulation.past_rows import rows
 
@@ -16,13 +16,13 @@ def workload(**options):
 
 @pytest.mark.parametrize("text", ["direct", "hrrn", "hrrn:0.55", "magnus@true", "hrrn:0.6@true"])
 def test_a_contender_is_written_as_it_is_read(text):
-    assert str(Contender.parse(text)) == text
+    assert str(SimulatedPolicy.parse(text)) == text
 
 
 @pytest.mark.parametrize("text", ["lifo", "hrrn:x", "hrrn:-1", "hrrn@false"])
 def test_no_contender_of_that_name(text):
     with pytest.raises(ValueError, match=r"policy|alpha"):
-        Contender.parse(text)
+        SimulatedPolicy.parse(text)
 
 
 def test_load_is_a_share_of_what_all_engines_can_do():

@@ -2,12 +2,12 @@ import pytest
 
 from gateway.prediction.history import Caller
 from gateway.simulation.retries import retry_truth
-from gateway.simulation.run import Flight, Outcome
+from gateway.simulation.run import Outcome, RequestTrace
 from gateway.simulation.workload import Arrival
 
 
 def flight(arrival_s, **times):
-    return Flight(Arrival("x", Caller("app", "model"), arrival_s, 10, 10), **times)
+    return RequestTrace(Arrival("x", Caller("app", "model"), arrival_s, 10, 10), **times)
 
 
 def outcome(*flights, depths):

@@ -7,13 +7,14 @@ from backends.simulator.config import EngineConfig
 from backends.simulator.engine import ContinuousEngine, FcfsQueue
 from backends.simulator.engine.advance import SteppedEngine
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
+from gateway.errors import StarvedError
 from gateway.scheduling.messages import Dispatch, Drop, Reason, Submit
 from gateway.scheduling.scheduler import QueueLimits
 from gateway.simulation.core import NAMES, build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import LearnedLengths, TrueLengths
 from gateway.simulation.report import report
-from gateway.simulation.run import Simulation, StarvedError
+from gateway.simulation.run import Simulation
 from gateway.simulation.workload import arrivals
 from tests.unit.gateway.simulation.past_rows import rows
 

@@ -40,7 +40,7 @@ def test_rows_without_an_answer_are_in_neither_part():
 def test_forecasts_tell_applications_apart():
     rows = two_apps(600)
     forecasts = trained_forecasts(rows[:500], rows[500:], NoEmbedder(), LengthModel(**SMALL))
-    short, long = ([forecast.at(0.5) for forecast in forecasts[i::2]] for i in range(2))
+    short, long = ([forecast.quantile(0.5) for forecast in forecasts[i::2]] for i in range(2))
     assert max(short) < 30
     assert min(long) > 200
 

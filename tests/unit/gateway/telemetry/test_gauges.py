@@ -1,5 +1,5 @@
-from gateway.dispatch.breaker import FAILURES_TO_OPEN
-from gateway.dispatch.member import Member
+from gateway.fleet.breaker import FAILURES_TO_OPEN
+from gateway.fleet.entry import BackendEntry
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendSeen, BackendState, Request, Submit
 from gateway.scheduling.policies import policy_named
@@ -14,7 +14,7 @@ LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 def gauges(*messages):
     scheduler = Scheduler(policy_named("hrrn"), QueueLimits(100, 10**6))
     scheduler.step(messages, 0.0)
-    return Gauges(Metrics(), scheduler, {"gpu": Member(FakeBackend("gpu"))}, lambda: {"pending": 3})
+    return Gauges(Metrics(), scheduler, {"gpu": BackendEntry(FakeBackend("gpu"))}, lambda: {"pending": 3})
 
 
 def submits(count):

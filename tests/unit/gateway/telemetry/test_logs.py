@@ -39,9 +39,9 @@ def lines(stream):
 
 def test_a_line_of_json_says_what_when_and_where():
     with configured("info", "json") as stderr:
-        logging.getLogger("gateway.app").info("Warm start with %d answers", 7)
+        logging.getLogger("gateway.server.app").info("Warm start with %d answers", 7)
     (line,) = lines(stderr)
-    assert (line["event"], line["level"], line["logger"]) == ("Warm start with 7 answers", "info", "gateway.app")
+    assert (line["event"], line["level"], line["logger"]) == ("Warm start with 7 answers", "info", "gateway.server.app")
     assert line["timestamp"].endswith("Z")
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import RowError
 from gateway.training import corpus
 from gateway.training.corpus import survey
-from gateway.training.rows import RowError
 
 
 @pytest.fixture

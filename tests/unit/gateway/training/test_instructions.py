@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from gateway.errors import RowError
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
-from gateway.training.rows import PastRow, RowError
+from gateway.training.rows import PastRow
 
 TEXTS = {
     "CT": {"default": "From {src} to {dst}.", "task_format": "<src>-><dst>"},

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import RowError
 from gateway.training import rows
-from gateway.training.rows import RowError, read_rows
+from gateway.training.rows import read_rows
 
 GOOD = b'{"output_tokens": 7}\n'
 

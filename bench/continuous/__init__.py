@@ -1,0 +1,1 @@
+"""`python -m bench continuous`: the gateway's queue against none, on engines with continuous batching."""

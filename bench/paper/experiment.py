@@ -1,0 +1,86 @@
+"""The comparison: each policy at each rate, on the same arrivals."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from bench.paper.continuous import run_continuous
+from bench.paper.jobs import Sample, poisson_jobs
+from bench.paper.policies import OurBatches, Vanilla, WmaBatches
+from bench.paper.report import PaperReport, report
+from bench.paper.run import Outcome, run_static
+from bench.paper.testbed import Job, Testbed
+from gateway.scheduling.batch_time import KnnBatchTime
+from gateway.scheduling.static_batch import MEMORY_LEVEL, StaticLimits
+
+VANILLA_SIZE, QUANTISED_SIZE = 7, 10
+"""The paper's: what fits when every request takes its maximum."""
+
+RATES = (4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 30.0, 40.0)
+WINDOW_S = 600.0
+"""For how long requests arrive, unless their number is given."""
+
+BASELINE, OURS = "VS", "ours"
+
+Run = Callable[[Sequence[Job], Testbed], Outcome]
+
+
+def _vs(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_static(Vanilla(VANILLA_SIZE), jobs, testbed)
+
+
+def _vsq(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_static(Vanilla(QUANTISED_SIZE), jobs, testbed.quantised())
+
+
+def _ccb(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_continuous(jobs, testbed, at_once=VANILLA_SIZE)
+
+
+def _glp(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_static(WmaBatches(testbed.kv_capacity_tokens, size=VANILLA_SIZE), jobs, testbed)
+
+
+def _abp(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_static(WmaBatches(testbed.kv_capacity_tokens), jobs, testbed)
+
+
+def _magnus(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    return run_static(WmaBatches(testbed.kv_capacity_tokens, KnnBatchTime(testbed.batch_time)), jobs, testbed)
+
+
+def _magnus_q(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    estimator = KnnBatchTime(testbed.batch_time)
+    return run_static(WmaBatches(testbed.kv_capacity_tokens, estimator, memory_level=MEMORY_LEVEL), jobs, testbed)
+
+
+def _ours(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+    limits = StaticLimits(testbed.kv_capacity_tokens)
+    return run_static(OurBatches(limits, KnnBatchTime(testbed.batch_time)), jobs, testbed)
+
+
+POLICIES: dict[str, Run] = {
+    BASELINE: _vs,
+    "VSQ": _vsq,
+    "CCB": _ccb,
+    "GLP": _glp,
+    "ABP": _abp,
+    "Magnus": _magnus,
+    "Magnus+q": _magnus_q,
+    OURS: _ours,
+}
+"""In the paper's order; `Magnus+q` is Magnus with our memory test, which shows how much of the difference is that."""
+
+
+def compare(
+    taken: Sequence[Sample], rate: float, *, count: int | None = None, seed: int = 0, testbed: Testbed | None = None
+) -> Iterator[PaperReport]:
+    """Run every policy at one rate, and yield what each showed.
+
+    Args:
+        taken: requests to draw.
+        rate: requests a second.
+        count: how many; None is as many as arrive in `WINDOW_S`.
+        seed: of draw and gaps.
+        testbed: None is the paper's.
+    """
+    jobs = poisson_jobs(taken, rate=rate, count=count or round(rate * WINDOW_S), seed=seed)
+    return (report(name, rate, run(jobs, testbed or Testbed())) for name, run in POLICIES.items())

@@ -1,0 +1,68 @@
+"""What one policy showed at one rate."""
+
+import msgspec
+import numpy as np
+
+from bench.paper.run import Outcome
+
+
+class PaperReport(msgspec.Struct, frozen=True):
+    """Throughputs count what was finished while requests arrived, so that what is left over at the end flatters nobody.
+
+    Response times are over all requests, the last ones included, from arrival to the end of the batch.
+
+    Attributes:
+        policy: its name in the paper, or `ours`.
+        rate: requests a second that arrive.
+        n: requests.
+        req_per_s: requests a second.
+        tok_per_s: tokens generated a second, those after an answer's own end included.
+        valid_tok_per_s: without those.
+        mean_s: mean response time.
+        p50_s: its median.
+        p99_s: its 99 % quantile.
+        out_of_memory: batches that failed and were split.
+        batch_size: mean requests in a batch; None where there are no batches.
+    """
+
+    policy: str
+    rate: float
+    n: int
+    req_per_s: float
+    tok_per_s: float
+    valid_tok_per_s: float
+    mean_s: float
+    p50_s: float
+    p99_s: float
+    out_of_memory: int
+    batch_size: float | None
+
+    def gain(self, baseline: "PaperReport") -> tuple[float, float]:
+        """Return the relative change of throughput and of mean response time against a baseline."""
+        return self.req_per_s / baseline.req_per_s - 1.0, self.mean_s / baseline.mean_s - 1.0
+
+
+def report(policy: str, rate: float, outcome: Outcome) -> PaperReport:
+    """Sum up one run."""
+    arrived = np.array([one.job.request.arrival_s for one in outcome.done])
+    finished = np.array([one.finished_s for one in outcome.done])
+    window_s = max(float(arrived.max()), 1e-9)
+    inside = finished <= window_s
+    generated = np.array([one.generated_tokens for one in outcome.done])
+    valid = np.array([one.job.output_tokens for one in outcome.done])
+    response = finished - arrived
+    p50, p99 = np.quantile(response, (0.5, 0.99)).tolist()
+    succeeded = outcome.batches - outcome.failures
+    return PaperReport(
+        policy=policy,
+        rate=rate,
+        n=len(outcome.done),
+        req_per_s=float(inside.sum() / window_s),
+        tok_per_s=float(generated[inside].sum() / window_s),
+        valid_tok_per_s=float(valid[inside].sum() / window_s),
+        mean_s=float(response.mean()),
+        p50_s=p50,
+        p99_s=p99,
+        out_of_memory=outcome.failures,
+        batch_size=len(outcome.done) / succeeded if succeeded else None,
+    )

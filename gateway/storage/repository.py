@@ -1,0 +1,190 @@
+"""Requests in Postgres: writes batches of records, reads what the predictor starts warm with.
+
+A batch travels as one JSON document and is taken apart by Postgres, names resolved to ids by a join: three statements
+whatever its size, next to no work on the event loop, and no cache of names that could be wrong.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+import asyncpg
+import msgspec
+from sqlalchemy import CursorResult, LargeBinary, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.errors import DatabaseUnavailable, RecordsRefused
+from gateway.storage.partitions import ensure_partitions, utc_day
+from gateway.storage.record import RequestRecord
+from gateway.storage.tables import requests
+
+_REFUSALS = ("22", "23")
+"""SQLSTATE classes that blame the row: data exceptions, integrity violations."""
+
+_WRITE_TIMEOUT_S = 15
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class LengthCount(msgspec.Struct, frozen=True):
+    """How often one user's requests to a model had answers of `tokens` tokens, per sequence."""
+
+    app: str
+    user: str | None
+    model: str
+    tokens: int
+    count: int
+
+
+class TokenRatio(msgspec.Struct, frozen=True):
+    """Prompt sizes of an application on a model, summed: their ratio is its bytes per token."""
+
+    app: str
+    model: str
+    prompt_bytes: int
+    input_tokens: int
+
+
+class Repository:
+    """Reads and writes the `requests` table."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._partitioned: set[date] = set()
+
+    async def write(self, records: Sequence[RequestRecord]) -> int:
+        """Insert records, all or none; those that are in the table already are left as they are.
+
+        Returns:
+            How many rows were new.
+
+        Raises:
+            DatabaseUnavailable: Postgres is away, or does not take writes now.
+            RecordsRefused: A record can never be stored.
+        """
+        if not records:
+            return 0
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                await self._ensure_partitions({utc_day(record.arrived_at) for record in records})
+                async with self._engine.begin() as connection:
+                    return await insert(connection, records)
+        except (UnicodeEncodeError, OverflowError) as error:  # half of a surrogate pair; the end of the calendar
+            raise RecordsRefused(str(error)) from error
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise _blame(error) from error
+
+    async def length_counts(self, *, since: datetime | None = None, limit: int = 50_000) -> list[LengthCount]:
+        """Count the answers' lengths over the newest `limit` requests that were answered whole."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(_LENGTH_COUNTS, {"since": since or _EPOCH, "limit": limit})
+            return [LengthCount(*row) for row in rows]
+
+    async def token_ratios(self, *, since: datetime | None = None, limit: int = 50_000) -> list[TokenRatio]:
+        """Sum prompt bytes and tokens over the newest `limit` requests whose engine counted its input."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(_TOKEN_RATIOS, {"since": since or _EPOCH, "limit": limit})
+            return [TokenRatio(*row) for row in rows]
+
+    async def _ensure_partitions(self, days: set[date]) -> None:
+        missing = days - self._partitioned
+        if not missing:
+            return
+        async with self._engine.begin() as connection:
+            await ensure_partitions(connection, missing)
+        self._partitioned |= missing
+
+
+async def insert(connection: AsyncConnection, records: Sequence[RequestRecord]) -> int:
+    """Insert records within the caller's transaction, and the applications and users that are new.
+
+    Returns:
+        How many rows were new.
+
+    Raises:
+        UnicodeEncodeError: a record has half of a surrogate pair, which no encoding has.
+        DBAPIError: Postgres is away or takes them not.
+    """
+    batch = msgspec.json.encode(records).decode()
+    apps = sorted({record.app for record in records})
+    users = sorted({(record.app, record.user) for record in records if record.user is not None})
+    await connection.execute(_ADD_APPLICATIONS, {"apps": apps})
+    await connection.execute(_ADD_END_USERS, {"apps": [app for app, _ in users], "users": [user for _, user in users]})
+    inserted: CursorResult[tuple[()]] = await connection.execute(_ADD_REQUESTS, {"batch": batch})
+    return inserted.rowcount
+
+
+def _blame(error: Exception) -> DatabaseUnavailable | RecordsRefused:
+    """Tell a row that is at fault from a database that is."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    reason = str(cause).partition("\n")[0] or type(cause).__name__
+    sqlstate: str | None = getattr(cause, "sqlstate", None)
+    return RecordsRefused(reason) if (sqlstate or "").startswith(_REFUSALS) else DatabaseUnavailable(reason)
+
+
+# A name that is known costs no sequence value; one that another gateway adds meanwhile is no conflict.
+_ADD_APPLICATIONS = text("""
+    INSERT INTO applications (name)
+    SELECT app FROM unnest(CAST(:apps AS text[])) AS batch (app)
+    WHERE NOT EXISTS (SELECT FROM applications WHERE name = app)
+    ON CONFLICT DO NOTHING
+""")
+
+_ADD_END_USERS = text("""
+    INSERT INTO end_users (application_id, name)
+    SELECT applications.id, batch.username
+    FROM unnest(CAST(:apps AS text[]), CAST(:users AS text[])) AS batch (app, username)
+    JOIN applications ON applications.name = batch.app
+    WHERE NOT EXISTS (
+        SELECT FROM end_users WHERE application_id = applications.id AND end_users.name = batch.username
+    )
+    ON CONFLICT DO NOTHING
+""")
+
+_OWN_COLUMNS = [column.name for column in requests.columns if not column.foreign_keys]
+
+# A column's value comes from the record's field of the same name, converted to the column's own type; JSON has no
+# bytes, so those travel as base64.
+_VALUES = [
+    f"decode(document ->> '{name}', 'base64')" if isinstance(requests.c[name].type, LargeBinary) else f"record.{name}"
+    for name in _OWN_COLUMNS
+]
+_ADD_REQUESTS = text(f"""
+    INSERT INTO requests (application_id, end_user_id, {", ".join(_OWN_COLUMNS)})
+    SELECT applications.id, end_users.id, {", ".join(_VALUES)}
+    FROM json_array_elements(CAST(:batch AS json)) AS batch (document)
+    CROSS JOIN json_populate_record(CAST(NULL AS requests), document) AS record
+    JOIN applications ON applications.name = document ->> 'app'
+    LEFT JOIN end_users ON end_users.application_id = applications.id AND end_users.name = document ->> 'user'
+    ON CONFLICT DO NOTHING
+""")
+
+_LENGTH_COUNTS = text("""
+    SELECT applications.name, end_users.name, model, tokens, count(*)
+    FROM (
+        SELECT application_id, end_user_id, model,
+            CAST(round(CAST(output_tokens AS numeric) / greatest(sequences, 1)) AS bigint) AS tokens
+        FROM requests
+        WHERE status = 'ok' AND arrived_at >= :since
+        ORDER BY arrived_at DESC
+        LIMIT :limit
+    ) AS newest
+    JOIN applications ON applications.id = application_id
+    LEFT JOIN end_users ON end_users.id = end_user_id
+    GROUP BY 1, 2, 3, 4
+    ORDER BY 1, 2, 3, 4
+""")
+
+_TOKEN_RATIOS = text("""
+    SELECT applications.name, model, CAST(sum(prompt_bytes) AS bigint), CAST(sum(input_tokens) AS bigint)
+    FROM (
+        SELECT application_id, model, prompt_bytes, input_tokens
+        FROM requests
+        WHERE input_tokens > 0 AND prompt_bytes > 0 AND arrived_at >= :since
+        ORDER BY arrived_at DESC
+        LIMIT :limit
+    ) AS newest
+    JOIN applications ON applications.id = application_id
+    GROUP BY 1, 2
+    ORDER BY 1, 2
+""")

@@ -1,0 +1,1 @@
+"""The HTTP client towards engines: client, transport, connection, HTTP/1.1 parser."""

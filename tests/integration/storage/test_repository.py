@@ -1,0 +1,122 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.errors import DatabaseUnavailable, RecordsRefused
+from gateway.storage.engine import create_history_engine
+from gateway.storage.repository import LengthCount, Repository, TokenRatio
+
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+async def test_every_field_of_a_record_arrives(repository, a_record, rows):
+    arrived_at = datetime(2025, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)
+    record = a_record(
+        arrived_at=arrived_at,
+        user="übel's \\ user",
+        backend="gpu-0",
+        error_code="x",
+        finish_reason="stop",
+        sequences=2,
+        max_tokens=9,
+        predicted_tokens=48,
+        predicted_p90_tokens=90,
+        prediction_source="model",
+        queue_ms=0.1,
+        ttft_ms=12.5,
+        e2e_ms=1e3,
+        prompt='a "prompt"\n😀',
+        features=bytes(range(256)),
+        features_version="3:static",
+        template="c0ffee",
+    )
+    assert await repository.write([record]) == 1
+    [row] = await rows(
+        "SELECT requests.id::text, request_id, arrived_at, applications.name, end_users.name, model, route, stream,"
+        " status, http_status, backend, error_code, finish_reason, sequences, prompt_bytes, max_tokens, input_tokens,"
+        " output_tokens, predicted_tokens, predicted_p90_tokens, prediction_source, queue_ms, ttft_ms, e2e_ms, prompt,"
+        " features, features_version, template"
+        " FROM requests"
+        " JOIN applications ON application_id = applications.id JOIN end_users ON end_user_id = end_users.id"
+    )
+    assert row == tuple(getattr(record, field) for field in record.__struct_fields__)
+
+
+async def test_writing_again_changes_nothing(repository, a_record, rows):
+    batch = [a_record(user=f"user-{index % 7}") for index in range(100)]
+    assert await repository.write(batch) == 100
+    assert await repository.write([*batch, a_record()]) == 1
+    assert await rows("SELECT count(*) FROM requests") == [(101,)]
+    assert await rows("SELECT count(*) FROM end_users") == [(8,)]
+
+
+async def test_same_user_name_in_two_applications_is_two_users(repository, a_record, rows):
+    await repository.write([a_record(app="one"), a_record(app="two"), a_record(app="two", user=None)])
+    assert await rows("SELECT count(*) FROM end_users") == [(2,)]
+    assert await rows("SELECT count(*) FROM requests WHERE end_user_id IS NULL") == [(1,)]
+
+
+async def test_a_batch_makes_the_partitions_of_its_days(repository, a_record, rows):
+    await repository.write([a_record(arrived_at=NOON + timedelta(days=days)) for days in (0, 1, 40)])
+    assert await rows("SELECT count(*) FROM requests_default") == [(0,)]
+    assert await rows("SELECT count(*) FROM requests_20250410") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"prompt": "a\0b"},
+        {"app": "a\0b"},
+        {"user": "half a pair: \ud800"},
+        {"id": "not a uuid"},
+        {"output_tokens": 2**63},
+        {"arrived_at": datetime.max.replace(tzinfo=UTC)},
+    ],
+)
+async def test_a_record_that_postgres_never_takes_is_refused(repository, a_record, rows, poison):
+    with pytest.raises(RecordsRefused):
+        await repository.write([a_record(), a_record(**poison)])
+    assert await rows("SELECT count(*) FROM requests") == [(0,)]
+
+
+async def test_missing_tables_are_no_fault_of_the_record(empty_database_url, a_record):
+    engine = create_history_engine(empty_database_url)
+    with pytest.raises(DatabaseUnavailable):
+        await Repository(engine).write([a_record()])
+    await engine.dispose()
+
+
+async def test_no_server_is_no_fault_of_the_record(tmp_path, a_record):
+    engine = create_history_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}")
+    with pytest.raises(DatabaseUnavailable):
+        await Repository(engine).write([a_record()])
+    await engine.dispose()
+
+
+async def test_length_counts_are_per_sequence_of_the_newest_whole_answers(repository, a_record):
+    await repository.write(
+        [
+            a_record(output_tokens=7),
+            a_record(output_tokens=20, sequences=3),
+            a_record(output_tokens=7, user=None),
+            a_record(output_tokens=7),
+            a_record(output_tokens=1, status="cancelled"),
+            a_record(output_tokens=1, arrived_at=NOON - timedelta(days=1)),
+        ]
+    )
+    assert await repository.length_counts(since=NOON) == [
+        LengthCount("translate", "ann", "llama", 7, 3),
+        LengthCount("translate", None, "llama", 7, 1),
+    ]
+    assert sum(row.count for row in await repository.length_counts(limit=2)) == 2
+    assert LengthCount("translate", "ann", "llama", 1, 1) in await repository.length_counts()
+
+
+async def test_token_ratios_sum_what_engines_counted(repository, a_record):
+    await repository.write(
+        [a_record(), a_record(prompt_bytes=200, input_tokens=60), a_record(input_tokens=None), a_record(model="b")]
+    )
+    assert await repository.token_ratios() == [
+        TokenRatio("translate", "b", 400, 100),
+        TokenRatio("translate", "llama", 600, 160),
+    ]

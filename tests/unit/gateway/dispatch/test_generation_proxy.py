@@ -1,0 +1,393 @@
+import asyncio
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.generation_proxy import GenerationProxy
+from gateway.dispatch.job import Job
+from gateway.dispatch.retry_budget import MAX_ATTEMPTS, RetryBudget
+from gateway.dispatch.trip import Trip
+from gateway.errors import (
+    BackendRefused,
+    BackendTimeout,
+    BackendUnavailable,
+    GatewayError,
+    ProtocolError,
+    QueueTimeout,
+)
+from gateway.protocol import sse
+from gateway.protocol.api_formats import ANTHROPIC
+from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.messages import BackendSeen, BackendState, Request
+from gateway.scheduling.policies import policy_named
+from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.upstream.client import Call, Timeouts, Upstream
+from tests.unit.gateway.fake_engines import (
+    DONE,
+    ERROR,
+    LAST,
+    STREAM,
+    TOKEN,
+    USAGE,
+    WHOLE,
+    Answer,
+    FakeBackend,
+    FakeTransport,
+    whole,
+)
+
+BROKEN = httpx2.ReadError("reset")
+FULL = whole(b'{"error": "the queue is full"}', status=503)
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class FakeClient:
+    """Keeps what it gets; `pause_s` for every part."""
+
+    pause_s: float = 0.0
+    starts: list[tuple[int, str, int | None]] = field(default_factory=list)
+    parts: list[bytes] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def started(self):
+        return bool(self.starts)
+
+    @property
+    def body(self):
+        return b"".join(self.parts)
+
+    async def start(self, status, content_type, *, length):
+        self.starts.append((status, content_type, length))
+
+    async def send(self, body, *, more):
+        await asyncio.sleep(self.pause_s)
+        self.parts.append(body)
+        self.ended = not more
+
+
+@dataclass
+class Relayed:
+    """One request's way, and what came of it."""
+
+    client: FakeClient
+    trip: Trip
+    transport: FakeTransport
+    failures: list[tuple[str, GatewayError]]
+    error: GatewayError | None = None
+
+
+async def relay(
+    *,
+    client=None,
+    hide_usage=False,
+    timeout_s=60.0,
+    leave_after_s=None,
+    max_concurrency=None,
+    budget=None,
+    priority=False,
+    body=b"{}",
+    **job,
+):
+    """Send one request through engines that play these scripts; every connection is closed, every place free."""
+    scripts = {name: job.pop(name) for name in list(job) if name.startswith("gpu")}
+    transport = FakeTransport(**scripts)
+    relayed = Relayed(client or FakeClient(), Trip(now()), transport, [])
+    dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
+    for name in scripts:
+        state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
+        dispatcher.post(BackendSeen(state))
+    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    bearer = GenerationProxy(
+        dispatcher,
+        upstream,
+        lambda name: FakeBackend(name, priority=priority),
+        now,
+        lambda *failure: relayed.failures.append(failure),
+        budget=budget,
+    )
+    request = Request("r", "llama", 10, LengthQuantiles.of((1, 2, 3, 4, 5, 6)), now(), now() + timeout_s)
+    loop = asyncio.create_task(dispatcher.run())
+    try:
+        async with asyncio.timeout(leave_after_s):
+            job = Job(request, Call("/v1/completions", {}, body), stream=hide_usage, **job)
+            await bearer.run(job, relayed.client, relayed.trip)
+    except GatewayError as error:
+        relayed.error = error
+    finally:
+        await asyncio.sleep(0.01)
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+    assert transport.all_closed
+    assert (dispatcher.scheduler.waiting, dispatcher.scheduler.running) == (0, 0)
+    return relayed
+
+
+async def test_a_whole_answer_goes_through_untouched():
+    relayed = await relay(gpu0=[whole()])
+    assert relayed.error is None
+    assert relayed.client.starts == [(200, "application/json", len(WHOLE))]
+    assert (relayed.client.body, relayed.client.ended) == (WHOLE, True)
+    trip = relayed.trip
+    assert (trip.backend, trip.input_tokens, trip.output_tokens, trip.finish_reason) == ("gpu0", 7, 3, "length")
+
+
+async def test_a_stream_goes_through_untouched():
+    relayed = await relay(gpu0=[Answer(*STREAM)])
+    assert relayed.error is None
+    assert relayed.client.starts == [(200, "text/event-stream", None)]
+    assert (relayed.client.body, relayed.client.ended) == (b"".join(STREAM), True)
+    trip = relayed.trip
+    assert (trip.events, trip.input_tokens, trip.output_tokens, trip.finish_reason) == (3, 7, 3, "stop")
+
+
+async def test_usage_that_only_the_gateway_asked_for_is_hidden():
+    relayed = await relay(hide_usage=True, gpu0=[Answer(*STREAM)])
+    assert relayed.client.body == TOKEN + TOKEN + LAST + DONE
+    assert relayed.trip.output_tokens == 3
+
+
+async def test_the_stages_are_timed():
+    trip = (await relay(gpu0=[1.0, Answer(2.0, TOKEN, 3.0, LAST, DONE)])).trip
+    assert (trip.arrival_s, trip.dispatched_s, trip.first_byte_s) == (0.0, 0.0, pytest.approx(3.0))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        httpx2.ConnectError("refused"),
+        Answer(BROKEN),
+        Answer(ERROR),
+        Answer(TOKEN[:20]),
+        Answer(DONE[:5], BROKEN),
+        Answer(),
+        whole(b"<html>"),
+        whole(b'{"error": {"message": "out of memory"}}'),
+        whole(b"oops", status=500),
+        61.0,
+    ],
+    ids=["refused", "broken", "error event", "cut event", "broken event", "empty", "no json", "error", "500", "silent"],
+)
+async def test_what_fails_before_the_first_byte_is_mended_elsewhere(first):
+    relayed = await relay(timeout_s=600.0, gpu0=[first], gpu1=[Answer(*STREAM)])
+    assert relayed.error is None
+    assert relayed.client.body == b"".join(STREAM)
+    assert relayed.transport.hosts == ["gpu0", "gpu1"]
+    assert [name for name, _ in relayed.failures] == ["gpu0"]
+    assert (relayed.trip.backend, relayed.trip.attempts) == ("gpu1", 1)
+
+
+@pytest.mark.parametrize(
+    ("rest", "error"),
+    [
+        ([BROKEN], BackendUnavailable),
+        ([ERROR], ProtocolError),
+        ([], BackendUnavailable),
+        ([TOKEN[:-3]], BackendUnavailable),
+        ([11.0, DONE], BackendTimeout),
+    ],
+    ids=["broken", "error event", "no end", "cut event", "silent"],
+)
+async def test_what_fails_after_the_first_byte_is_the_client_s_to_know(rest, error):
+    relayed = await relay(gpu0=[Answer(TOKEN, *rest)], gpu1=[Answer(*STREAM)])
+    assert type(relayed.error) is error
+    assert relayed.transport.hosts == ["gpu0"]
+    assert relayed.client.body == TOKEN
+    assert not relayed.client.ended
+    assert (relayed.trip.events, relayed.trip.output_tokens) == (1, 1)
+    assert [name for name, _ in relayed.failures] == ["gpu0"]
+
+
+async def test_an_error_that_follows_a_token_in_one_chunk_lets_the_token_through():
+    relayed = await relay(gpu0=[Answer(TOKEN + ERROR + TOKEN + DONE)])
+    assert relayed.client.body == TOKEN
+    assert "out of memory" in relayed.error.message
+
+
+async def test_done_does_not_make_an_error_good():
+    relayed = await relay(gpu0=[Answer(TOKEN, ERROR, DONE)])
+    assert isinstance(relayed.error, ProtocolError)
+
+
+@pytest.mark.parametrize("end", [(LAST,), (DONE,), (LAST, USAGE), (LAST, b"data: [DONE]")])
+async def test_an_end_may_be_said_in_either_way(end):
+    relayed = await relay(gpu0=[Answer(TOKEN, *end)])
+    assert relayed.error is None
+    assert (relayed.client.body, relayed.client.ended) == (TOKEN + b"".join(end), True)
+
+
+async def test_what_the_engine_has_against_the_request_is_passed_on():
+    relayed = await relay(gpu0=[whole(b'{"error": {"message": "too long"}}', status=400)], gpu1=[whole()])
+    assert isinstance(relayed.error, BackendRefused)
+    assert (relayed.error.status, relayed.error.message) == (400, "too long")
+    assert relayed.transport.hosts == ["gpu0"]
+
+
+async def test_a_full_engine_is_tried_again_and_again():
+    relayed = await relay(gpu0=[*[FULL] * 10, whole()])
+    assert relayed.error is None
+    assert relayed.transport.hosts == ["gpu0"] * 11
+    assert relayed.trip.attempts == 0
+    assert now() < 10
+
+
+async def test_a_full_engine_s_request_goes_to_one_that_is_not():
+    relayed = await relay(gpu0=[FULL], gpu1=[whole()])
+    assert relayed.transport.hosts == ["gpu0", "gpu1"]
+    assert now() < 0.1
+
+
+async def test_engines_that_stay_full_are_a_time_out():
+    relayed = await relay(gpu0=[FULL] * 100, timeout_s=5.0)
+    assert isinstance(relayed.error, QueueTimeout)
+    assert 5 <= now() < 6
+
+
+async def test_when_all_have_failed_the_client_hears_what_failed_last():
+    relayed = await relay(gpu0=[BROKEN], gpu1=[whole(b"<html>")])
+    assert isinstance(relayed.error, ProtocolError)
+    assert not relayed.client.started
+
+
+async def test_a_request_that_an_engine_kept_too_long_hears_of_the_engine_and_not_of_the_queue():
+    relayed = await relay(timeout_s=30.0, gpu0=[61.0], gpu1=[whole()])
+    assert isinstance(relayed.error, BackendTimeout)
+
+
+async def test_a_failure_says_more_than_engines_that_stay_full():
+    relayed = await relay(timeout_s=5.0, gpu0=[BROKEN], gpu1=[FULL] * 100)
+    assert isinstance(relayed.error, BackendUnavailable)
+
+
+async def test_a_request_is_not_tried_for_ever():
+    scripts = {f"gpu{i}": [whole(b"oops", status=500)] for i in range(2 * MAX_ATTEMPTS)}
+    relayed = await relay(**scripts)
+    assert len(relayed.transport.hosts) == len(set(relayed.transport.hosts)) == MAX_ATTEMPTS
+    assert isinstance(relayed.error, BackendRefused)
+    assert relayed.trip.attempts == MAX_ATTEMPTS
+
+
+async def test_counts_of_an_attempt_that_failed_are_not_kept():
+    relayed = await relay(gpu0=[Answer(USAGE + ERROR)], gpu1=[Answer(TOKEN, LAST, DONE)], hide_usage=True)
+    assert relayed.error is None
+    assert (relayed.trip.usage, relayed.trip.events) == (None, 2)
+
+
+async def test_an_event_without_end_is_no_protocol(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    relayed = await relay(gpu0=[Answer(b"data: " + b"x" * 200)])
+    assert isinstance(relayed.error, ProtocolError)
+    assert "over 100 bytes" in relayed.error.message
+
+
+@pytest.mark.parametrize(
+    "script", [[5.0, whole()], [Answer(TOKEN, 5.0, TOKEN)], [Answer(5.0, WHOLE, kind="application/json")]]
+)
+async def test_a_client_that_leaves_ends_the_engine_s_work(script):
+    with pytest.raises(TimeoutError):
+        await relay(gpu0=script, leave_after_s=1.0)
+    assert now() < 2
+
+
+@pytest.mark.parametrize("answer", [whole(), Answer(*STREAM)])
+async def test_a_client_that_takes_its_time_gets_all_of_it(answer):
+    relayed = await relay(client=FakeClient(pause_s=100.0), gpu0=[answer])
+    assert relayed.error is None
+    assert relayed.client.ended
+
+
+async def test_a_failure_carries_its_cause():
+    relayed = await relay(gpu0=[BROKEN])
+    assert isinstance(relayed.error, BackendUnavailable)
+    assert relayed.failures[0][1] is relayed.error
+
+
+# A budget of further attempts
+
+
+async def test_without_a_budget_left_a_failure_is_the_client_s_to_know():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    relayed = await relay(budget=budget, gpu0=[BROKEN], gpu1=[whole()])
+    assert isinstance(relayed.error, BackendUnavailable)
+    assert relayed.transport.hosts == ["gpu0"]
+
+
+async def test_a_full_engine_costs_no_budget():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    relayed = await relay(budget=budget, gpu0=[FULL], gpu1=[whole()])
+    assert relayed.error is None
+
+
+async def test_what_is_not_tried_again_costs_no_budget():
+    budget = RetryBudget()
+    while budget.take(now()):
+        continue
+    for _ in range(5):  # of which each brings a part of an attempt
+        await relay(budget=budget, gpu0=[whole(b'{"error": "no"}', status=400)])
+    assert budget.take(now())
+
+
+# A priority for engines that heed it
+
+
+async def sent_body(relayed):
+    return await relayed.transport.sent[0][1].aread()
+
+
+async def test_the_rank_goes_to_an_engine_that_heeds_it_and_no_other_byte_changes():
+    body = b'{ "model":"llama" , "x": 1.50}'
+    relayed = await relay(body=body, takes_priority=True, priority=True, gpu0=[whole()])
+    sent = await sent_body(relayed)
+    assert sent.startswith(body[:-1] + b',"priority":')
+    assert sent.endswith(b"}")
+
+
+@pytest.mark.parametrize(
+    ("takes_priority", "priority", "body"),
+    [(True, False, b"{ }"), (False, True, b"{ }"), (True, True, b'{"priority": 7 }')],
+    ids=["engine", "api", "client"],
+)
+async def test_nothing_is_added_where_it_would_not_be_heeded_or_the_client_has_set_it(takes_priority, priority, body):
+    relayed = await relay(body=body, takes_priority=takes_priority, priority=priority, gpu0=[whole()])
+    assert await sent_body(relayed) == body
+
+
+# Another API
+
+
+START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n'
+PIECE = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
+END = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":'
+    b'{"output_tokens":2}}\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+
+
+async def test_a_stream_of_messages_is_told_by_its_own_end():
+    relayed = await relay(api_format=ANTHROPIC, gpu0=[Answer(START, PIECE, PIECE, END)])
+    assert relayed.error is None
+    assert relayed.client.body == START + PIECE + PIECE + END
+    trip = relayed.trip
+    assert (trip.events, trip.input_tokens, trip.output_tokens, trip.finish_reason) == (2, 7, 2, "stop")
+
+
+async def test_a_stream_of_messages_without_its_end_has_failed():
+    relayed = await relay(api_format=ANTHROPIC, gpu0=[Answer(START, PIECE, DONE[:0])])
+    assert isinstance(relayed.error, BackendUnavailable)
+    assert (relayed.trip.input_tokens, relayed.trip.output_tokens) == (7, 1)
+
+
+async def test_a_whole_message_is_read_as_one():
+    body = b'{"type":"message","stop_reason":"max_tokens","usage":{"input_tokens":7,"output_tokens":3}}'
+    relayed = await relay(api_format=ANTHROPIC, gpu0=[whole(body)])
+    assert (relayed.client.body, relayed.trip.output_tokens, relayed.trip.finish_reason) == (body, 3, "length")

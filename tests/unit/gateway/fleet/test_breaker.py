@@ -1,0 +1,141 @@
+import pytest
+
+from gateway.fleet.breaker import (
+    FAILURES_TO_OPEN,
+    FAILURES_TO_REOPEN,
+    FIRST_BACKOFF_S,
+    MAX_BACKOFF_S,
+    MIN_OUTCOMES,
+    RAMP_S,
+    RAMP_START,
+    WINDOW_S,
+    Breaker,
+    Circuit,
+)
+
+
+def failing(times=FAILURES_TO_OPEN, now=0.0):
+    breaker = Breaker()
+    for _ in range(times):
+        breaker.failed(now, now)
+    return breaker
+
+
+def half_open():
+    breaker = failing()
+    breaker.poll(breaker.retry_s)
+    assert breaker.circuit is Circuit.HALF_OPEN
+    return breaker, breaker.retry_s
+
+
+def recovered():
+    breaker, now = half_open()
+    breaker.answered(now, now)
+    assert breaker.circuit is Circuit.CLOSED
+    return breaker, now
+
+
+def test_failures_in_a_row_open_the_circuit():
+    assert failing(FAILURES_TO_OPEN - 1).circuit is Circuit.CLOSED
+    assert failing(FAILURES_TO_OPEN).circuit is Circuit.OPEN
+
+
+def test_a_success_in_between_breaks_the_row():
+    breaker = failing(FAILURES_TO_OPEN - 1)
+    breaker.succeeded(0.0, 0.0)
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.failed(0.0, 0.0)
+    assert breaker.circuit is Circuit.CLOSED
+
+
+def test_failures_of_long_ago_do_not_count():
+    breaker = failing(FAILURES_TO_OPEN - 1)
+    later = WINDOW_S + 0.1
+    breaker.failed(later, later)
+    assert breaker.circuit is Circuit.CLOSED
+
+
+@pytest.mark.parametrize(("every", "circuit"), [(2, Circuit.OPEN), (3, Circuit.CLOSED)])
+def test_half_of_the_requests_failing_opens_the_circuit_in_whatever_order(every, circuit):
+    breaker = Breaker()
+    for i in range(3 * MIN_OUTCOMES):
+        now = i / 10
+        if i % every:
+            breaker.succeeded(now, now)
+        else:
+            breaker.failed(now, now)
+    assert breaker.circuit is circuit
+
+
+def test_an_open_circuit_is_tried_after_its_back_off():
+    breaker = failing()
+    breaker.poll(FIRST_BACKOFF_S - 0.01)
+    assert breaker.circuit is Circuit.OPEN
+    assert breaker.next_change_s(0.5) == FIRST_BACKOFF_S
+    breaker.poll(FIRST_BACKOFF_S)
+    assert (breaker.circuit, breaker.limit(FIRST_BACKOFF_S)) == (Circuit.HALF_OPEN, 1)
+
+
+def test_the_back_off_doubles_with_every_failed_trial_up_to_a_bound():
+    breaker, now = half_open()
+    pauses = []
+    for _ in range(10):
+        breaker.failed(now, now)
+        assert breaker.circuit is Circuit.OPEN
+        pauses.append(breaker.retry_s - now)
+        now = breaker.retry_s
+        breaker.poll(now)
+    assert pauses[:4] == [2, 4, 8, 16]
+    assert pauses[-1] == pauses[-2] == MAX_BACKOFF_S
+
+
+def test_an_answer_to_the_trial_closes_the_circuit_and_its_limit_grows():
+    breaker, now = recovered()
+    assert [breaker.limit(now + s) for s in (0, 0.9, 1, 2, 3)] == [4, 4, 8, 16, 32]
+    assert breaker.next_change_s(now + 1.5) == now + 2
+    breaker.poll(now + RAMP_S)
+    assert breaker.limit(now + RAMP_S) is None
+
+
+def test_a_failure_sets_the_growing_limit_back():
+    breaker, now = recovered()
+    breaker.failed(now + 3, now + 3)
+    assert (breaker.circuit, breaker.limit(now + 3)) == (Circuit.CLOSED, RAMP_START)
+
+
+def test_a_backend_that_warms_up_is_given_up_sooner_and_for_longer():
+    breaker, now = recovered()
+    for _ in range(FAILURES_TO_REOPEN):
+        breaker.failed(now, now)
+    assert (breaker.circuit, breaker.retry_s) == (Circuit.OPEN, now + 2 * FIRST_BACKOFF_S)
+
+
+def test_a_backend_that_has_warmed_up_begins_anew():
+    breaker, now = recovered()
+    now += RAMP_S
+    breaker.poll(now)
+    for _ in range(FAILURES_TO_OPEN):
+        assert breaker.circuit is Circuit.CLOSED
+        breaker.failed(now, now)
+    assert breaker.retry_s == now + FIRST_BACKOFF_S
+
+
+def test_what_was_sent_before_the_circuit_opened_says_nothing_of_the_trial():
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(5.0, 10.0)
+    breaker.poll(11.0)
+    breaker.failed(5.0, 11.5)
+    assert breaker.circuit is Circuit.HALF_OPEN
+    breaker.answered(5.0, 11.5)
+    assert breaker.circuit is Circuit.HALF_OPEN
+    breaker.answered(11.0, 11.5)
+    assert breaker.circuit is Circuit.CLOSED
+
+
+def test_without_failures_nothing_is_held_back():
+    breaker = Breaker()
+    breaker.succeeded(0.0, 1.0)
+    breaker.poll(1000.0)
+    assert (breaker.circuit, breaker.limit(1000.0)) == (Circuit.CLOSED, None)
+    assert breaker.next_change_s(1000.0) == float("inf")

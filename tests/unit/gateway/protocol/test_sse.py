@@ -1,0 +1,100 @@
+import pytest
+
+from gateway.errors import EventTooLarge
+from gateway.protocol import sse
+from gateway.protocol.sse import StreamScanner
+
+TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+ERROR = b'data: {"error":{"message":"out of memory"}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def scanned(*chunks, hide_usage=False):
+    scanner = StreamScanner(hide_usage=hide_usage)
+    for chunk in chunks:
+        scanner.feed(chunk)
+    return scanner
+
+
+def test_an_event_is_held_until_it_is_whole():
+    scanner = StreamScanner(hide_usage=False)
+    assert scanner.feed(TOKEN[:-1]) == b""
+    assert scanner.feed(TOKEN[-1:] + b"data:") == TOKEN
+    assert scanner.close() == b"data:"
+
+
+def test_closing_twice_gives_the_rest_once():
+    scanner = scanned(b"data: half")
+    assert (scanner.close(), scanner.close()) == (b"data: half", b"")
+
+
+@pytest.mark.parametrize(
+    ("stream", "succeeded"),
+    [
+        (TOKEN + LAST + DONE, True),
+        (TOKEN + LAST, True),
+        (TOKEN + DONE, True),
+        (TOKEN, False),
+        (TOKEN + ERROR + DONE, False),
+        (LAST + ERROR, False),
+        (b"", False),
+    ],
+)
+def test_a_stream_succeeds_by_its_end_alone(stream, succeeded):
+    assert scanned(stream).succeeded is succeeded
+
+
+def test_a_token_in_the_chunk_of_the_error_is_still_forwarded():
+    scanner = StreamScanner(hide_usage=False)
+    assert scanner.feed(TOKEN + ERROR + TOKEN) == TOKEN
+    assert scanner.error == "out of memory"
+
+
+def test_what_comes_in_a_later_chunk_than_the_error_is_not_forwarded():
+    scanner = scanned(ERROR)
+    assert scanner.feed(TOKEN) == b""
+    assert scanner.feed(b"data: half") == b""
+    assert scanner.close() == b""
+
+
+def test_usage_is_hidden_from_a_client_that_did_not_ask():
+    scanner = StreamScanner(hide_usage=True)
+    assert scanner.feed(TOKEN + USAGE + DONE) == TOKEN + DONE
+    assert (scanner.usage.prompt_tokens, scanner.usage.completion_tokens) == (7, 3)
+
+
+def test_usage_that_comes_with_a_token_is_not_hidden():
+    event = b'data: {"choices":[{"delta":{"content":"a"}}],"usage":{"completion_tokens":1}}\n\n'
+    assert StreamScanner(hide_usage=True).feed(event) == event
+
+
+def test_a_token_that_reads_choices_counts_once():
+    assert scanned(b'data: {"choices":[{"delta":{"content":"choices"}}]}\n\n').events == 1
+
+
+def test_an_event_without_choices_is_no_token():
+    assert scanned(b'data: {"choices":[],"prompt_filter_results":[{}]}\n\n' + TOKEN).events == 1
+
+
+def test_an_event_of_several_data_lines_is_read_as_one():
+    scanner = scanned(b'data: {"choices": [{\ndata: "finish_reason": "stop"}]}\n\n')
+    assert (scanner.events, scanner.finish_reason) == (1, "stop")
+
+
+def test_a_cut_answer_stays_cut_whatever_its_other_choices_say():
+    event = b'data: {"choices":[{"finish_reason":"stop"},{"finish_reason":"length"}]}\n\n'
+    assert scanned(event).finish_reason == "length"
+
+
+def test_an_event_without_end_is_too_large(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 64)
+    scanner = scanned(b"data: " + b"x" * 58)
+    with pytest.raises(EventTooLarge, match="over 64 bytes"):
+        scanner.feed(b"x")
+
+
+def test_many_events_may_be_larger_than_one(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", len(TOKEN))
+    assert scanned(TOKEN * 100).events == 100

@@ -1,0 +1,103 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import JournalInUse
+from gateway.storage.journal import Journal
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def replay(journal: Journal) -> list[bytes]:
+    lines = []
+    while (segment := journal.oldest()) is not None:
+        lines += journal.read(segment)
+        journal.remove(segment)
+    return lines
+
+
+def test_lines_come_back_in_order_across_segments(directory: Path):
+    journal = Journal(directory, segment_bytes=64)
+    lines = [f"line {number}".encode() for number in range(100)]
+    for start in range(0, 100, 5):
+        assert journal.append(lines[start : start + 5]) == 5
+    assert len(list(directory.iterdir())) > 5
+    assert replay(journal) == lines
+    assert journal.size_bytes == 0
+    assert journal.oldest() is None
+    journal.close()
+
+
+def test_next_run_finds_what_was_left(directory: Path):
+    journal = Journal(directory)
+    journal.append([b"one"])
+    journal.close()
+    journal = Journal(directory)
+    journal.append([b"two"])
+    assert journal.size_bytes == 8
+    assert replay(journal) == [b"one", b"two"]
+    journal.close()
+
+
+def test_lines_after_a_torn_one_are_whole(directory: Path):
+    journal = Journal(directory)
+    journal.append([b"one"])
+    journal.close()
+    (directory / "00000001.jsonl").write_bytes(b"one\nto")
+    journal = Journal(directory)
+    journal.append([b"two"])
+    assert replay(journal) == [b"one", b"to", b"two"]
+    journal.close()
+
+
+def test_appending_during_a_replay_touches_no_segment_under_replay(directory: Path):
+    journal = Journal(directory)
+    journal.append([b"one"])
+    segment = journal.oldest()
+    assert segment is not None
+    journal.append([b"two"])
+    assert journal.read(segment) == [b"one"]
+    journal.remove(segment)
+    assert replay(journal) == [b"two"]
+    journal.close()
+
+
+def test_what_does_not_fit_is_not_added(directory: Path):
+    journal = Journal(directory, max_bytes=10)
+    assert journal.append([b"1234", b"567", b"8"]) == 2
+    assert journal.append([b"9"]) == 0
+    assert journal.size_bytes == 9
+    assert replay(journal) == [b"1234", b"567"]
+    assert journal.append([b"9"]) == 1
+    journal.close()
+
+
+def test_only_the_owner_can_read_it(directory: Path):
+    journal = Journal(directory)
+    journal.append([b"one"])
+    journal.set_aside(b"two")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
+    journal.close()
+
+
+def test_what_is_set_aside_is_not_replayed(directory: Path):
+    journal = Journal(directory)
+    journal.set_aside(b"poison")
+    journal.close()
+    journal = Journal(directory)
+    assert journal.oldest() is None
+    assert (directory / "refused.jsonl").read_bytes() == b"poison\n"
+    journal.close()
+
+
+def test_second_process_is_refused(directory: Path):
+    journal = Journal(directory)
+    with pytest.raises(JournalInUse, match=str(directory)):
+        Journal(directory)
+    journal.close()
+    Journal(directory).close()
