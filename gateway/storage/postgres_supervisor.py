@@ -7,8 +7,8 @@ owner holds the other end of the supervisor's stdin, and the kernel closes that 
 
 HOME (0700) holds `data/` (the cluster), `log`, the socket and two lock files. The supervisor holds `owner.lock`, so
 that there is one owner at a time. The server's own processes inherit `server.lock`, so that it is free exactly when
-none of them runs. A stale postmaster.pid, or a process that got its pid later, cannot change that. This file needs only the
-standard library, so that it starts at once from wherever the gateway was imported.
+none of them runs. A stale postmaster.pid, or a process that got its pid later, cannot change that. This file
+needs only the standard library, so that it starts at once from wherever the gateway was imported.
 """
 
 import fcntl
