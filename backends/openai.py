@@ -13,7 +13,7 @@ OUT_OF_CREDIT = "insufficient_quota"
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class MetricNames:
     """What a make of engine calls its metrics; "" is one that it does not have."""
 
     running: str
@@ -25,7 +25,7 @@ class Dialect:
 
 
 # SGLang repeats a series for each tensor- and pipeline-parallel worker; only data-parallel ranks add up.
-SGLANG = Dialect(
+SGLANG = MetricNames(
     running="sglang:num_running_reqs",
     waiting="sglang:num_queue_reqs",
     kv_usage="sglang:token_usage",
@@ -34,7 +34,7 @@ SGLANG = Dialect(
     rank_label="dp_rank",
 )
 # llama.cpp does not tell its capacity: usage counts where the operator does. Later versions tell no usage either.
-LLAMA_CPP = Dialect(
+LLAMA_CPP = MetricNames(
     running="llamacpp:requests_processing",
     waiting="llamacpp:requests_deferred",
     kv_usage="llamacpp:kv_cache_usage_ratio",
@@ -79,18 +79,18 @@ class OpenAIBackend:
 
 
 def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int | None) -> Snapshot:
-    """Read a snapshot from metrics in whichever dialect they are; what the page does not have stays None."""
-    dialect = LLAMA_CPP if b"llamacpp:" in metrics else SGLANG
-    families = (dialect.running, dialect.waiting, dialect.kv_usage, dialect.kv_capacity, dialect.preemptions)
+    """Read a snapshot from metrics in whichever names they are; what the page does not have stays None."""
+    names = LLAMA_CPP if b"llamacpp:" in metrics else SGLANG
+    families = (names.running, names.waiting, names.kv_usage, names.kv_capacity, names.preemptions)
     samples = read_samples(metrics, filter(None, families))
-    ranks = {family: per_rank(samples.get(family, ()), dialect.rank_label) for family in families}
+    ranks = {family: per_rank(samples.get(family, ()), names.rank_label) for family in families}
     # SGLang's gauge stands at zero until its memory is set up.
-    capacity = {rank: tokens for rank, tokens in ranks[dialect.kv_capacity].items() if tokens > 0}
+    capacity = {rank: tokens for rank, tokens in ranks[names.kv_capacity].items() if tokens > 0}
     return Snapshot(
         models=models,
         kv_capacity_tokens=kv_tokens if kv_tokens is not None else total(capacity),
-        kv_used_tokens=used_tokens(ranks[dialect.kv_usage], capacity, kv_tokens),
-        running=total(ranks[dialect.running]),
-        waiting=total(ranks[dialect.waiting]),
-        preemptions=total(ranks[dialect.preemptions]),
+        kv_used_tokens=used_tokens(ranks[names.kv_usage], capacity, kv_tokens),
+        running=total(ranks[names.running]),
+        waiting=total(ranks[names.waiting]),
+        preemptions=total(ranks[names.preemptions]),
     )

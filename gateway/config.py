@@ -224,6 +224,11 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magnus"
 
 
+def data_dir(settings: Settings) -> Path:
+    """Return the folder of `database.data_dir`, with `~` resolved."""
+    return Path(settings.database.data_dir).expanduser()
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

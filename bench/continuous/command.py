@@ -17,9 +17,9 @@ from bench.continuous.comparison import Compared, compare
 from bench.continuous.grid import ENGINES, LOADS, Grid, Trial, default_policies
 from bench.continuous.tables import markdown, show
 from bench.continuous.trials import Tried, run_trials
-from gateway.cli.embedding import configured_embedder
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, failed, print_json, read_settings
+from gateway.cli.resources import configured_embedder
 from gateway.config import cache_dir
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.errors import RowError, StarvedError

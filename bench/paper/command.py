@@ -15,9 +15,9 @@ from bench.paper.experiment import BASELINE, POLICIES, RATES, compare
 from bench.paper.jobs import Knowledge, Sample, knowing, samples
 from bench.paper.report import PaperReport
 from bench.paper.testbed import ENGINES
-from gateway.cli.embedding import configured_embedder
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, failed, print_json, read_settings
+from gateway.cli.resources import configured_embedder
 from gateway.config import Settings, cache_dir
 from gateway.errors import RowError
 from gateway.simulation.prepare import read_workload, trained_workload

@@ -8,10 +8,8 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.api.auth import application_of_system_prompt
-from gateway.cli.embedding import configured_embedder
-from gateway.cli.on_database import on_database
-from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, print_json, read_settings
-from gateway.cli.progress import bytes_read
+from gateway.cli.options import ConfigOption, JsonOption, bad_input, bytes_read, console, err, print_json, read_settings
+from gateway.cli.resources import configured_embedder, on_database
 from gateway.config import Settings
 from gateway.errors import RowError
 from gateway.prediction.features import FeatureExtractor

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
+from gateway.cli.resources import on_database
 from gateway.config import Settings
 from gateway.storage.keys import KeyStore
 

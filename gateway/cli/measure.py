@@ -4,9 +4,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gateway.cli.embedding import configured_embedder
-from gateway.cli.options import bad_input, console, err, failed
-from gateway.cli.progress import bytes_read
+from gateway.cli.options import bad_input, bytes_read, console, err, failed
+from gateway.cli.resources import configured_embedder
 from gateway.config import Settings
 from gateway.errors import RowError
 from gateway.prediction.evaluation import PastRequest, Scored, evaluate, evaluate_online

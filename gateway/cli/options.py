@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -56,3 +57,19 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def print_json(value: object) -> None:
     """Print one JSON object on stdout."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+@contextmanager
+def bytes_read(label: str, paths: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr while files are read.
+
+    Yields:
+        A function that takes the number of bytes read since its last call.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)

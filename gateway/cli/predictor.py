@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
+from gateway.cli.resources import on_database
 from gateway.errors import UnknownVersion
 from gateway.training.registry import ModelInfo, ModelRegistry
 

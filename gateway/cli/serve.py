@@ -5,9 +5,8 @@ from collections.abc import Callable
 import typer
 
 from gateway.cli.options import DEFAULT_CONFIG, ConfigOption, err, failed, read_settings, run
-from gateway.config import Settings, load
+from gateway.config import Settings, data_dir, load
 from gateway.errors import EmbeddedPostgresError, JournalInUse, ListenError
-from gateway.server.app import data_dir
 from gateway.server.serve import running
 from gateway.storage.database import DATABASE_ERRORS
 from gateway.storage.embedded import database_url

@@ -10,9 +10,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from backends.simulator.config import EngineConfig
-from gateway.cli.embedding import configured_embedder
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import JsonOption, bad_input, console, err, failed, print_json, read_settings
+from gateway.cli.resources import configured_embedder
 from gateway.errors import RowError, StarvedError
 from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload
 from gateway.simulation.experiment import simulate as simulated

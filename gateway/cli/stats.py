@@ -9,9 +9,8 @@ from rich import box
 from rich.table import Table
 
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings
-from gateway.config import Settings
+from gateway.config import Settings, data_dir
 from gateway.server.admin_key import kept_admin_key
-from gateway.server.app import data_dir
 
 TIMEOUT_S = 30.0
 

@@ -4,9 +4,8 @@ import typer
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.cli.embedding import configured_embedder
-from gateway.cli.on_database import on_database
 from gateway.cli.options import ConfigOption, JsonOption, console, err, failed, print_json, read_settings
+from gateway.cli.resources import configured_embedder, on_database
 from gateway.config import Settings
 from gateway.prediction.features import FeatureExtractor
 from gateway.training.report import TrainingOrder, TrainingReport

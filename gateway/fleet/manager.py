@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.pool import BackendPool
-from gateway.storage.backend_store import BackendStore, KeptBackend
+from gateway.storage.backend_store import BackendStore, StoredBackend
 from gateway.storage.database import DATABASE_ERRORS
 
 _log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class BackendManager:
     async def _keep(self, backend: BackendSettings, *, draining: bool) -> None:
         fields = {k: v for k, v in msgspec.to_builtins(backend).items() if k != "name" and v is not None}
         try:
-            await self._store.keep(KeptBackend(backend.name, fields, draining))
+            await self._store.save(StoredBackend(backend.name, fields, draining))
         except DATABASE_ERRORS as error:
             raise BackendsUnavailable("The database is away; nothing was changed") from error
 

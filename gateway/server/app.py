@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx2
 from litestar import Litestar
@@ -21,7 +20,7 @@ from gateway.api.openai import generation_routes, model_routes
 from gateway.api.outcomes import Outcomes
 from gateway.api.refusals import exception_handlers
 from gateway.clock import Clock
-from gateway.config import Settings
+from gateway.config import Settings, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.errors import BackendError
@@ -55,11 +54,6 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         takes over what can change at run time, and `state.note_reload(result)` counts that.
     """
     return _Gateway(settings, clock, transport).app()
-
-
-def data_dir(settings: Settings) -> Path:
-    """Return the directory for what the gateway keeps, with `~` resolved."""
-    return Path(settings.database.data_dir).expanduser()
 
 
 class _Gateway:

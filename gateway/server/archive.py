@@ -16,10 +16,10 @@ from gateway.errors import KeysUnavailable
 from gateway.prediction.history import Caller
 from gateway.prediction.predictor import Predictor
 from gateway.storage.backend_store import BackendStore
-from gateway.storage.database import DATABASE_ERRORS, RETRY_S, Database
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import DATABASE_ERRORS, create_database_engine
 from gateway.storage.journal import Journal
 from gateway.storage.keys import KeyStore
+from gateway.storage.maintenance import RETRY_S, DatabaseMaintainer
 from gateway.storage.recorder import Recorder
 from gateway.storage.repository import Repository
 from gateway.storage.stats import Stats, read_stats
@@ -55,11 +55,11 @@ class Archive:
         self._clock = clock
         self._on_fallback = on_fallback
         self._on_ready = on_ready
-        self._engine = create_history_engine(settings.database.url)
+        self._engine = create_database_engine(settings.database.url)
         self._repository = Repository(self._engine)
         self.backends = BackendStore(self._engine)
         self.recorder = Recorder(self._repository, Journal(journal))
-        self.database = Database(
+        self.database = DatabaseMaintainer(
             settings.database.url,
             self._engine,
             warm_up=self._warm_up,

@@ -14,10 +14,10 @@ import uvicorn
 from litestar import Litestar
 
 from gateway.clock import SystemClock
-from gateway.config import Settings
+from gateway.config import Settings, data_dir
 from gateway.errors import ListenError
 from gateway.server.admin_key import kept_admin_key
-from gateway.server.app import create_app, data_dir
+from gateway.server.app import create_app
 from gateway.server.reload import Reload
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.upstream.transport import Http1Transport

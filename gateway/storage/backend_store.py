@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.storage.tables import backends
 
 
-class KeptBackend(msgspec.Struct, frozen=True):
+class StoredBackend(msgspec.Struct, frozen=True):
     """One backend: its name, what else was set of it, and whether it drains."""
 
     name: str
@@ -24,15 +24,15 @@ class BackendStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def list(self) -> list[KeptBackend]:
+    async def list(self) -> list[StoredBackend]:
         """List them, the oldest first."""
         query = select(backends.c.name, backends.c.fields, backends.c.draining).order_by(
             backends.c.created_at, backends.c.name
         )
         async with self._engine.connect() as connection:
-            return [KeptBackend(*row) for row in await connection.execute(query)]
+            return [StoredBackend(*row) for row in await connection.execute(query)]
 
-    async def keep(self, backend: KeptBackend) -> None:
+    async def save(self, backend: StoredBackend) -> None:
         """Keep a backend, in the place of the one of its name if there is one."""
         values = {"fields": backend.fields, "draining": backend.draining}
         added = insert(backends).values(name=backend.name, **values)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gateway.storage.engine import CONNECT_TIMEOUT_S
+from gateway.storage.database import CONNECT_TIMEOUT_S
 
 _ADVISORY_LOCK = 0x6D61676E7573
 """Two gateways that start at once migrate one after the other."""

@@ -14,7 +14,7 @@ import threading
 
 import msgspec
 
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.training.report import TrainingOrder, TrainingReport
 
 LOWEST_PRIORITY = 19
@@ -34,7 +34,7 @@ def main() -> None:
 async def _follow(order: TrainingOrder) -> TrainingReport:
     from gateway.training.training import train  # takes seconds to import, and those at the lowest priority
 
-    engine = create_history_engine(order.database_url, pool_size=2)
+    engine = create_database_engine(order.database_url, pool_size=2)
     try:
         return await train(engine, order)
     finally:

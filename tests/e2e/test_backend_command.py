@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.storage.keys import KeyStore
 from tests.backend_command import DEADLINE_S, engines_of, free_port, installed_vllm, running
 from tests.e2e.conftest import StartGateway
@@ -39,7 +39,7 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def key(database_url: str, app: str) -> AsyncIterator[str]:
-    engine = create_history_engine(database_url, pool_size=1)
+    engine = create_database_engine(database_url, pool_size=1)
     key, _ = await KeyStore(engine).create(app)
     yield key
     await engine.dispose()

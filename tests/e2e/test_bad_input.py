@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import URL
 
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.storage.keys import KeyStore
 from tests.e2e.engines import MODEL, Engine
 from tests.e2e.gateway import ADMIN_KEY, Gateway, fresh_database, serving, settings_of, until
@@ -309,7 +309,7 @@ async def keyed(
     start_gateway: StartGateway, simulated_engine: Engine, database_url: str
 ) -> AsyncIterator[tuple[Gateway, KeyStore]]:
     """A gateway that asks for keys, and where they are kept."""
-    engine = create_history_engine(database_url, pool_size=1)
+    engine = create_database_engine(database_url, pool_size=1)
     yield await start_gateway(simulated_engine.backend(), auth={"mode": "keys"}), KeyStore(engine)
     await engine.dispose()
 

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.storage.repository import Repository
 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_history_engine(database_url)
+    engine = create_database_engine(database_url)
     yield engine
     await engine.dispose()
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.storage.backend_store import BackendStore, KeptBackend
+from gateway.storage.backend_store import BackendStore, StoredBackend
 
 FIELDS = {"kind": "vllm", "url": "http://gpu", "models": ["a"], "kv_tokens": 100}
 
@@ -11,21 +11,21 @@ def store(engine) -> BackendStore:
 
 
 async def test_backends_are_kept_in_the_order_of_their_coming(store):
-    kept = [KeptBackend("b", FIELDS), KeptBackend("a", {}, draining=True)]
+    kept = [StoredBackend("b", FIELDS), StoredBackend("a", {}, draining=True)]
     for backend in kept:
-        await store.keep(backend)
+        await store.save(backend)
     assert await store.list() == kept
 
 
 async def test_a_backend_that_is_kept_again_is_changed_in_its_place(store):
-    await store.keep(KeptBackend("b", FIELDS))
-    await store.keep(KeptBackend("a", FIELDS))
-    await store.keep(KeptBackend("b", {"kind": "tgi"}, draining=True))
-    assert await store.list() == [KeptBackend("b", {"kind": "tgi"}, draining=True), KeptBackend("a", FIELDS)]
+    await store.save(StoredBackend("b", FIELDS))
+    await store.save(StoredBackend("a", FIELDS))
+    await store.save(StoredBackend("b", {"kind": "tgi"}, draining=True))
+    assert await store.list() == [StoredBackend("b", {"kind": "tgi"}, draining=True), StoredBackend("a", FIELDS)]
 
 
 async def test_a_backend_that_is_removed_is_forgotten(store):
-    await store.keep(KeptBackend("a", FIELDS))
+    await store.save(StoredBackend("a", FIELDS))
     await store.remove("a")
     await store.remove("never there")
     assert await store.list() == []

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import EmbeddedPostgresError
+from gateway.storage.database import create_database_engine
 from gateway.storage.embedded import EmbeddedPostgres
-from gateway.storage.engine import create_history_engine
 from gateway.storage.postgres_supervisor import url_of_running
 
 OWNER = """
@@ -77,7 +77,7 @@ def mode(path: Path) -> int:
 
 
 async def ask(url: str, query: str) -> object:
-    engine = create_history_engine(url)
+    engine = create_database_engine(url)
     async with engine.begin() as connection:
         result = await connection.execute(text(query))
         answer = result.scalar() if result.returns_rows else None
@@ -96,7 +96,7 @@ async def test_restart_keeps_data(home: Path):
 
 async def test_stops_though_a_client_is_connected(home: Path):
     postgres = EmbeddedPostgres(home)
-    engine = create_history_engine(await postgres.start())
+    engine = create_database_engine(await postgres.start())
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         await postgres.stop()

@@ -7,13 +7,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.storage.migrate import downgrade, migrations_directory, upgrade
 from gateway.storage.tables import is_declared, metadata
 
 
 async def in_database(url: str, look):
-    engine = create_history_engine(url)
+    engine = create_database_engine(url)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(look)

@@ -5,8 +5,8 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from gateway.storage.database import create_database_engine
 from gateway.storage.embedded import EmbeddedPostgres
-from gateway.storage.engine import create_history_engine
 from gateway.storage.journal import Journal
 from gateway.storage.migrate import upgrade
 from gateway.storage.recorder import Recorder
@@ -22,7 +22,7 @@ def open_journal(tmp_path: Path) -> Callable[..., Journal]:
 
 @pytest.fixture
 def unreachable(tmp_path: Path) -> Repository:
-    return Repository(create_history_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}"))
+    return Repository(create_database_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}"))
 
 
 async def test_flush_makes_records_readable(repository, open_journal, a_record, rows):
@@ -63,7 +63,7 @@ async def test_nothing_is_lost_or_doubled_while_postgres_is_away(tmp_path_factor
     url = await postgres.start()
     try:
         await upgrade(url)
-        engine = create_history_engine(url)
+        engine = create_database_engine(url)
         async with Recorder(Repository(engine), open_journal(segment_bytes=4096), retry_s=0.05) as recorder:
             recorder.record(a_record())
             await recorder.flush()

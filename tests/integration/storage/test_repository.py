@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.errors import DatabaseUnavailable, RecordsRefused
-from gateway.storage.engine import create_history_engine
+from gateway.storage.database import create_database_engine
 from gateway.storage.repository import LengthCount, Repository, TokenRatio
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -80,14 +80,14 @@ async def test_a_record_that_postgres_never_takes_is_refused(repository, a_recor
 
 
 async def test_missing_tables_are_no_fault_of_the_record(empty_database_url, a_record):
-    engine = create_history_engine(empty_database_url)
+    engine = create_database_engine(empty_database_url)
     with pytest.raises(DatabaseUnavailable):
         await Repository(engine).write([a_record()])
     await engine.dispose()
 
 
 async def test_no_server_is_no_fault_of_the_record(tmp_path, a_record):
-    engine = create_history_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}")
+    engine = create_database_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}")
     with pytest.raises(DatabaseUnavailable):
         await Repository(engine).write([a_record()])
     await engine.dispose()
