@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bench.paper.wma import BatchShape
 from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.messages import Request
 from gateway.scheduling.policies import Hrrn, length_class
 from gateway.scheduling.static_batch import TIME_LEVEL, StaticLimits, form_static_batch, planned_tokens, split
-from gateway.scheduling.wma import BatchShape
 
 PHI = 50_000
 """The paper's threshold of wasted memory access, in token reads."""

@@ -16,18 +16,19 @@ from bench.prediction.rows import print_table
 from gateway.scheduling.kv_ledger import KvLedger
 from gateway.scheduling.length import LEVELS, LengthQuantiles
 from gateway.scheduling.messages import (
-    BackendSeen,
+    BackendObserved,
     BackendState,
     Dispatch,
     Finished,
     Message,
     Progress,
+    QueueLimits,
     Request,
     Submit,
     Tick,
 )
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 
 KV_TOKENS = 100_000
 BLOCK_TOKENS = 16
@@ -95,7 +96,7 @@ class Crowd:
             )
             for number in range(backends)
         ]
-        self.step([BackendSeen(state) for state in self._states])
+        self.step([BackendObserved(state) for state in self._states])
         while self.scheduler.waiting < waiting:
             self.step([Submit(self._requests.one()) for _ in range(min(1000, waiting))])
         chance = Random(2)
@@ -149,7 +150,7 @@ class Crowd:
             load = self.scheduler.load(state.name)
             used = load.ledger.held_tokens + number % 7 if load else 0
             yield [
-                BackendSeen(
+                BackendObserved(
                     BackendState(
                         state.name, state.models, True, KV_TOKENS, kv_used_tokens=used, kv_block_tokens=BLOCK_TOKENS
                     )

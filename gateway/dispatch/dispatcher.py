@@ -13,13 +13,13 @@ from typing import Self
 from gateway.errors import BackendUnavailable, GatewayError, QueueFull, QueueTimeout, ShuttingDown
 from gateway.scheduling.messages import (
     Action,
-    BackendSeen,
+    BackendObserved,
     Dispatch,
     Drop,
+    DropReason,
     Finished,
     Message,
     Progress,
-    Reason,
     Request,
     Returned,
     Submit,
@@ -165,7 +165,7 @@ class Dispatcher:
             for action in self.scheduler.step(inbox, now):
                 self._apply(action)
             for message in inbox:
-                if isinstance(message, BackendSeen):
+                if isinstance(message, BackendObserved):
                     self._watch_for_staleness(message.state.name)
             wake_at_s = self.scheduler.wake_at_s(now)
             await self._sleep_until(wake_at_s)
@@ -203,9 +203,9 @@ class Dispatcher:
 
 def _error_of(drop: Drop) -> GatewayError:
     match drop.reason:
-        case Reason.QUEUE_FULL:
+        case DropReason.QUEUE_FULL:
             return QueueFull("The queue is full; try again later", retry_after_s=drop.retry_after_s)
-        case Reason.QUEUE_TIMEOUT:
+        case DropReason.QUEUE_TIMEOUT:
             return QueueTimeout("No engine had room for the request in time")
-        case Reason.BACKENDS_FAILED:
+        case DropReason.BACKENDS_FAILED:
             return BackendUnavailable("Every backend that serves the model has failed this request")

@@ -97,6 +97,6 @@ class BackendEntry:
             preemptions=snapshot.preemptions if snapshot else None,
             static=spec.kind == "static",
             reserving=spec.kind == "tgi",
-            seen_s=self.seen_s,
+            scraped_s=self.seen_s,
             trial_limit=trial_limit,
         )

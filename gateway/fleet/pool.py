@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.fleet.breaker import Breaker, Circuit
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY, BackendEntry
-from gateway.scheduling.messages import BackendGone, BackendSeen
+from gateway.scheduling.messages import BackendObserved, BackendRemoved
 
 MAX_INTERVAL_FACTOR = 10
 """A backend that stays away is asked less often, down to one such part."""
@@ -35,7 +35,7 @@ class BackendPool:
 
     Args:
         backends: the engines that are there from the start; others come and go by `add`, `replace` and `remove`.
-        post: takes a `BackendSeen` after every look and every change, and a `BackendGone`.
+        post: takes a `BackendObserved` after every look and every change, and a `BackendRemoved`.
         monotonic: the clock that the scheduler's times are of.
         interval_s: between two looks at a backend that answers.
         on_scrape_failure: told the name of a backend that did not answer.
@@ -47,7 +47,7 @@ class BackendPool:
         self,
         backends: Iterable[Backend],
         *,
-        post: Callable[[BackendSeen | BackendGone], None],
+        post: Callable[[BackendObserved | BackendRemoved], None],
         monotonic: Callable[[], float],
         interval_s: float,
         on_scrape_failure: Callable[[str, BackendUnreachableError], None],
@@ -215,7 +215,7 @@ class BackendPool:
     def _tell(self, member: BackendEntry) -> None:
         """Tell the scheduler of a backend, unless it was taken out while it was looked at."""
         if self.members.get(member.name) is member:
-            self._post(BackendSeen(member.state(self._limit(member))))
+            self._post(BackendObserved(member.state(self._limit(member))))
 
     def _limit(self, member: BackendEntry) -> int | None:
         """Most requests at once: one on trial; while it warms up only where others that do not can do the work."""
@@ -240,7 +240,7 @@ class BackendPool:
 
     def _take_out(self, member: BackendEntry) -> None:
         del self.members[member.name], self._look_now[member]
-        self._post(BackendGone(member.name))
+        self._post(BackendRemoved(member.name))
         if watch := self._watches.pop(member, None):
             watch.cancel()
 

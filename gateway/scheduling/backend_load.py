@@ -242,7 +242,7 @@ class BackendLoad:
             state.kv_block_tokens, (state.kv_capacity_tokens or 0) // 100
         )
         same = (state.kv_used_tokens, state.running) == (before.kv_used_tokens, before.running)
-        self._old = state.seen_s is not None and now - state.seen_s > STALE_S
+        self._old = state.scraped_s is not None and now - state.scraped_s > STALE_S
         if not same or state.kv_used_tokens is None:
             self._same_looks = 0
         elif moved:

@@ -1,14 +1,20 @@
-"""What the scheduler is told, and what it answers: plain values."""
+"""The messages that the scheduler takes and the actions that it returns: plain, frozen values."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.scheduling.length import LengthQuantiles
+from gateway.scheduling.policies import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The beginning of a prompt that other requests may have too: a system prompt, a conversation so far."""
+    """A part at the start of a prompt that other requests may share, such as a system prompt.
+
+    Attributes:
+        key: equal prefixes have equal keys.
+        tokens: the prefix's length in tokens.
+    """
 
     key: int
     tokens: int
@@ -16,11 +22,16 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation request in the scheduler's terms. Times in monotonic seconds.
+    """One generation request, as the scheduler needs it. Times are monotonic seconds.
 
-    `sequences` answers grow from the one prompt (or from the prompts of a list, whose tokens are summed). A lower
-    `priority` goes first. `prefixes` are the prompt's beginnings, the longest first. Requests of one `batch_key` may
-    share one call to a static engine; without one a request has its own.
+    Attributes:
+        prompt_tokens: tokens of the prompt; of all prompts together if the request has a list of them.
+        length: predicted length of one answer.
+        deadline_s: when the request leaves the queue if it still waits.
+        sequences: answers that the engine generates in parallel for this request.
+        priority: a lower number goes first.
+        prefixes: prefixes of the prompt, the longest first.
+        batch_key: requests with the same key may share one call to a static engine; None: a call of its own.
     """
 
     id: str
@@ -37,11 +48,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """A backend as last seen; None is 'not known'. A backend that does not answer is not `healthy` and gets nothing.
+    """A backend as it was last scraped; None means that the value is unknown.
 
-    Engines that are `static` take one padded batch at a time. Those that are `reserving` hold the memory of prompt and
-    `max_tokens` from a request's start to its end. `seen_s`: when it last told of itself, in monotonic seconds. While
-    it has a `trial_limit`, no more than so many of the requests run there that were sent since it has one.
+    Attributes:
+        healthy: the backend answers and may get requests.
+        kv_block_tokens: the engine allocates KV memory in blocks of this many tokens.
+        max_concurrency: most requests that the operator allows there at once.
+        max_model_len: the engine rejects prompts of this many tokens or more.
+        static: the engine takes one padded batch at a time.
+        reserving: the engine holds memory for the prompt and `max_tokens` from a request's start to its end.
+        scraped_s: when the metrics were read, in monotonic seconds.
+        trial_limit: while it is set, at most this many of the requests that were sent since then run there.
     """
 
     name: str
@@ -57,8 +74,24 @@ class BackendState:
     preemptions: int | None = None
     static: bool = False
     reserving: bool = False
-    seen_s: float | None = None
+    scraped_s: float | None = None
     trial_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much may wait, over all models.
+
+    Attributes:
+        max_requests: most requests in all queues.
+        max_tokens: most tokens of their prompts and predicted answers.
+    """
+
+    max_requests: int
+    max_tokens: int
+
+
+# Messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +103,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """An answer has grown to `output_tokens`, summed over its sequences."""
+    """A request has `output_tokens` by now, summed over its sequences."""
 
     id: str
     output_tokens: int
@@ -78,9 +111,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The backend is through with the request, well or not; or its client went. Waiting or running, it is forgotten.
+    """A request is over, whether it waited or ran, and whether it succeeded, failed or was cancelled.
 
-    `output_tokens` only of an answer that came to its own end: the scheduler learns from it.
+    `output_tokens` is set only for an answer that ended by itself. The scheduler learns from those.
     """
 
     id: str
@@ -89,9 +122,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A backend did not take the request: back to its place in the queue.
+    """A backend did not take a request. The request goes back to its place in the queue.
 
-    With `full`, the backend has no room for now; otherwise it failed, and this request does not go there again.
+    `full` means that the backend has no room for now. Otherwise the backend failed, and the request never goes there
+    again.
     """
 
     id: str
@@ -100,35 +134,46 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """A static engine ran out of memory under a batch: back to the queue in two halves, closed to others."""
+    """A static engine ran out of memory in a batch. The batch goes back to the queue as two halves."""
 
     ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class BackendSeen:
-    """A backend was added, or looked at again."""
+class BackendObserved:
+    """A backend was added, or scraped again."""
 
     state: BackendState
 
 
 @dataclass(frozen=True, slots=True)
-class BackendGone:
-    """A backend was taken out of the configuration; what runs there runs on."""
+class BackendRemoved:
+    """A backend was taken out of the configuration. Its running requests go on to their end."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """The settings changed. A field that is None keeps its value."""
+
+    policy: Policy | None = None
+    limits: QueueLimits | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """Time went by: the only thing that a deadline needs."""
+    """Time passed and nothing else happened: a deadline or a back-off may be over."""
 
 
-Message = Submit | Progress | Finished | Returned | OutOfMemory | BackendSeen | BackendGone | Tick
+Message = Submit | Progress | Finished | Returned | OutOfMemory | BackendObserved | BackendRemoved | Reconfigure | Tick
 
 
-class Reason(StrEnum):
-    """Why a request is not dispatched."""
+# Actions
+
+
+class DropReason(StrEnum):
+    """Why the scheduler drops a request."""
 
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
@@ -137,9 +182,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send the request to the backend, now; with the others of its `batch`, where it names any, in one call.
+    """Send a request to a backend now.
 
-    `rank` is for an engine that orders its own queue by priority, the lowest first: by response ratio at dispatch.
+    Attributes:
+        batch: ids that go to the backend in one call, this one included; empty if the request has a call of its own.
+        rank: for engines that order their own queue by priority, the lowest first. It follows the response ratio.
     """
 
     id: str
@@ -150,10 +197,10 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Answer the request with an error; it is no longer known here."""
+    """Answer a request with an error. The scheduler has already forgotten it."""
 
     id: str
-    reason: Reason
+    reason: DropReason
     retry_after_s: float = field(default=1.0)
 
 

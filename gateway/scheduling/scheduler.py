@@ -14,16 +14,18 @@ from gateway.scheduling.demand import ModelDemand
 from gateway.scheduling.explain import Explanation, explain
 from gateway.scheduling.messages import (
     Action,
-    BackendGone,
-    BackendSeen,
+    BackendObserved,
+    BackendRemoved,
     BackendState,
     Dispatch,
     Drop,
+    DropReason,
     Finished,
     Message,
     OutOfMemory,
     Progress,
-    Reason,
+    QueueLimits,
+    Reconfigure,
     Request,
     Returned,
     Submit,
@@ -33,14 +35,6 @@ from gateway.scheduling.placement import Place, place, static_batch, wave
 from gateway.scheduling.policies import Policy, response_rank
 from gateway.scheduling.queue import ModelQueue, Waiting, is_overdue
 from gateway.scheduling.throughput import DispatchRate
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """What may wait, over all models: requests, and tokens of their prompts and predicted answers."""
-
-    max_requests: int
-    max_tokens: int
 
 
 @dataclass(slots=True)
@@ -143,11 +137,11 @@ class Scheduler:
                 yield from self._take_back(request_id, full=full, now=now)
             case OutOfMemory(ids):
                 yield from self._split(ids, now)
-            case BackendSeen(state):
+            case BackendObserved(state):
                 self._see(state, now)
-            case BackendGone(name):
+            case BackendRemoved(name):
                 self._loads.pop(name, None)
-            case Tick():
+            case Reconfigure() | Tick():
                 return
 
     def _enqueue(self, request: Request) -> None:
@@ -179,7 +173,7 @@ class Scheduler:
         else:
             waited = replace(waited, failed_on=waited.failed_on | {run.load.name})
         if waited.failed_on and self._serving(request.model) <= waited.failed_on:
-            yield Drop(request_id, Reason.BACKENDS_FAILED)
+            yield Drop(request_id, DropReason.BACKENDS_FAILED)
         else:
             self._models[request.model].queue.push_back(waited)
 
@@ -209,7 +203,7 @@ class Scheduler:
     def _expire(self, now: float) -> Iterator[Action]:
         for model in self._models.values():
             for waiting in model.queue.expired(now):
-                yield Drop(waiting.request.id, Reason.QUEUE_TIMEOUT)
+                yield Drop(waiting.request.id, DropReason.QUEUE_TIMEOUT)
 
     def _shed(self, arrived: list[Request], now: float) -> Iterator[Action]:
         """Drop of what has just arrived, the last first, what would wait beyond the limits."""
@@ -219,7 +213,7 @@ class Scheduler:
             if waiting <= limits.max_requests and self.waiting_tokens <= limits.max_tokens:
                 return
             if self._models[request.model].queue.pop(request.id):
-                yield Drop(request.id, Reason.QUEUE_FULL, self._rate.time_for_s(waiting, now))
+                yield Drop(request.id, DropReason.QUEUE_FULL, self._rate.time_for_s(waiting, now))
 
     def _dispatch(self, now: float) -> Iterator[Action]:
         """Send what can be sent, the most urgent first over all models, since they may share backends."""

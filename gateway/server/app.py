@@ -31,8 +31,9 @@ from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
 from gateway.protocol.model_rules import ModelRules
+from gateway.scheduling.messages import QueueLimits
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from gateway.server.archive import Archive
 from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics

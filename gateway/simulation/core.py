@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from gateway.scheduling.messages import Action, Message
+from gateway.scheduling.messages import Action, Message, QueueLimits
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from gateway.simulation.direct import DirectScheduler
 
 UNBOUNDED = QueueLimits(max_requests=10**9, max_tokens=10**15)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from gateway.scheduling.messages import Action, BackendSeen, Dispatch, Finished, Message, Submit
+from gateway.scheduling.messages import Action, BackendObserved, Dispatch, Finished, Message, Submit
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class DirectScheduler:
         actions: list[Action] = []
         for message in messages:
             match message:
-                case BackendSeen(state):
+                case BackendObserved(state):
                     self._in_flight.setdefault(state.name, 0)
                 case Finished(request_id):
                     self._in_flight[self._sent_to.pop(request_id)] -= 1

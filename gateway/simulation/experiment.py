@@ -7,7 +7,7 @@ from math import ceil
 from backends.simulator.config import EngineConfig
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.scheduler import QueueLimits
+from gateway.scheduling.messages import QueueLimits
 from gateway.simulation.core import UNBOUNDED, build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import ForecastLengths, LearnedLengths, Lengths, RandomLengths, ScaledLengths

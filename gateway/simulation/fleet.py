@@ -131,7 +131,7 @@ class SimulatedBackend:
             preemptions=self._engine.preemptions,
             static=self.config.kind == "static",
             reserving=self.config.kind == "tgi",
-            seen_s=now,
+            scraped_s=now,
         )
 
     def _run_to(self, now: float) -> None:

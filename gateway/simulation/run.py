@@ -14,7 +14,7 @@ from backends.simulator.engine import SequenceId
 from gateway.errors import StarvedError
 from gateway.scheduling.messages import (
     Action,
-    BackendSeen,
+    BackendObserved,
     Dispatch,
     Drop,
     Finished,
@@ -129,7 +129,7 @@ class Simulation:
             messages: list[Message] = []
             if now >= next_look_s:
                 next_look_s = now + self.looks.interval_s
-                messages += [BackendSeen(self.looks.at(backend, now)) for backend in self.fleet]
+                messages += [BackendObserved(self.looks.at(backend, now)) for backend in self.fleet]
                 idle_looks = 0 if self._ends or upcoming < len(arrivals) else idle_looks + 1
                 self._give_up_after(idle_looks)
             while upcoming < len(arrivals) and arrivals[upcoming].arrival_s <= now:

@@ -29,7 +29,7 @@ class ScrapeModel:
         """Return what a look at a backend shows now."""
         state = backend.state(now)
         if self.blind:
-            return BackendState(state.name, state.models, healthy=True, seen_s=now)
+            return BackendState(state.name, state.models, healthy=True, scraped_s=now)
         if now < self.frozen_from_s:
             return state
-        return replace(self._frozen.setdefault(state.name, state), seen_s=now)
+        return replace(self._frozen.setdefault(state.name, state), scraped_s=now)

@@ -6,13 +6,14 @@ import pytest
 
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import (
-    BackendSeen,
+    BackendObserved,
     BackendState,
     Dispatch,
     Drop,
+    DropReason,
     Finished,
     Progress,
-    Reason,
+    QueueLimits,
     Request,
     Returned,
     Submit,
@@ -20,7 +21,7 @@ from gateway.scheduling.messages import (
 )
 from gateway.scheduling.policies import Fcfs, Hrrn, Sjf, policy_named
 from gateway.scheduling.queue import OVERDUE_SHARE
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 
 POLICIES = {
     "fcfs": Fcfs(),
@@ -42,7 +43,7 @@ def submit(id, *, at=0.0, prompt=10, output=10, timeout_s=1000.0, model="llama",
 
 
 def seen(name="gpu-0", **known):
-    return BackendSeen(BackendState(name, frozenset({"llama"}), healthy=known.pop("healthy", True), **known))
+    return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=known.pop("healthy", True), **known))
 
 
 def started(policy, *messages, max_requests=10**6, max_tokens=10**9):
@@ -123,7 +124,7 @@ def test_a_request_does_not_go_where_it_failed(policy):
     (first,) = scheduler.step([submit("a")], 0.0)
     (second,) = scheduler.step([Returned("a", full=False)], 1.0)
     assert {first.backend, second.backend} == {"gpu-0", "gpu-1"}
-    assert drops(scheduler.step([Returned("a", full=False)], 2.0)) == [("a", Reason.BACKENDS_FAILED)]
+    assert drops(scheduler.step([Returned("a", full=False)], 2.0)) == [("a", DropReason.BACKENDS_FAILED)]
 
 
 def test_who_failed_on_a_backend_holds_up_nobody_there(policy):
@@ -144,7 +145,7 @@ def test_who_waits_beyond_its_deadline_is_dropped_and_nobody_else(policy):
     waiting = [submit(f"r{s}", at=float(s), output=chance.randint(1, 900), timeout_s=50.0) for s in range(20)]
     scheduler.step(waiting, 20.0)
     for second in range(50, 71):
-        expected = [(f"r{second - 50}", Reason.QUEUE_TIMEOUT)] if second < 70 else []
+        expected = [(f"r{second - 50}", DropReason.QUEUE_TIMEOUT)] if second < 70 else []
         assert drops(scheduler.step([Tick()], float(second))) == expected
     assert scheduler.waiting == 0
 
@@ -161,11 +162,11 @@ def test_the_queue_holds_so_many_requests_and_tokens_and_no_more(policy):
     scheduler = started(policy, max_requests=5, max_tokens=1000)
     busy(scheduler)
     full = scheduler.step([submit(f"r{number}", prompt=10, output=10) for number in range(8)], 1.0)
-    assert drops(full) == [(f"r{number}", Reason.QUEUE_FULL) for number in (7, 6, 5)]
+    assert drops(full) == [(f"r{number}", DropReason.QUEUE_FULL) for number in (7, 6, 5)]
     served_one_by_one(scheduler, "busy", 2.0)
     busy(scheduler)
     full = scheduler.step([submit(f"s{number}", prompt=300, output=100) for number in range(4)], 3.0)
-    assert drops(full) == [("s3", Reason.QUEUE_FULL), ("s2", Reason.QUEUE_FULL)]
+    assert drops(full) == [("s3", DropReason.QUEUE_FULL), ("s2", DropReason.QUEUE_FULL)]
 
 
 def test_no_more_run_than_memory_and_the_operator_allow(policy):

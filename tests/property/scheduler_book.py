@@ -8,15 +8,15 @@ import numpy as np
 from gateway.scheduling.kv_ledger import Curve
 from gateway.scheduling.length_bias import LengthBias
 from gateway.scheduling.messages import (
-    BackendGone,
-    BackendSeen,
+    BackendObserved,
+    BackendRemoved,
     BackendState,
     Dispatch,
     Drop,
+    DropReason,
     Finished,
     OutOfMemory,
     Progress,
-    Reason,
     Request,
     Returned,
     Submit,
@@ -111,9 +111,9 @@ class Book:
                     drops += self.halved(
                         [id for id in ids if id in self.entries and self.entries[id].where == "running"]
                     )
-                case BackendSeen(state):
+                case BackendObserved(state):
                     self.engines.setdefault(state.name, Engine(state)).see(state)
-                case BackendGone(name):
+                case BackendRemoved(name):
                     self.engines.pop(name, None)
         return drops
 
@@ -130,7 +130,7 @@ class Book:
         ]
         hopeless = entry.failed_on and not left
         self.move(id, "dropped" if hopeless else "waiting")
-        return [(id, Reason.BACKENDS_FAILED)] if hopeless else []
+        return [(id, DropReason.BACKENDS_FAILED)] if hopeless else []
 
     def halved(self, ids):
         if len(ids) == 1:
@@ -157,17 +157,17 @@ class Book:
                 engine.trials.add(id)
 
     def check_actions(self, actions, drops, arrived):
-        failed = [(a.id, a.reason) for a in actions if isinstance(a, Drop) and a.reason == Reason.BACKENDS_FAILED]
+        failed = [(a.id, a.reason) for a in actions if isinstance(a, Drop) and a.reason == DropReason.BACKENDS_FAILED]
         assert failed == drops
         assert len({action.id for action in actions}) == len(actions)
         sent = {}
         for action in actions:
             match action:
-                case Drop(id, Reason.QUEUE_TIMEOUT):
+                case Drop(id, DropReason.QUEUE_TIMEOUT):
                     assert self.entries[id].where == "waiting"
                     assert self.entries[id].request.deadline_s <= self.now
                     self.move(id, "dropped")
-                case Drop(id, Reason.QUEUE_FULL):
+                case Drop(id, DropReason.QUEUE_FULL):
                     assert id in arrived
                     assert self.over_the_limits()
                     self.move(id, "dropped")

@@ -12,20 +12,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import (
-    BackendGone,
-    BackendSeen,
+    BackendObserved,
+    BackendRemoved,
     BackendState,
     Finished,
     OutOfMemory,
     Prefix,
     Progress,
+    QueueLimits,
     Request,
     Returned,
     Submit,
     Tick,
 )
 from gateway.scheduling.policies import Fcfs, Hrrn, Sjf, policy_named
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, QueueLimits, Scheduler
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
 from tests.property.scheduler_book import MODELS, Book
 
 NAMES = ("gpu-0", "gpu-1", "gpu-2")
@@ -63,7 +64,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(policy, limits)
         self.book = Book(self.scheduler)
         self.numbers = itertools.count()
-        self.inbox = [BackendSeen(state) for state in engines]
+        self.inbox = [BackendObserved(state) for state in engines]
         self.step()
 
     # What happens
@@ -128,19 +129,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.steps % 2 == 0)
     @rule(state=states, at_once=at_once)
     def see(self, state, at_once):
-        self.tell(BackendSeen(state), at_once)
+        self.tell(BackendObserved(state), at_once)
 
     @precondition(lambda self: self.book.engines and self.steps % 2)
     @rule(data=st.data(), age_s=st.sampled_from([None, 0.0, 60.0]), healthy=st.sampled_from([True, True, False]))
     def see_the_same(self, data, age_s, healthy):
         """A frozen engine shows what it showed, and one that comes back is what it was."""
         state = data.draw(st.sampled_from(sorted(self.book.engines.items())))[1].state
-        self.tell(BackendSeen(replace(state, healthy=healthy, seen_s=None if age_s is None else self.now - age_s)))
+        self.tell(
+            BackendObserved(replace(state, healthy=healthy, scraped_s=None if age_s is None else self.now - age_s))
+        )
 
     @precondition(lambda self: self.steps % 4 == 0)
     @rule(name=st.sampled_from(NAMES), at_once=at_once)
     def lose(self, name, at_once):
-        self.tell(BackendGone(name), at_once)
+        self.tell(BackendRemoved(name), at_once)
 
     @rule(seconds=st.sampled_from([0.1, 0.1, FULL_BACKOFF_S, FULL_BACKOFF_S, 1.0, 10.0]))
     def step(self, seconds=0.0):

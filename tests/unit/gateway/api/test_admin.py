@@ -7,9 +7,9 @@ from gateway.api.admin import Overview
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import Progress, Request, Submit
+from gateway.scheduling.messages import Progress, QueueLimits, Request, Submit
 from gateway.scheduling.policies import CLASS_RATIO, policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from tests.unit.gateway.fake_engines import FakeBackend
 
 SHORT, LONG = LengthQuantiles.of((10, 11, 12, 13, 14, 15)), LengthQuantiles.of((500, 600, 700, 800, 900, 999))

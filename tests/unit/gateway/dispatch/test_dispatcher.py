@@ -7,9 +7,9 @@ import pytest
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS, Dispatcher
 from gateway.errors import BackendUnavailable, QueueFull, QueueTimeout, ShuttingDown
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Finished, Progress, Request
+from gateway.scheduling.messages import BackendObserved, BackendState, Finished, Progress, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, QueueLimits, Scheduler
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 
@@ -23,7 +23,7 @@ def request(id="a", *, timeout_s=60.0):
 
 
 def seen(name="gpu-0", **known):
-    return BackendSeen(BackendState(name, frozenset({"llama"}), healthy=True, **known))
+    return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=True, **known))
 
 
 def scheduler(max_queue=10, kind=Scheduler):

@@ -20,9 +20,9 @@ from gateway.errors import (
 from gateway.protocol import sse
 from gateway.protocol.api_formats import ANTHROPIC
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Request
+from gateway.scheduling.messages import BackendObserved, BackendState, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from gateway.upstream.client import Call, Timeouts, Upstream
 from tests.unit.gateway.fake_engines import (
     DONE,
@@ -102,7 +102,7 @@ async def relay(
     dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
     for name in scripts:
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
-        dispatcher.post(BackendSeen(state))
+        dispatcher.post(BackendObserved(state))
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     bearer = GenerationProxy(
         dispatcher,

@@ -18,7 +18,7 @@ from gateway.errors import (
 from gateway.fleet.breaker import FAILURES_TO_OPEN, FIRST_BACKOFF_S, RAMP_S, RAMP_START, Circuit
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY
 from gateway.fleet.pool import MAX_INTERVAL_FACTOR, BackendPool
-from gateway.scheduling.messages import BackendGone
+from gateway.scheduling.messages import BackendRemoved
 from tests.unit.gateway.fake_engines import FakeBackend
 
 AWAY = BackendUnreachableError("away")
@@ -48,7 +48,7 @@ class Watched:
         )
 
     def hear(self, message):
-        if isinstance(message, BackendGone):
+        if isinstance(message, BackendRemoved):
             self.gone.append(message.name)
         else:
             self.seen.append(message.state)
@@ -98,7 +98,7 @@ async def test_the_scheduler_hears_how_many_run_and_wait_and_when_that_was():
     await asyncio.sleep(5)
     await watched.look()
     for state in watched.seen:
-        assert (state.running, state.waiting, state.preemptions, state.seen_s) == (3, 2, 1, 5)
+        assert (state.running, state.waiting, state.preemptions, state.scraped_s) == (3, 2, 1, 5)
 
 
 @pytest.mark.parametrize(

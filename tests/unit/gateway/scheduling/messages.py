@@ -3,9 +3,9 @@
 from itertools import count
 
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Request, Submit
+from gateway.scheduling.messages import BackendObserved, BackendState, QueueLimits, Request, Submit
 from gateway.scheduling.policies import Fcfs
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 
 _numbers = count()
 
@@ -16,7 +16,7 @@ def submit(id=None, *, prompt=10, output=10, model="llama", at=0.0, timeout_s=60
 
 
 def seen(name="gpu-0", *, models=("llama",), healthy=True, **known):
-    return BackendSeen(BackendState(name, frozenset(models), healthy, **known))
+    return BackendObserved(BackendState(name, frozenset(models), healthy, **known))
 
 
 def started(*messages, policy=None, max_requests=100, max_tokens=10**6):

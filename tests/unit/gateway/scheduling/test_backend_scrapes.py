@@ -110,7 +110,7 @@ def test_an_engine_that_tells_nothing_of_its_memory_is_not_doubted():
 
 def test_a_look_that_is_old_when_it_comes_is_not_believed():
     load = load_of()
-    look(load, 100.0, seen_s=100.0 - STALE_S, kv_used_tokens=100)
+    look(load, 100.0, scraped_s=100.0 - STALE_S, kv_used_tokens=100)
     assert load.believed
-    look(load, 100.0, seen_s=99.0 - STALE_S, kv_used_tokens=200)
+    look(load, 100.0, scraped_s=99.0 - STALE_S, kv_used_tokens=200)
     assert not load.believed

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from gateway.scheduling.messages import Finished, Progress, Tick
+from gateway.scheduling.messages import Finished, Progress, QueueLimits, Tick
 from gateway.scheduling.policies import Hrrn
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from tests.unit.gateway.scheduling.messages import seen, submit
 
 BACKENDS = 3

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import (
-    BackendGone,
+    BackendRemoved,
     Dispatch,
     Finished,
     OutOfMemory,
@@ -189,7 +189,7 @@ def test_a_client_that_leaves_the_queue_is_forgotten():
 
 def test_what_runs_on_a_backend_that_is_taken_away_runs_on():
     scheduler = started(seen(), submit("a"))
-    assert scheduler.step([BackendGone("gpu-0"), Progress("a", 32)], 0.0) == []
+    assert scheduler.step([BackendRemoved("gpu-0"), Progress("a", 32)], 0.0) == []
     assert (scheduler.running, scheduler.load("gpu-0")) == (1, None)
     scheduler.step([Finished("a", 40)], 0.0)
     assert scheduler.running == 0

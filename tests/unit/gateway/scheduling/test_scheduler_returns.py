@@ -1,9 +1,9 @@
 from gateway.scheduling.messages import (
     Dispatch,
     Drop,
+    DropReason,
     Finished,
     OutOfMemory,
-    Reason,
     Returned,
     Tick,
 )
@@ -16,7 +16,7 @@ from tests.unit.gateway.scheduling.messages import seen, started, submit
 def test_a_full_queue_drops_what_came_last_and_says_when_to_come_back():
     scheduler = started(submit("a"), submit("b"), max_requests=3)
     drops = scheduler.step([submit("c"), submit("d"), submit("e")], 0.0)
-    assert [(drop.id, drop.reason) for drop in drops] == [("e", Reason.QUEUE_FULL), ("d", Reason.QUEUE_FULL)]
+    assert [(drop.id, drop.reason) for drop in drops] == [("e", DropReason.QUEUE_FULL), ("d", DropReason.QUEUE_FULL)]
     assert all(drop.retry_after_s >= 1.0 for drop in drops)
     assert scheduler.waiting == 3
 
@@ -42,8 +42,8 @@ def test_who_comes_back_is_never_dropped_for_a_full_queue():
 def test_who_waited_too_long_is_dropped():
     scheduler = started(submit("a", timeout_s=10.0), submit("b", timeout_s=20.0))
     assert scheduler.step([Tick()], 9.9) == []
-    assert scheduler.step([Tick()], 10.0) == [Drop("a", Reason.QUEUE_TIMEOUT)]
-    assert scheduler.step([Tick()], 20.0) == [Drop("b", Reason.QUEUE_TIMEOUT)]
+    assert scheduler.step([Tick()], 10.0) == [Drop("a", DropReason.QUEUE_TIMEOUT)]
+    assert scheduler.step([Tick()], 20.0) == [Drop("b", DropReason.QUEUE_TIMEOUT)]
 
 
 def test_who_runs_is_never_dropped():
@@ -63,7 +63,7 @@ def test_a_request_that_failed_goes_elsewhere():
 def test_a_request_that_failed_everywhere_is_dropped():
     scheduler = started(seen("gpu-0"), seen("gpu-1"), submit("a"))
     scheduler.step([Returned("a", full=False)], 1.0)
-    assert scheduler.step([Returned("a", full=False)], 2.0) == [Drop("a", Reason.BACKENDS_FAILED)]
+    assert scheduler.step([Returned("a", full=False)], 2.0) == [Drop("a", DropReason.BACKENDS_FAILED)]
     assert (scheduler.waiting, scheduler.running) == (0, 0)
 
 

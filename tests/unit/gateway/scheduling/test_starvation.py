@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.scheduling.messages import Dispatch, Finished
+from gateway.scheduling.messages import Dispatch, Finished, QueueLimits
 from gateway.scheduling.policies import Fcfs, Hrrn, Policy, Sjf
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from tests.unit.gateway.scheduling.messages import seen, submit
 
 SHORT, LONG = 10, 60

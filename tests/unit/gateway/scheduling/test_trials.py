@@ -1,9 +1,9 @@
 """Backends that are new, or were away, get no more at once than they may have."""
 
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Dispatch, Finished, Request, Submit
+from gateway.scheduling.messages import BackendObserved, BackendState, Dispatch, Finished, QueueLimits, Request, Submit
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 
@@ -13,7 +13,7 @@ def scheduler():
 
 
 def seen(name="gpu", *, healthy=True, **fields):
-    return BackendSeen(BackendState(name, frozenset({"llama"}), healthy=healthy, **fields))
+    return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=healthy, **fields))
 
 
 def submits(count, first=0):

@@ -18,7 +18,7 @@ def test_a_look_shows_the_engine_as_of_then():
     backend.begin(0.0)
     seen = ScrapeModel().at(backend, 0.01)
     assert (before.running, before.waiting, before.kv_used_tokens) == (0, 3, 0)
-    assert (seen.running, seen.waiting, seen.kv_used_tokens, seen.seen_s) == (3, 0, 3 * 112, 0.01)
+    assert (seen.running, seen.waiting, seen.kv_used_tokens, seen.scraped_s) == (3, 0, 3 * 112, 0.01)
 
 
 def test_a_look_within_a_stretch_shows_the_step_under_way():
@@ -38,7 +38,7 @@ def test_frozen_looks_show_what_they_showed_and_claim_to_be_fresh():
     backend.begin(6.0)
     later = looks.at(backend, 9.0)
     assert (first.running, later.running) == (0, 0)
-    assert (first.seen_s, later.seen_s) == (6.0, 9.0)
+    assert (first.scraped_s, later.scraped_s) == (6.0, 9.0)
 
 
 def test_blind_looks_show_that_the_engine_is_there_and_no_more():

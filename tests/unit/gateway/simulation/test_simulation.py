@@ -8,8 +8,7 @@ from backends.simulator.engine import ContinuousEngine, FcfsQueue
 from backends.simulator.engine.advance import SteppedEngine
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.errors import StarvedError
-from gateway.scheduling.messages import Dispatch, Drop, Reason, Submit
-from gateway.scheduling.scheduler import QueueLimits
+from gateway.scheduling.messages import Dispatch, Drop, DropReason, QueueLimits, Submit
 from gateway.simulation.core import NAMES, build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import LearnedLengths, TrueLengths
@@ -53,7 +52,7 @@ class Dropping:
         actions = []
         for message in messages:
             if isinstance(message, Submit):
-                drop = Drop(message.request.id, Reason.QUEUE_FULL, retry_after_s=7.0)
+                drop = Drop(message.request.id, DropReason.QUEUE_FULL, retry_after_s=7.0)
                 actions.append(drop if self.sent else Dispatch(message.request.id, "gpu-0"))
                 self.sent = True
         return actions

@@ -1,9 +1,9 @@
 from gateway.fleet.breaker import FAILURES_TO_OPEN
 from gateway.fleet.entry import BackendEntry
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendSeen, BackendState, Request, Submit
+from gateway.scheduling.messages import BackendObserved, BackendState, QueueLimits, Request, Submit
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import QueueLimits, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics
 from tests.unit.gateway.fake_engines import FakeBackend
@@ -22,7 +22,7 @@ def submits(count):
 
 
 def seen(**fields):
-    return BackendSeen(BackendState("gpu", frozenset({"llama"}), healthy=True, kv_capacity_tokens=9000, **fields))
+    return BackendObserved(BackendState("gpu", frozenset({"llama"}), healthy=True, kv_capacity_tokens=9000, **fields))
 
 
 def read(gauges, name, **labels):

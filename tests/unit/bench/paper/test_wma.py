@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.wma import BatchShape, waste_of_padding, waste_of_waiting
+from bench.paper.wma import BatchShape, waste_of_padding, waste_of_waiting
 
 members = st.lists(st.tuples(st.integers(1, 1024), st.integers(1, 1024)), min_size=1, max_size=12)
 
