@@ -52,7 +52,7 @@ class Overview:
 
     def backends(self) -> list[dict[str, Any]]:
         """How every backend fares."""
-        return [self._backend(member) for member in self.pool.members.values()]
+        return [self._backend(entry) for entry in self.pool.entries.values()]
 
     def _queue(self) -> dict[str, Any]:
         scheduler, now = self.scheduler, self.clock.monotonic()
@@ -66,21 +66,21 @@ class Overview:
             "next": [_next(head) for head in scheduler.explain(now)],
         }
 
-    def _backend(self, member: BackendEntry) -> dict[str, Any]:
-        snapshot = member.snapshot
+    def _backend(self, entry: BackendEntry) -> dict[str, Any]:
+        snapshot = entry.snapshot
         return {
-            "name": member.name,
-            "kind": member.backend.spec.kind,
-            "healthy": member.healthy,
-            "circuit": member.circuit,
-            "draining": member.stops,
-            "models": [card.id for card in member.models],
+            "name": entry.name,
+            "kind": entry.backend.spec.kind,
+            "healthy": entry.healthy,
+            "circuit": entry.circuit,
+            "draining": entry.is_draining,
+            "models": [card.id for card in entry.models],
             "kv_capacity_tokens": snapshot.kv_capacity_tokens if snapshot else None,
             "kv_used_tokens": snapshot.kv_used_tokens if snapshot else None,
             "running": snapshot.running if snapshot else None,
             "waiting": snapshot.waiting if snapshot else None,
             "preemptions": snapshot.preemptions if snapshot else None,
-            **_load(self.scheduler.load(member.name)),
+            **_load(self.scheduler.load(entry.name)),
         }
 
     def _predictor(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRout
 
     @get("/health/ready")
     async def ready() -> Response[dict[str, object]]:
-        backends = {name: member.condition for name, member in pool.members.items()}
+        backends = {name: entry.condition for name, entry in pool.entries.items()}
         body: dict[str, object] = {"status": "ok" if pool.ready else "no backend", "backends": backends}
         return Response(body, status_code=200 if pool.ready else 503)
 

@@ -14,12 +14,13 @@ from gateway.api.auth import Authenticator
 from gateway.api.generation import Generations
 from gateway.api.jobs import CHAT, COMPLETION, RESPONSE
 from gateway.api.passthrough import Passthrough
+from gateway.dispatch.passthrough_proxy import PassthroughProxy
 from gateway.errors import ModelNotFound
 from gateway.fleet.pool import BackendPool
 from gateway.protocol.model_rules import ModelRules
 
 
-def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
+def generation_routes(generations: Generations, passthrough_proxy: PassthroughProxy) -> list[ASGIRouteHandler]:
     """Return the routes that engines answer: generations of either API, and what passes through."""
     chat, completions = generations.answering(CHAT), generations.answering(COMPLETION)
     response = generations.answering(RESPONSE)
@@ -38,7 +39,7 @@ def generation_routes(generations: Generations) -> list[ASGIRouteHandler]:
 
     passthrough = Passthrough(
         generations.door,
-        generations.relay.direct(generations.pool),
+        passthrough_proxy,
         generations.frame,
         generations.limits,
         generations.rules,

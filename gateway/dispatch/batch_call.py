@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from backends.base import Backend
 from gateway.dispatch.dispatcher import Ticket
 from gateway.dispatch.job import Job
-from gateway.errors import BackendOutOfMemory, BackendRefused, BatchSplit
+from gateway.errors import BackendError, BackendOutOfMemory, BackendRefused, BatchSplit
 from gateway.protocol.batches import BatchResult, batch_body, split_answer
 from gateway.scheduling.messages import Message, OutOfMemory
 from gateway.upstream.client import Call, Upstream
@@ -80,11 +80,22 @@ class BatchCalls:
     Args:
         upstream: the way to the engines.
         post: tells the scheduler.
+        monotonic: the clock.
+        on_failure: called with the backend's name, the error and the time of sending of every call that failed: once,
+            however many requests share the call.
     """
 
-    def __init__(self, upstream: Upstream, post: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        post: Callable[[Message], None],
+        monotonic: Callable[[], float],
+        on_failure: Callable[[str, BackendError, float], None],
+    ) -> None:
         self._upstream = upstream
         self._post = post
+        self._monotonic = monotonic
+        self._on_failure = on_failure
         self._members: dict[str, BatchRequest] = {}
 
     @asynccontextmanager
@@ -115,8 +126,12 @@ class BatchCalls:
             call = _BatchCall(members, backend, self._upstream, self._post)
             for each in members:
                 each.join(call)
-            call.start()
+            self._start(call, backend.spec.name)
         return await member.share()
+
+    def _start(self, call: "_BatchCall", backend: str) -> None:
+        sent_s = self._monotonic()
+        call.start(lambda error: self._on_failure(backend, error, sent_s))
 
 
 class _BatchCall:
@@ -132,8 +147,9 @@ class _BatchCall:
         self._post = post
         self._task: asyncio.Task[list[BatchResult] | None] | None = None
 
-    def start(self) -> None:
-        """Send it."""
+    def start(self, on_failure: Callable[[BackendError], None]) -> None:
+        """Send it; call `on_failure` if the engine fails."""
+        self._on_failure = on_failure
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._settle)
 
@@ -178,6 +194,8 @@ class _BatchCall:
         if task.cancelled():
             return  # nobody is left
         failure = task.exception()
+        if isinstance(failure, BackendError):
+            self._on_failure(failure)
         shares = None if failure else task.result()
         for at, member in enumerate(self._members):
             member.settle(failure or (shares[at] if shares else None))

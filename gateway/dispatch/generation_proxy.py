@@ -13,7 +13,6 @@ from gateway.dispatch.batch_call import BatchCalls, BatchRequest
 from gateway.dispatch.client import Client
 from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
 from gateway.dispatch.job import Job
-from gateway.dispatch.passthrough_proxy import PassthroughProxy
 from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.trip import Trip
 from gateway.errors import (
@@ -25,7 +24,6 @@ from gateway.errors import (
     ProtocolError,
     QueueTimeout,
 )
-from gateway.fleet.health import HealthListener, Unheard
 from gateway.fleet.pool import BackendPool
 from gateway.protocol.batches import BatchResult
 from gateway.protocol.edits import with_default
@@ -42,10 +40,9 @@ class GenerationProxy:
     Args:
         dispatcher: says which engine, and when.
         upstream: the way there.
-        backend: the engine of a name.
+        pool: the engines, and how they fare.
         monotonic: the clock.
         on_failure: told the backend and the error of every attempt that failed.
-        vitals: hears how each engine does.
         budget: of further attempts.
     """
 
@@ -53,32 +50,18 @@ class GenerationProxy:
         self,
         dispatcher: Dispatcher,
         upstream: Upstream,
-        backend: Callable[[str], Backend],
+        pool: BackendPool,
         monotonic: Callable[[], float],
         on_failure: Callable[[str, BackendError], None],
-        vitals: HealthListener | None = None,
         budget: RetryBudget | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._upstream = upstream
-        self._batches = BatchCalls(upstream, dispatcher.post)
-        self._backend = backend
+        self._batches = BatchCalls(upstream, dispatcher.post, monotonic, pool.record_failure)
+        self._pool = pool
         self._monotonic = monotonic
         self._on_failure = on_failure
-        self._vitals = vitals or Unheard()
         self._budget = budget or RetryBudget()
-
-    def direct(self, pool: BackendPool) -> PassthroughProxy:
-        """Return the way of what is not scheduled; it shares this one's engines and its budget."""
-        return PassthroughProxy(
-            pool,
-            self._upstream,
-            scheduled=self._dispatcher.scheduler.in_flight,
-            monotonic=self._monotonic,
-            on_failure=self._on_failure,
-            vitals=self._vitals,
-            budget=self._budget,
-        )
 
     async def run(self, job: Job, client: Client, trip: Trip) -> None:
         """Do the job; `trip` is filled in on the way, also when it ends in an error or is cancelled.
@@ -96,13 +79,11 @@ class GenerationProxy:
                         assignment = await ticket.assigned()
                     except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
                         raise failure or dropped from dropped
-                    sent_s = self._monotonic()
-                    trip.backend, trip.dispatched_s = assignment.backend, sent_s
+                    trip.backend, trip.dispatched_s = assignment.backend, self._monotonic()
                     try:
                         return await self._attempt(assignment, member, client, trip)
                     except BackendError as error:
                         self._on_failure(assignment.backend, error)
-                        self._vitals.note_failure(assignment.backend, error, sent_s)
                         if client.started or not self._may_try_again(error, trip):
                             raise
                         failure = failure if isinstance(error, BackendFull) else error
@@ -110,9 +91,19 @@ class GenerationProxy:
                             ticket.put_back(full=isinstance(error, BackendFull))
 
     async def _attempt(self, assignment: Assignment, member: BatchRequest, client: Client, trip: Trip) -> None:
-        backend, job, ticket = self._backend(assignment.backend), member.job, member.ticket
+        backend, sent_s = self._pool.backend(assignment.backend), self._monotonic()
         if assignment.batch and (share := await self._batches.share(member, backend, assignment.batch)):
-            return await self._share(share, job, ticket, client, trip)
+            return await self._share(share, member.job, member.ticket, client, trip)
+        try:
+            await self._alone(assignment, backend, member, client, trip)
+        except BackendError as error:  # a batch call reports its failure itself, once for all of its requests
+            self._pool.record_failure(assignment.backend, error, sent_s)
+            raise
+
+    async def _alone(
+        self, assignment: Assignment, backend: Backend, member: BatchRequest, client: Client, trip: Trip
+    ) -> None:
+        job, ticket = member.job, member.ticket
         async with self._upstream.send(backend, _call(job, backend, assignment.rank)) as reply:
             if not reply.is_stream:
                 return await self._whole(await reply.read(), reply, member, client, trip)
@@ -186,7 +177,7 @@ class GenerationProxy:
 
     def _answers(self, trip: Trip, *, whole: bool) -> None:
         if trip.backend is not None and trip.dispatched_s is not None:
-            self._vitals.note_answer(trip.backend, trip.dispatched_s, whole=whole)
+            self._pool.record_answer(trip.backend, trip.dispatched_s, complete=whole)
 
 
 def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:

@@ -14,7 +14,6 @@ from gateway.dispatch.trip import Trip
 from gateway.errors import BackendError, InvalidRequest, NoBackend
 from gateway.fleet.breaker import Circuit
 from gateway.fleet.entry import BackendEntry
-from gateway.fleet.health import HealthListener
 from gateway.fleet.pool import BackendPool
 from gateway.upstream.client import Call, Upstream
 
@@ -28,7 +27,6 @@ class PassthroughProxy:
         scheduled: counts the generations that a backend of that name has from us.
         monotonic: the clock.
         on_failure: told the backend and the error of every attempt that failed.
-        vitals: hears how each engine does.
         budget: of further attempts.
     """
 
@@ -40,7 +38,6 @@ class PassthroughProxy:
         scheduled: Callable[[str], int],
         monotonic: Callable[[], float],
         on_failure: Callable[[str, BackendError], None],
-        vitals: HealthListener,
         budget: RetryBudget,
     ) -> None:
         self._pool = pool
@@ -48,7 +45,6 @@ class PassthroughProxy:
         self._scheduled = scheduled
         self._monotonic = monotonic
         self._on_failure = on_failure
-        self._vitals = vitals
         self._budget = budget
 
     async def run(self, model: str | None, call: Call, client: Client, trip: Trip) -> None:
@@ -69,23 +65,23 @@ class PassthroughProxy:
         tried: set[str] = set()
         failure: BackendError | None = None
         while True:
-            member = self._least_loaded(model, tried)
-            if member is None:
+            entry = self._least_loaded(model, tried)
+            if entry is None:
                 raise failure or NoBackend("No backend that serves the model is reachable now")
-            name, sent_s = member.name, self._monotonic()
+            name, sent_s = entry.name, self._monotonic()
             trip.backend, trip.dispatched_s = name, sent_s
-            member.passing += 1
+            entry.passthrough_requests += 1
             try:
-                return await self._attempt(member.backend, call, client, trip, sent_s)
+                return await self._attempt(entry.backend, call, client, trip, sent_s)
             except BackendError as error:
                 self._on_failure(name, error)
-                self._vitals.note_failure(name, error, sent_s)
+                self._pool.record_failure(name, error, sent_s)
                 failure = error
                 tried.add(name)
                 if client.started or not self._budget.allows(error, trip, self._monotonic()):
                     raise
             finally:
-                member.passing -= 1
+                entry.passthrough_requests -= 1
 
     def _only_model(self) -> str:
         models = list(self._pool.models())
@@ -98,28 +94,28 @@ class PassthroughProxy:
     def _least_loaded(self, model: str, tried: set[str]) -> BackendEntry | None:
         able = [
             m
-            for m in self._pool.members.values()
+            for m in self._pool.entries.values()
             if m.takes_work and model in m.model_names and m.name not in tried and not self._is_tried(m)
         ]
         return min(able, key=lambda m: (self._load(m), m.name), default=None)
 
-    def _is_tried(self, member: BackendEntry) -> bool:
+    def _is_tried(self, entry: BackendEntry) -> bool:
         """Tell whether it comes back from failures, and has the one request that is to show how it is."""
-        return member.circuit is Circuit.HALF_OPEN and self._load(member) > 0
+        return entry.circuit is Circuit.HALF_OPEN and self._load(entry) > 0
 
-    def _load(self, member: BackendEntry) -> int:
-        return self._scheduled(member.name) + member.passing
+    def _load(self, entry: BackendEntry) -> int:
+        return self._scheduled(entry.name) + entry.passthrough_requests
 
     async def _attempt(self, backend: Backend, call: Call, client: Client, trip: Trip, sent_s: float) -> None:
         async with self._upstream.send(backend, call) as reply, aclosing(reply.chunks()) as chunks:
             async for chunk in chunks:
                 if not client.started:
                     trip.first_byte_s = self._monotonic()
-                    self._vitals.note_answer(backend.spec.name, sent_s, whole=False)
+                    self._pool.record_answer(backend.spec.name, sent_s, complete=False)
                     await client.start(reply.status, reply.content_type, length=reply.length)
                 await client.send(chunk, more=True)
             if not client.started:
                 await client.start(reply.status, reply.content_type, length=0)
-            self._vitals.note_answer(backend.spec.name, sent_s, whole=True)
+            self._pool.record_answer(backend.spec.name, sent_s, complete=True)
             trip.complete = True
             await client.send(b"", more=False)

@@ -1,6 +1,6 @@
-"""Backends whose name stands for many addresses: one member of the pool for each, kept up to date.
+"""Backends whose name stands for many addresses: one entry of the pool for each, kept up to date.
 
-A member is named after the backend and its address, `gpu@10.0.0.3`, and its URL has the address in the name's place.
+A entry is named after the backend and its address, `gpu@10.0.0.3`, and its URL has the address in the name's place.
 So its engine is told the address as `Host`, which engines do not look at, and a certificate could not be checked: this
 is for http alone.
 """
@@ -36,10 +36,10 @@ async def resolve_host(host: str) -> set[str]:
 
 
 class Discovery:
-    """Watches names, and adds and drains members of the pool as their addresses come and go.
+    """Watches names, and adds and drains entries of the pool as their addresses come and go.
 
     Args:
-        pool: where the members serve.
+        pool: where the entries serve.
         connect: makes the adapter of one.
         resolve: asks for a name's addresses.
         on_failure: told the name of a backend whose addresses cannot be had; those that it has stay.
@@ -66,38 +66,38 @@ class Discovery:
         self._look_now.set()
 
     async def change(self, spec: BackendSpec) -> None:
-        """Tell all members of a backend what has changed of it."""
+        """Tell all entries of a backend what has changed of it."""
         moved = self._watched[spec.name].url != spec.url
         self.watch(spec)
-        for name in () if moved else self._members(spec.name):
+        for name in () if moved else self._entry_names(spec.name):
             await self._pool.replace(self._connect(_at(spec, name.partition("@")[2])))
 
     def drain(self, name: str, draining: bool) -> None:
         """Drain a backend at every address, also at those that are found later; or let it take work again."""
         (self._draining.add if draining else self._draining.discard)(name)
-        for member in self._members(name):
-            self._pool.drain(member, draining)
+        for entry in self._entry_names(name):
+            self._pool.drain(entry, draining)
 
     def forget(self, name: str, *, force: bool) -> None:
-        """Take out a backend's members."""
+        """Take out a backend's entries."""
         self._watched.pop(name, None)
         self._draining.discard(name)
-        for member in self._members(name):
-            self._pool.remove(member, force=force)
+        for entry in self._entry_names(name):
+            self._pool.remove(entry, force=force)
 
     async def run(self) -> None:
         """Look at all names, again and again; ends by being cancelled."""
         while True:
             self._look_now.clear()
-            await asyncio.gather(*map(self.look, list(self._watched.values())))
+            await asyncio.gather(*map(self.refresh, list(self._watched.values())))
             try:
                 async with asyncio.timeout(INTERVAL_S * random.uniform(0.9, 1.1)):
                     await self._look_now.wait()
             except TimeoutError:
                 continue
 
-    async def look(self, spec: BackendSpec) -> None:
-        """Bring the members of one backend in line with the addresses that its name has now."""
+    async def refresh(self, spec: BackendSpec) -> None:
+        """Bring the entries of one backend in line with the addresses that its name has now."""
         try:
             addresses = await self._resolve(urlsplit(spec.url).hostname or "")
         except OSError as error:
@@ -106,21 +106,21 @@ class Discovery:
             return
         if self._watched.get(spec.name) != spec:
             return  # it was taken out or changed meanwhile
-        wanted = {member.name: member for member in (_at(spec, address) for address in addresses)}
-        for name in self._members(spec.name):
+        wanted = {entry.name: entry for entry in (_at(spec, address) for address in addresses)}
+        for name in self._entry_names(spec.name):
             if name not in wanted:
                 self._pool.remove(name)
-        for name, member in wanted.items():
-            present = self._pool.members.get(name)
+        for name, entry in wanted.items():
+            present = self._pool.entries.get(name)
             if present is None:
-                self._pool.add(self._connect(member))
+                self._pool.add(self._connect(entry))
                 if spec.name in self._draining:
                     self._pool.drain(name, True)
-            elif present.backend.spec != member or present.leaving:
-                await self._pool.replace(self._connect(member))
+            elif present.backend.spec != entry or present.leaving:
+                await self._pool.replace(self._connect(entry))
 
-    def _members(self, name: str) -> list[str]:
-        return [member for member in self._pool.members if member.startswith(f"{name}@")]
+    def _entry_names(self, name: str) -> list[str]:
+        return [entry for entry in self._pool.entries if entry.startswith(f"{name}@")]
 
 
 def _at(spec: BackendSpec, address: str) -> BackendSpec:

@@ -1,4 +1,4 @@
-"""One engine of the pool: what it said of itself, whether it may get work, and what the scheduler is told of it."""
+"""One backend in the pool: its last scrape, whether it takes work, and the state that the scheduler gets."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,63 +8,70 @@ from gateway.fleet.breaker import Breaker, Circuit
 from gateway.scheduling.messages import BackendState
 
 FAILURES_TO_UNHEALTHY = 2
-"""Scrapes that may fail in a row before a backend gets no more work: one may be slow for a moment."""
+"""Failed scrapes in a row that make a backend unhealthy. One scrape may be slow by chance."""
 
 
 @dataclass(slots=True, eq=False)
 class BackendEntry:
-    """One engine and what is known of it.
+    """One backend and everything the pool knows of it.
 
-    `seen_s` is when it last answered a look; `passing` counts requests that go there unscheduled. A member that is
-    `draining` ends what it runs and gets nothing new; one that is `leaving` does so for the last time.
+    Attributes:
+        backend: the adapter of the engine.
+        snapshot: result of the last successful scrape.
+        scraped_s: time of that scrape, in monotonic seconds.
+        failures: scrapes that failed since then.
+        draining: an operator wants it to get no new requests; the running ones finish.
+        leaving: likewise, and the pool removes it when it is idle.
+        passthrough_requests: running requests that the scheduler does not know of.
+        breaker: its circuit breaker.
     """
 
     backend: Backend
     snapshot: Snapshot | None = None
-    seen_s: float | None = None
+    scraped_s: float | None = None
     failures: int = 0
     draining: bool = False
     leaving: bool = False
-    passing: int = 0
+    passthrough_requests: int = 0
     breaker: Breaker = field(default_factory=Breaker)
 
     @property
     def name(self) -> str:
-        """As configured."""
+        """Its configured name."""
         return self.backend.spec.name
 
     @property
     def healthy(self) -> bool:
-        """It has answered a look, and lately."""
+        """Whether a scrape has succeeded, and fewer than `FAILURES_TO_UNHEALTHY` have failed since."""
         return self.snapshot is not None and self.failures < FAILURES_TO_UNHEALTHY
 
     @property
     def circuit(self) -> Circuit:
-        """How it fares with what it is sent."""
+        """State of its circuit breaker."""
         return self.breaker.circuit
 
     @property
     def takes_work(self) -> bool:
-        """It answers looks, it does not drain, and what it is sent does not fail."""
-        return self.healthy and not self.stops and self.circuit is not Circuit.OPEN
+        """Whether it may get new requests: it is healthy, it does not drain, and its circuit is not open."""
+        return self.healthy and not self.is_draining and self.circuit is not Circuit.OPEN
 
     @property
-    def stops(self) -> bool:
-        """Its operator wants it to get nothing new."""
+    def is_draining(self) -> bool:
+        """Whether an operator has drained or removed it."""
         return self.draining or self.leaving
 
     @property
     def condition(self) -> Literal["healthy", "draining", "on_trial", "failing", "unreachable"]:
-        """How it is, in a word for its operator."""
+        """Its condition in one word, for operators."""
         if not self.healthy:
             return "unreachable"
         if self.circuit is not Circuit.CLOSED:
             return "failing" if self.circuit is Circuit.OPEN else "on_trial"
-        return "draining" if self.stops else "healthy"
+        return "draining" if self.is_draining else "healthy"
 
     @property
     def models(self) -> tuple[ModelCard, ...]:
-        """Models that it serves, as last told."""
+        """Models that it serves, according to the last successful scrape."""
         return self.snapshot.models if self.snapshot else ()
 
     @property
@@ -73,15 +80,15 @@ class BackendEntry:
         return frozenset(card.id for card in self.models)
 
     def state(self, trial_limit: int | None = None) -> BackendState:
-        """What the scheduler needs to know.
+        """Return what the scheduler needs to know.
 
         Args:
-            trial_limit: most requests at once while it is on trial or warms up.
+            trial_limit: most concurrent requests while its circuit is half-open or it warms up; None for no limit.
         """
         snapshot, spec = self.snapshot, self.backend.spec
-        most = spec.max_concurrency
-        if trial_limit is not None and spec.kind == "static":  # whose trial is a batch, and that of one
-            most = trial_limit
+        max_concurrency = spec.max_concurrency
+        if trial_limit is not None and spec.kind == "static":  # its trial is one batch, so that batch gets the limit
+            max_concurrency = trial_limit
         lengths = [card.max_model_len for card in self.models if card.max_model_len is not None]
         return BackendState(
             name=self.name,
@@ -90,13 +97,13 @@ class BackendEntry:
             kv_capacity_tokens=snapshot.kv_capacity_tokens if snapshot else None,
             kv_used_tokens=snapshot.kv_used_tokens if snapshot else None,
             kv_block_tokens=snapshot.kv_block_tokens if snapshot else 1,
-            max_concurrency=most,
+            max_concurrency=max_concurrency,
             max_model_len=min(lengths, default=None),
             running=snapshot.running if snapshot else None,
             waiting=snapshot.waiting if snapshot else None,
             preemptions=snapshot.preemptions if snapshot else None,
             static=spec.kind == "static",
             reserving=spec.kind == "tgi",
-            scraped_s=self.seen_s,
+            scraped_s=self.scraped_s,
             trial_limit=trial_limit,
         )

@@ -92,7 +92,7 @@ class BackendManager:
             raise BackendNotFound(f"There is no backend {name[:100]!r}", param="name")
         shown = {**msgspec.to_builtins(backend), "has_api_key": backend.api_key is not None}
         del shown["api_key"]
-        where = {"source": self.names()[name], "draining": name in self._draining, "members": self._members(name)}
+        where = {"source": self.names()[name], "draining": name in self._draining, "members": self._entry_names(name)}
         return shown | where
 
     async def add(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,20 +191,20 @@ class BackendManager:
 
     async def _look_at(self, backend: BackendSettings) -> None:
         if backend.resolve == "each":
-            await self._discovery.look(spec_of(backend))
-        for name in self._members(backend.name):
-            await self._pool.look(self._pool.members[name])
+            await self._discovery.refresh(spec_of(backend))
+        for name in self._entry_names(backend.name):
+            await self._pool.scrape(self._pool.entries[name])
 
     def _leave_for_good(self, name: str, *, force: bool) -> None:
         """Take out at once what is on its way out already."""
-        members = [member for member in self._members(name) if self._pool.members[member].leaving]
-        if not members:
+        entries = [entry for entry in self._entry_names(name) if self._pool.entries[entry].leaving]
+        if not entries:
             raise BackendNotFound(f"There is no backend {name[:100]!r}", param="name")
-        for member in members:
-            self._pool.remove(member, force=force)
+        for entry in entries:
+            self._pool.remove(entry, force=force)
 
-    def _members(self, name: str) -> list[str]:
-        return [member for member in self._pool.members if member == name or member.startswith(f"{name}@")]
+    def _entry_names(self, name: str) -> list[str]:
+        return [entry for entry in self._pool.entries if entry == name or entry.startswith(f"{name}@")]
 
     async def _keep(self, backend: BackendSettings, *, draining: bool) -> None:
         fields = {k: v for k, v in msgspec.to_builtins(backend).items() if k != "name" and v is not None}
@@ -217,7 +217,7 @@ class BackendManager:
         if backend.resolve == "each":
             self._discovery.watch(spec_of(backend))
         else:
-            if backend.name in self._pool.members:  # on its way out
+            if backend.name in self._pool.entries:  # on its way out
                 self._pool.remove(backend.name, force=True)
             self._pool.add(self._connect(spec_of(backend)))
 
@@ -236,7 +236,7 @@ class BackendManager:
         self._draining.discard(backend.name)
         if backend.resolve == "each":
             self._discovery.forget(backend.name, force=force)
-        elif backend.name in self._pool.members:
+        elif backend.name in self._pool.entries:
             self._pool.remove(backend.name, force=force)
 
     def _read(self, fields: Mapping[str, Any]) -> BackendSettings:
@@ -257,7 +257,7 @@ class BackendManager:
     def _drain(self, name: str, draining: bool) -> None:
         (self._draining.add if draining else self._draining.discard)(name)
         self._discovery.drain(name, draining)
-        if name in self._pool.members:
+        if name in self._pool.entries:
             self._pool.drain(name, draining)
 
 

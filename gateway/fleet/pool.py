@@ -1,8 +1,7 @@
-"""The engines that the gateway knows, each looked at again and again, never in a request's path."""
+"""The backends that the gateway sends requests to. Each is scraped at its own pace, never while a request waits."""
 
 import asyncio
 import random
-import weakref
 from collections.abc import Callable, Iterable
 
 from backends.base import Backend, BackendUnreachableError, ModelCard
@@ -21,26 +20,29 @@ from gateway.fleet.entry import FAILURES_TO_UNHEALTHY, BackendEntry
 from gateway.scheduling.messages import BackendObserved, BackendRemoved
 
 MAX_INTERVAL_FACTOR = 10
-"""A backend that stays away is asked less often, down to one such part."""
+"""An unreachable backend is scraped less and less often, down to once in this many intervals."""
 
 TRIAL_WITHIN_S = 5.0
-"""Where every backend of a model has failed too often, requests wait if one is tried again as soon as this."""
+"""If the circuit of every backend of a model is open, requests still wait for a trial that is due within this time."""
 
 NOT_IMPLEMENTED = 501
-"""A route that an engine does not have: no failure of its health."""
+"""HTTP status of a route that the engine does not have. It does not count as a failure of the engine."""
 
 
 class BackendPool:
-    """Scrapes every backend in its own rhythm and tells the scheduler what it saw.
+    """Scrapes every backend and reports its state to the scheduler.
 
     Args:
-        backends: the engines that are there from the start; others come and go by `add`, `replace` and `remove`.
-        post: takes a `BackendObserved` after every look and every change, and a `BackendRemoved`.
-        monotonic: the clock that the scheduler's times are of.
-        interval_s: between two looks at a backend that answers.
-        on_scrape_failure: told the name of a backend that did not answer.
-        in_flight: counts the scheduled requests that a backend of that name has from us.
-        on_circuit: told the name of a backend whose circuit has changed, and to what.
+        backends: the backends at the start; `add`, `replace` and `remove` change them later.
+        post: receives a `BackendObserved` after every scrape and every change, and a `BackendRemoved` after a removal.
+        monotonic: the clock of all times here.
+        interval_s: seconds between two scrapes of a reachable backend.
+        on_scrape_failure: called with the backend's name after every failed scrape.
+        in_flight: returns the number of scheduled requests that a backend runs, by its name.
+        on_circuit: called with the backend's name and the new state whenever a circuit changes.
+
+    Attributes:
+        entries: all backends by name.
     """
 
     def __init__(
@@ -54,219 +56,218 @@ class BackendPool:
         in_flight: Callable[[str], int] = lambda _: 0,
         on_circuit: Callable[[str, Circuit], None] = lambda *_: None,
     ) -> None:
-        self.members = {backend.spec.name: BackendEntry(backend) for backend in backends}
+        self.entries = {backend.spec.name: BackendEntry(backend) for backend in backends}
         self._post = post
         self._monotonic = monotonic
         self._interval_s = interval_s
         self._on_scrape_failure = on_scrape_failure
         self._in_flight = in_flight
         self._on_circuit = on_circuit
-        self._look_now = {member: asyncio.Event() for member in self.members.values()}
-        self._watches: dict[BackendEntry, asyncio.Task[None]] = {}
+        self._scrape_now = {entry: asyncio.Event() for entry in self.entries.values()}
+        self._scrapers: dict[BackendEntry, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._last_failure: weakref.ref[BackendError] | None = None
 
     @property
     def ready(self) -> bool:
-        """At least one backend can take work."""
-        return any(member.takes_work for member in self.members.values())
+        """Whether at least one backend takes work."""
+        return any(entry.takes_work for entry in self.entries.values())
 
     def backend(self, name: str) -> Backend:
-        """Return the backend of that name.
+        """Return the adapter of a backend.
 
         Raises:
-            BackendUnavailable: it was taken out.
+            BackendUnavailable: the backend was removed.
         """
-        member = self.members.get(name)
-        if member is None:
-            raise BackendUnavailable("The backend was taken out")
-        return member.backend
+        entry = self.entries.get(name)
+        if entry is None:
+            raise BackendUnavailable("The backend was removed")
+        return entry.backend
 
     def models(self) -> dict[str, ModelCard]:
-        """Return every model that some backend serves or served, by its id; of several cards the first."""
+        """Return every model of every backend by its id. If several backends have a model, the first card counts."""
         cards: dict[str, ModelCard] = {}
-        for member in self.members.values():
-            for card in member.models:
+        for entry in self.entries.values():
+            for card in entry.models:
                 cards.setdefault(card.id, card)
         return cards
 
     def require(self, model: str) -> ModelCard:
-        """Return the card of a model that can be served now, or that a backend is about to be tried with.
+        """Return the card of a model that a backend serves now, or is about to be tried with.
 
         Raises:
-            ModelNotFound: no backend has it, and all are known.
-            NoBackend: the backends that have it, or that might, do not answer.
+            ModelNotFound: no backend serves the model, and every backend has been scraped.
+            NoBackend: no backend that serves the model, or may serve it, is reachable.
         """
-        serving = [m for m in self.members.values() if any(card.id == model for card in m.models)]
-        if any(member.takes_work or self._is_tried_soon(member) for member in serving):
+        serving = [entry for entry in self.entries.values() if any(card.id == model for card in entry.models)]
+        if any(entry.takes_work or self._is_tried_soon(entry) for entry in serving):
             return self.models()[model]
-        if serving or any(member.snapshot is None for member in self.members.values()) or not self.members:
+        if serving or any(entry.snapshot is None for entry in self.entries.values()) or not self.entries:
             raise NoBackend("No backend that serves the model is reachable now")
         raise ModelNotFound(f"The model {model[:200]!r} does not exist", param="model")
 
     def add(self, backend: Backend) -> None:
-        """Take in a backend; it warms up, where others have its models.
+        """Add a backend. It warms up if other backends serve its models.
 
         Raises:
-            ValueError: there is one of that name.
+            ValueError: the name is in use.
         """
-        if backend.spec.name in self.members:
-            raise ValueError(f"a backend named {backend.spec.name!r} is there already")
-        self._enter(BackendEntry(backend))
+        if backend.spec.name in self.entries:
+            raise ValueError(f"the backend name {backend.spec.name!r} is already in use")
+        self._insert(BackendEntry(backend))
 
     async def replace(self, backend: Backend) -> None:
-        """Put a backend in the place of the one of its name, which goes on with what it runs.
+        """Replace the backend of the same name. The requests that the old one runs finish there.
 
-        Another engine is looked at before it takes over; the same engine in other words goes on as it was.
+        With the same URL and kind it is the same engine, so only the options change. Another engine is scraped first.
         """
-        old = self.members[backend.spec.name]
+        old = self.entries[backend.spec.name]
         if (old.backend.spec.url, old.backend.spec.kind) == (backend.spec.url, backend.spec.kind):
             old.backend, old.leaving = backend, False
-            self._tell(old)
-            self._look_now[old].set()
+            self._report(old)
+            self._scrape_now[old].set()
             return
         new = BackendEntry(backend, draining=old.draining)
-        await self._scrape(new)
-        if self.members.get(backend.spec.name) is old:
-            self._take_out(old)
-            self._enter(new)
-            self._tell(new)
+        await self._read_snapshot(new)
+        if self.entries.get(backend.spec.name) is old:
+            self._delete(old)
+            self._insert(new)
+            self._report(new)
 
     def drain(self, name: str, draining: bool) -> None:
-        """Let a backend end what it runs and take nothing new; or let it take work again."""
-        member = self.members[name]
-        member.draining = draining
+        """Give a backend no new requests, or give it requests again."""
+        entry = self.entries[name]
+        entry.draining = draining
         if not draining:
-            member.leaving = False
-        self._tell(member)
+            entry.leaving = False
+        self._report(entry)
 
     def remove(self, name: str, *, force: bool = False) -> None:
-        """Drain a backend, then take it out; at once with `force`, and then what it runs goes on unseen."""
-        member = self.members[name]
-        member.leaving = True
-        if force or not self._is_busy(member):
-            self._take_out(member)
+        """Drain a backend and remove it when it is idle. With `force`, remove it now; its running requests finish."""
+        entry = self.entries[name]
+        entry.leaving = True
+        if force or not self._is_busy(entry):
+            self._delete(entry)
         else:
-            self._tell(member)
+            self._report(entry)
 
-    def note_failure(self, name: str, error: BackendError, sent_s: float | None = None) -> None:
-        """Take in that a request failed on a backend, and look at it at once where the connection did.
+    def record_failure(self, name: str, error: BackendError, sent_s: float) -> None:
+        """Record that a call to a backend failed. If the connection failed, scrape the backend at once.
 
         Args:
-            name: the backend's.
-            error: how it failed; those that share one call share the error, and it counts once.
-            sent_s: when it was sent; now, where that is not known.
+            name: the backend's name.
+            error: the failure. Only a failure of the engine itself counts for its circuit.
+            sent_s: when the call was sent, in monotonic seconds.
         """
-        member = self.members.get(name)
-        if member is None or (self._last_failure is not None and self._last_failure() is error):
+        entry = self.entries.get(name)
+        if entry is None:
             return
-        self._last_failure = weakref.ref(error)
         now = self._monotonic()
-        if _is_the_backend_s(error):
-            self._change(member, lambda breaker: breaker.failed(now if sent_s is None else sent_s, now))
-        if isinstance(error, (BackendUnavailable, BackendTimeout)) or member.circuit is Circuit.OPEN:
-            self._look_now[member].set()
+        if _is_engine_failure(error):
+            self._change_circuit(entry, lambda breaker: breaker.record_failure(sent_s, now))
+        if isinstance(error, (BackendUnavailable, BackendTimeout)) or entry.circuit is Circuit.OPEN:
+            self._scrape_now[entry].set()
 
-    def note_answer(self, name: str, sent_s: float, *, whole: bool) -> None:
-        """Take in that a backend answers a request; `whole` when the answer came to its end."""
-        if (member := self.members.get(name)) is None:
+    def record_answer(self, name: str, sent_s: float, *, complete: bool) -> None:
+        """Record that a backend has begun to answer a call that was sent at `sent_s`, or has completed the answer."""
+        if (entry := self.entries.get(name)) is None:
             return
         now = self._monotonic()
-        if member.circuit is Circuit.HALF_OPEN:
-            self._change(member, lambda breaker: breaker.answered(sent_s, now))
-            self._look_now[member].set()  # its limit changes soon
-        if whole:
-            member.breaker.succeeded(sent_s, now)
+        if entry.circuit is Circuit.HALF_OPEN:
+            self._change_circuit(entry, lambda breaker: breaker.record_first_byte(sent_s, now))
+            self._scrape_now[entry].set()  # so that the growing limit is reported in time
+        if complete:
+            entry.breaker.record_success(sent_s, now)
 
     async def run(self) -> None:
-        """Watch all backends; ends by being cancelled."""
+        """Scrape all backends until cancelled."""
         async with asyncio.TaskGroup() as self._group:
-            for member in self.members.values():
-                self._watches[member] = self._group.create_task(self._watch(member))
-            await asyncio.Event().wait()  # for ever, also where there is no backend
+            for entry in self.entries.values():
+                self._scrapers[entry] = self._group.create_task(self._scrape_forever(entry))
+            await asyncio.Event().wait()  # never set: without backends, too, the task runs until it is cancelled
 
-    async def look(self, member: BackendEntry) -> None:
-        """Ask one backend how it is, and tell the scheduler."""
-        await self._scrape(member)
-        self._change(member, lambda breaker: breaker.poll(self._monotonic()))
-        self._tell(member)
+    async def scrape(self, entry: BackendEntry) -> None:
+        """Scrape one backend and report its state to the scheduler."""
+        await self._read_snapshot(entry)
+        self._change_circuit(entry, lambda breaker: breaker.poll(self._monotonic()))
+        self._report(entry)
 
-    async def _scrape(self, member: BackendEntry) -> None:
-        was_away = member.failures >= FAILURES_TO_UNHEALTHY
+    async def _read_snapshot(self, entry: BackendEntry) -> None:
+        was_unhealthy = entry.failures >= FAILURES_TO_UNHEALTHY
         try:
-            member.snapshot = await member.backend.scrape()
-            member.seen_s = self._monotonic()
-            member.failures = 0
+            entry.snapshot = await entry.backend.scrape()
+            entry.scraped_s = self._monotonic()
+            entry.failures = 0
         except BackendUnreachableError as error:
-            member.failures += 1
-            self._on_scrape_failure(member.name, error)
+            entry.failures += 1
+            self._on_scrape_failure(entry.name, error)
             return
-        if was_away:
-            member.breaker.begin_ramp(self._monotonic())
+        if was_unhealthy:
+            entry.breaker.begin_ramp(self._monotonic())
 
-    def _change(self, member: BackendEntry, change: Callable[[Breaker], None]) -> None:
-        """Change a backend's circuit; who has to know hears of it."""
-        before = member.circuit
-        change(member.breaker)
-        if member.circuit is not before:
-            self._on_circuit(member.name, member.circuit)
-            self._tell(member)
+    def _change_circuit(self, entry: BackendEntry, change: Callable[[Breaker], None]) -> None:
+        """Apply a change to a backend's circuit breaker; report the backend if its circuit is another now."""
+        before = entry.circuit
+        change(entry.breaker)
+        if entry.circuit is not before:
+            self._on_circuit(entry.name, entry.circuit)
+            self._report(entry)
 
-    def _tell(self, member: BackendEntry) -> None:
-        """Tell the scheduler of a backend, unless it was taken out while it was looked at."""
-        if self.members.get(member.name) is member:
-            self._post(BackendObserved(member.state(self._limit(member))))
+    def _report(self, entry: BackendEntry) -> None:
+        """Report a backend to the scheduler, unless it was removed during its scrape."""
+        if self.entries.get(entry.name) is entry:
+            self._post(BackendObserved(entry.state(self._trial_limit(entry))))
 
-    def _limit(self, member: BackendEntry) -> int | None:
-        """Most requests at once: one on trial; while it warms up only where others that do not can do the work."""
-        if member.circuit is not Circuit.HALF_OPEN:
-            warm = [m for m in self.members.values() if m is not member and m.takes_work and not m.breaker.warming_up]
-            if member.backend.spec.kind == "static" or not any(m.model_names & member.model_names for m in warm):
+    def _trial_limit(self, entry: BackendEntry) -> int | None:
+        """Return the most concurrent requests: 1 during a trial; a growing number while other backends can help out."""
+        if entry.circuit is not Circuit.HALF_OPEN:
+            others = (e for e in self.entries.values() if e is not entry and e.takes_work and not e.breaker.warming_up)
+            if entry.backend.spec.kind == "static" or not any(e.model_names & entry.model_names for e in others):
                 return None
-        return member.breaker.limit(self._monotonic())
+        return entry.breaker.limit(self._monotonic())
 
-    def _is_busy(self, member: BackendEntry) -> bool:
-        return member.passing > 0 or self._in_flight(member.name) > 0
+    def _is_busy(self, entry: BackendEntry) -> bool:
+        return entry.passthrough_requests > 0 or self._in_flight(entry.name) > 0
 
-    def _is_tried_soon(self, member: BackendEntry) -> bool:
-        return member.healthy and not member.stops and member.breaker.retry_s <= self._monotonic() + TRIAL_WITHIN_S
+    def _is_tried_soon(self, entry: BackendEntry) -> bool:
+        trial_due = entry.breaker.retry_s <= self._monotonic() + TRIAL_WITHIN_S
+        return entry.healthy and not entry.is_draining and trial_due
 
-    def _enter(self, member: BackendEntry) -> None:
-        member.breaker.begin_ramp(self._monotonic())
-        self.members[member.name] = member
-        self._look_now[member] = asyncio.Event()
+    def _insert(self, entry: BackendEntry) -> None:
+        entry.breaker.begin_ramp(self._monotonic())
+        self.entries[entry.name] = entry
+        self._scrape_now[entry] = asyncio.Event()
         if self._group is not None:
-            self._watches[member] = self._group.create_task(self._watch(member))
+            self._scrapers[entry] = self._group.create_task(self._scrape_forever(entry))
 
-    def _take_out(self, member: BackendEntry) -> None:
-        del self.members[member.name], self._look_now[member]
-        self._post(BackendRemoved(member.name))
-        if watch := self._watches.pop(member, None):
-            watch.cancel()
+    def _delete(self, entry: BackendEntry) -> None:
+        del self.entries[entry.name], self._scrape_now[entry]
+        self._post(BackendRemoved(entry.name))
+        if scraper := self._scrapers.pop(entry, None):
+            scraper.cancel()
 
-    async def _watch(self, member: BackendEntry) -> None:
-        look_now = self._look_now[member]
+    async def _scrape_forever(self, entry: BackendEntry) -> None:
+        scrape_now = self._scrape_now[entry]
         while True:
-            look_now.clear()
-            await self.look(member)
-            if member.leaving and not self._is_busy(member):
-                return self._take_out(member)
+            scrape_now.clear()
+            await self.scrape(entry)
+            if entry.leaving and not self._is_busy(entry):
+                return self._delete(entry)
             try:
-                async with asyncio.timeout(self._pause_s(member)):
-                    await look_now.wait()
+                async with asyncio.timeout(self._pause_s(entry)):
+                    await scrape_now.wait()
             except TimeoutError:
                 continue
 
-    def _pause_s(self, member: BackendEntry) -> float:
-        """Time to the next look: the interval, or until its circuit or its limit is to change."""
-        factor = min(MAX_INTERVAL_FACTOR, max(1, member.failures)) if not member.leaving else 1
+    def _pause_s(self, entry: BackendEntry) -> float:
+        """Return the seconds to the next scrape: the interval, or less if the circuit or its limit changes sooner."""
+        factor = min(MAX_INTERVAL_FACTOR, max(1, entry.failures)) if not entry.leaving else 1
         jitter = random.uniform(0.9, 1.1)
         now = self._monotonic()
-        return min(self._interval_s * factor * jitter, max(0.0, member.breaker.next_change_s(now) - now))
+        return min(self._interval_s * factor * jitter, max(0.0, entry.breaker.next_change_s(now) - now))
 
 
-def _is_the_backend_s(error: BackendError) -> bool:
-    """Tell a failure that shows a sick backend from a full one and from a request that it rightly refuses."""
+def _is_engine_failure(error: BackendError) -> bool:
+    """Return whether the error shows a broken engine, not a full one and not a request that it rightly refuses."""
     if isinstance(error, BackendRefused):
         return error.status >= 500 and error.status != NOT_IMPLEMENTED
     return isinstance(error, BackendUnavailable | BackendTimeout | ProtocolError) and not isinstance(error, BackendFull)

@@ -23,6 +23,8 @@ from gateway.clock import Clock
 from gateway.config import Settings, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
+from gateway.dispatch.passthrough_proxy import PassthroughProxy
+from gateway.dispatch.retry_budget import RetryBudget
 from gateway.errors import BackendError
 from gateway.fleet.breaker import Circuit
 from gateway.fleet.discovery import Discovery
@@ -80,6 +82,8 @@ class _Gateway:
             store=self.archive.backends,
             connect=self._connect,
         )
+        self.upstream = self._upstream()
+        self.budget = RetryBudget()
         self.priorities = dict(settings.scheduling.priorities)
         self.rules = rules_of(settings)
         self.tasks: list[asyncio.Task[None]] = []
@@ -88,11 +92,11 @@ class _Gateway:
         door: Authenticator = OpenAccess()
         if self.settings.auth.mode == "keys":
             door = KeyAuthenticator(self.archive.application_of, self.clock.monotonic)
-        gauges = Gauges(self.metrics, self.scheduler, self.pool.members, self.archive.recorder_state)
+        gauges = Gauges(self.metrics, self.scheduler, self.pool.entries, self.archive.recorder_state)
         overview = self._overview()
         app = Litestar(
             route_handlers=[
-                *generation_routes(self._generations(door)),
+                *generation_routes(self._generations(door), self._passthrough()),
                 *model_routes(self.pool, door, started_at=int(self.clock.now().timestamp()), rules=self._rules),
                 *health_routes(self.pool, alive=lambda: not any(task.done() for task in self.tasks)),
                 *admin_routes(overview, self.settings.auth.admin_key),
@@ -140,6 +144,11 @@ class _Gateway:
             on_circuit=self._note_circuit,
         )
 
+    def _upstream(self) -> Upstream:
+        upstream = self.settings.upstream
+        timeouts = Timeouts(upstream.connect_timeout_s, upstream.first_byte_timeout_s, upstream.idle_timeout_s)
+        return Upstream(self.transport, timeouts)
+
     def _connect(self, spec: BackendSpec) -> Backend:
         return connect(spec, self.transport, self.settings.upstream.scrape_timeout_s)
 
@@ -162,15 +171,18 @@ class _Gateway:
         return self.rules
 
     def _relay(self) -> GenerationProxy:
-        upstream = self.settings.upstream
-        patience = Timeouts(upstream.connect_timeout_s, upstream.first_byte_timeout_s, upstream.idle_timeout_s)
         return GenerationProxy(
-            self.dispatcher,
-            Upstream(self.transport, patience),
-            self.pool.backend,
-            self.clock.monotonic,
-            self._note_backend_failure,
+            self.dispatcher, self.upstream, self.pool, self.clock.monotonic, self._note_backend_failure, self.budget
+        )
+
+    def _passthrough(self) -> PassthroughProxy:
+        return PassthroughProxy(
             self.pool,
+            self.upstream,
+            scheduled=self.scheduler.in_flight,
+            monotonic=self.clock.monotonic,
+            on_failure=self._note_backend_failure,
+            budget=self.budget,
         )
 
     def _overview(self) -> Overview:

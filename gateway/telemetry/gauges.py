@@ -35,13 +35,13 @@ class Gauges:
             metrics.history.labels(state).set(count)
         for gauge in metrics.of_backends:
             gauge.clear()  # those that were taken out are to be seen no more
-        for member in self.backends.values():
-            self._read_backend(member)
+        for entry in self.backends.values():
+            self._read_backend(entry)
 
-    def _read_backend(self, member: BackendEntry) -> None:
-        metrics, name = self.metrics, member.name
-        metrics.circuit.labels(name).set(list(Circuit).index(member.circuit))
-        metrics.takes_work.labels(name).set(member.takes_work)
+    def _read_backend(self, entry: BackendEntry) -> None:
+        metrics, name = self.metrics, entry.name
+        metrics.circuit.labels(name).set(list(Circuit).index(entry.circuit))
+        metrics.takes_work.labels(name).set(entry.takes_work)
         load = self.scheduler.load(name)
         if load is None:
             return

@@ -20,6 +20,7 @@ from gateway.scheduling.messages import OutOfMemory, Request, Returned
 from gateway.upstream.client import Call, Timeouts, Upstream
 from gateway.upstream.transport import Http1Transport
 from tests.unit.gateway.batching_core import Core
+from tests.unit.gateway.fake_engines import pool_of
 
 LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
 PROMPT_TOKENS = 10
@@ -60,7 +61,7 @@ def send(tmp_path):
         async with listening(config) as url:
             backend = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)
             relay = GenerationProxy(
-                dispatcher, Upstream(transport, Timeouts(5, 60, 10)), lambda _: backend, now, lambda *_: None
+                dispatcher, Upstream(transport, Timeouts(5, 60, 10)), pool_of(backend), now, lambda *_: None
             )
             members = [BatchRequest(Trip(now())) for _ in lengths]
             loop = asyncio.create_task(dispatcher.run())

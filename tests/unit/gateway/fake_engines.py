@@ -8,6 +8,7 @@ import httpx2
 
 from backends.base import BackendSpec, EngineError, Snapshot, Translation
 from backends.openai_api import is_out_of_memory, read_error
+from gateway.fleet.pool import BackendPool
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -78,26 +79,26 @@ class FakeTransport(httpx2.AsyncBaseTransport):
 
 
 class FakeBackend:
-    """An engine of OpenAI's kind, whose looks are scripted too: a snapshot, or an error, for ever the last."""
+    """An OpenAI-style engine. Each scrape takes the next scripted result; the last result repeats for ever."""
 
     def __init__(
         self,
         name: str,
-        *looks: Snapshot | Exception,
+        *snapshots: Snapshot | Exception,
         kind: str = "openai",
         api_key: str | None = None,
         **spec: object,
     ) -> None:
         self.spec = BackendSpec(name=name, kind=kind, url=f"http://{name}/", api_key=api_key, **spec)
-        self.looks = deque(looks)
-        self.looked = 0
+        self.snapshots = deque(snapshots)
+        self.scrapes = 0
 
     async def scrape(self) -> Snapshot:
-        self.looked += 1
-        look = self.looks.popleft() if len(self.looks) > 1 else self.looks[0]
-        if isinstance(look, Exception):
-            raise look
-        return look
+        self.scrapes += 1
+        result = self.snapshots.popleft() if len(self.snapshots) > 1 else self.snapshots[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
         return status == 503 and "queue" in error.message
@@ -113,3 +114,14 @@ class FakeBackend:
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         return read_error(status, body)
+
+
+def pool_of(*backends: FakeBackend) -> BackendPool:
+    """Return a pool of these backends that reports to no scheduler."""
+    return BackendPool(
+        backends,
+        post=lambda _: None,
+        monotonic=lambda: asyncio.get_running_loop().time(),
+        interval_s=1.0,
+        on_scrape_failure=lambda *_: None,
+    )

@@ -44,8 +44,8 @@ class Gateway:
 
     async def page(self, *, looked=True):
         if looked:
-            for member in self.pool.members.values():
-                await self.pool.look(member)
+            for entry in self.pool.entries.values():
+                await self.pool.scrape(entry)
         return await Overview(no_stats, dict, self.scheduler, self.pool, Predictor(str), Clock()).stats(
             None, None, None
         )

@@ -77,10 +77,10 @@ async def ask(
     pool = BackendPool(
         [backend], post=dispatcher.post, monotonic=clock.monotonic, interval_s=1.0, on_scrape_failure=lambda *_: None
     )
-    for member in pool.members.values():
-        await pool.look(member)
+    for entry in pool.entries.values():
+        await pool.scrape(entry)
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
-    relay = GenerationProxy(dispatcher, upstream, pool.backend, clock.monotonic, lambda *_: None)
+    relay = GenerationProxy(dispatcher, upstream, pool, clock.monotonic, lambda *_: None)
     outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
     forecaster = Forecaster(predictor, 1.0, str)
     generations = Generations(door or OpenAccess(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS, rules)

@@ -10,11 +10,13 @@ from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.job import Job
 from gateway.dispatch.trip import Trip
 from gateway.errors import BackendRefused, BackendUnavailable, GatewayError
+from gateway.fleet.breaker import FAILURES_TO_OPEN, Circuit
+from gateway.fleet.pool import BackendPool
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Finished, OutOfMemory, Request, Returned
 from gateway.upstream.client import Call, Timeouts, Upstream
 from tests.unit.gateway.batching_core import Core
-from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, whole
+from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, pool_of, whole
 
 LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
 OUT_OF_MEMORY = whole(b'{"error": {"message": "CUDA out of memory."}}', status=500)
@@ -60,6 +62,7 @@ class Sent:
     members: list[BatchRequest]
     core: Core
     transport: FakeTransport
+    pool: BackendPool
 
     @property
     def bodies(self):
@@ -80,7 +83,7 @@ def answer(*texts, tokens=6):
     return whole(json.dumps({"id": "x", "choices": choices, "usage": usage}).encode())
 
 
-async def send(*prompts, leaves=(), streams=(), with_usage=False, **scripts):
+async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **scripts):
     """Send a batch of these prompts.
 
     Args:
@@ -90,7 +93,8 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, **scripts):
     core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
     dispatcher = Dispatcher(core, now)
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
-    relay = GenerationProxy(dispatcher, upstream, FakeBackend, now, lambda *_: None)
+    pool = pool or pool_of(FakeBackend("gpu0"), FakeBackend("gpu1"))
+    relay = GenerationProxy(dispatcher, upstream, pool, now, lambda *_: None)
     members = [BatchRequest(Trip(now())) for _ in prompts]
 
     async def ask(number, member, prompt):
@@ -113,7 +117,7 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, **scripts):
     await asyncio.gather(loop, return_exceptions=True)
     assert transport.all_closed
     assert sorted(message.id for message in core.told(Finished)) == [str(number) for number in range(len(prompts))]
-    return Sent(members, core, transport)
+    return Sent(members, core, transport, pool)
 
 
 async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
@@ -174,6 +178,21 @@ async def test_what_fails_for_all_is_mended_for_each(failure):
     assert sent.prompts == [["a", "b"], "a", "b"]
     assert sent.texts == ["A", "B"]
     assert [(member.trip.backend, member.trip.attempts) for member in sent.members] == [("gpu1", 1)] * 2
+
+
+async def test_one_failed_call_of_a_batch_counts_as_one_failure_of_the_backend():
+    prompts = [f"p{i}" for i in range(FAILURES_TO_OPEN + 1)]
+    sent = await send(*prompts, gpu0=[httpx2.ReadError("reset")], gpu1=[answer("x")] * len(prompts))
+    assert sent.texts == ["x"] * len(prompts)
+    assert sent.pool.entries["gpu0"].circuit is Circuit.CLOSED
+
+
+async def test_failed_calls_of_batches_open_the_circuit():
+    pool = pool_of(FakeBackend("gpu0"), FakeBackend("gpu1"))
+    for _ in range(FAILURES_TO_OPEN):
+        assert pool.entries["gpu0"].circuit is Circuit.CLOSED
+        await send("a", "b", pool=pool, gpu0=[httpx2.ReadError("reset")], gpu1=[answer("A"), answer("B")])
+    assert pool.entries["gpu0"].circuit is Circuit.OPEN
 
 
 async def test_an_engine_that_is_full_is_full_for_all():

@@ -35,6 +35,7 @@ from tests.unit.gateway.fake_engines import (
     Answer,
     FakeBackend,
     FakeTransport,
+    pool_of,
     whole,
 )
 
@@ -107,7 +108,7 @@ async def relay(
     bearer = GenerationProxy(
         dispatcher,
         upstream,
-        lambda name: FakeBackend(name, priority=priority),
+        pool_of(*(FakeBackend(name, priority=priority) for name in scripts)),
         now,
         lambda *failure: relayed.failures.append(failure),
         budget=budget,

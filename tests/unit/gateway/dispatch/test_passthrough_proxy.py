@@ -41,15 +41,14 @@ class Fleet:
             interval_s=1.0,
             on_scrape_failure=lambda *_: None,
         )
-        for member in self.pool.members.values():
-            await self.pool.look(member)
+        for entry in self.pool.entries.values():
+            await self.pool.scrape(entry)
         self.direct = PassthroughProxy(
             self.pool,
             Upstream(self.transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10)),
             scheduled=lambda name: self.scheduled.get(name, 0),
             monotonic=now,
             on_failure=lambda *failure: self.failures.append(failure),
-            vitals=self.pool,
             budget=self.budget,
         )
         return self
@@ -158,7 +157,7 @@ async def test_a_draining_backend_gets_nothing():
 
 async def test_a_backend_on_trial_gets_one_request_whoever_sends_it():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[whole()], gpu1=[whole(), whole()])
-    trial = fleet.pool.members["gpu0"]
+    trial = fleet.pool.entries["gpu0"]
     trial.breaker.circuit = Circuit.HALF_OPEN
     fleet.scheduled = {"gpu0": 1, "gpu1": 5}
     await fleet.send()
@@ -174,11 +173,11 @@ async def test_a_backend_that_leaves_stays_until_what_passes_through_it_is_done(
     sending = asyncio.create_task(fleet.send(client=client))
     await client.began.wait()
     fleet.pool.remove("gpu0")
-    assert "gpu0" in fleet.pool.members
+    assert "gpu0" in fleet.pool.entries
     client.goes_on.set()
     await sending
     fleet.pool.remove("gpu0")
-    assert "gpu0" not in fleet.pool.members
+    assert "gpu0" not in fleet.pool.entries
 
 
 class SlowClient(FakeClient):

@@ -17,7 +17,7 @@ from gateway.fleet.breaker import (
 def failing(times=FAILURES_TO_OPEN, now=0.0):
     breaker = Breaker()
     for _ in range(times):
-        breaker.failed(now, now)
+        breaker.record_failure(now, now)
     return breaker
 
 
@@ -30,7 +30,7 @@ def half_open():
 
 def recovered():
     breaker, now = half_open()
-    breaker.answered(now, now)
+    breaker.record_first_byte(now, now)
     assert breaker.circuit is Circuit.CLOSED
     return breaker, now
 
@@ -42,16 +42,16 @@ def test_failures_in_a_row_open_the_circuit():
 
 def test_a_success_in_between_breaks_the_row():
     breaker = failing(FAILURES_TO_OPEN - 1)
-    breaker.succeeded(0.0, 0.0)
+    breaker.record_success(0.0, 0.0)
     for _ in range(FAILURES_TO_OPEN - 1):
-        breaker.failed(0.0, 0.0)
+        breaker.record_failure(0.0, 0.0)
     assert breaker.circuit is Circuit.CLOSED
 
 
 def test_failures_of_long_ago_do_not_count():
     breaker = failing(FAILURES_TO_OPEN - 1)
     later = WINDOW_S + 0.1
-    breaker.failed(later, later)
+    breaker.record_failure(later, later)
     assert breaker.circuit is Circuit.CLOSED
 
 
@@ -61,9 +61,9 @@ def test_half_of_the_requests_failing_opens_the_circuit_in_whatever_order(every,
     for i in range(3 * MIN_OUTCOMES):
         now = i / 10
         if i % every:
-            breaker.succeeded(now, now)
+            breaker.record_success(now, now)
         else:
-            breaker.failed(now, now)
+            breaker.record_failure(now, now)
     assert breaker.circuit is circuit
 
 
@@ -80,7 +80,7 @@ def test_the_back_off_doubles_with_every_failed_trial_up_to_a_bound():
     breaker, now = half_open()
     pauses = []
     for _ in range(10):
-        breaker.failed(now, now)
+        breaker.record_failure(now, now)
         assert breaker.circuit is Circuit.OPEN
         pauses.append(breaker.retry_s - now)
         now = breaker.retry_s
@@ -99,14 +99,14 @@ def test_an_answer_to_the_trial_closes_the_circuit_and_its_limit_grows():
 
 def test_a_failure_sets_the_growing_limit_back():
     breaker, now = recovered()
-    breaker.failed(now + 3, now + 3)
+    breaker.record_failure(now + 3, now + 3)
     assert (breaker.circuit, breaker.limit(now + 3)) == (Circuit.CLOSED, RAMP_START)
 
 
 def test_a_backend_that_warms_up_is_given_up_sooner_and_for_longer():
     breaker, now = recovered()
     for _ in range(FAILURES_TO_REOPEN):
-        breaker.failed(now, now)
+        breaker.record_failure(now, now)
     assert (breaker.circuit, breaker.retry_s) == (Circuit.OPEN, now + 2 * FIRST_BACKOFF_S)
 
 
@@ -116,26 +116,26 @@ def test_a_backend_that_has_warmed_up_begins_anew():
     breaker.poll(now)
     for _ in range(FAILURES_TO_OPEN):
         assert breaker.circuit is Circuit.CLOSED
-        breaker.failed(now, now)
+        breaker.record_failure(now, now)
     assert breaker.retry_s == now + FIRST_BACKOFF_S
 
 
 def test_what_was_sent_before_the_circuit_opened_says_nothing_of_the_trial():
     breaker = Breaker()
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed(5.0, 10.0)
+        breaker.record_failure(5.0, 10.0)
     breaker.poll(11.0)
-    breaker.failed(5.0, 11.5)
+    breaker.record_failure(5.0, 11.5)
     assert breaker.circuit is Circuit.HALF_OPEN
-    breaker.answered(5.0, 11.5)
+    breaker.record_first_byte(5.0, 11.5)
     assert breaker.circuit is Circuit.HALF_OPEN
-    breaker.answered(11.0, 11.5)
+    breaker.record_first_byte(11.0, 11.5)
     assert breaker.circuit is Circuit.CLOSED
 
 
 def test_without_failures_nothing_is_held_back():
     breaker = Breaker()
-    breaker.succeeded(0.0, 1.0)
+    breaker.record_success(0.0, 1.0)
     breaker.poll(1000.0)
     assert (breaker.circuit, breaker.limit(1000.0)) == (Circuit.CLOSED, None)
     assert breaker.next_change_s(1000.0) == float("inf")

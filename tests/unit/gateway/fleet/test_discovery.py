@@ -12,7 +12,7 @@ SPEC = BackendSpec(name="gpu", kind="vllm", url="http://engines:8000/base", max_
 
 
 class Found:
-    """A pool whose members are found behind names."""
+    """A pool whose entries are found behind names."""
 
     def __init__(self, *specs, running=()):
         self.names = {}
@@ -45,11 +45,11 @@ class Found:
 
     @property
     def urls(self):
-        return {name: member.backend.spec.url for name, member in self.pool.members.items()}
+        return {name: entry.backend.spec.url for name, entry in self.pool.entries.items()}
 
     async def look(self, spec=SPEC):
-        await self.discovery.look(spec)
-        return sorted(self.pool.members)
+        await self.discovery.refresh(spec)
+        return sorted(self.pool.entries)
 
 
 async def test_every_address_is_a_backend_of_its_own():
@@ -61,7 +61,7 @@ async def test_every_address_is_a_backend_of_its_own():
         "gpu@fd00::4": "http://[fd00::4]:8000/base",
     }
     assert found.asked == ["engines"]
-    assert {member.backend.spec.max_concurrency for member in found.pool.members.values()} == {4}
+    assert {entry.backend.spec.max_concurrency for entry in found.pool.entries.values()} == {4}
 
 
 async def test_addresses_that_vanish_are_drained_and_new_ones_taken_in():
@@ -70,10 +70,10 @@ async def test_addresses_that_vanish_are_drained_and_new_ones_taken_in():
     await found.look()
     found.names["engines"] = ["10.0.0.3"]
     assert await found.look() == ["gpu@10.0.0.1", "gpu@10.0.0.3"]
-    assert found.pool.members["gpu@10.0.0.1"].stops
+    assert found.pool.entries["gpu@10.0.0.1"].is_draining
     found.names["engines"] = ["10.0.0.1", "10.0.0.3"]
     await found.look()
-    assert not found.pool.members["gpu@10.0.0.1"].stops
+    assert not found.pool.entries["gpu@10.0.0.1"].is_draining
 
 
 async def test_addresses_that_cannot_be_had_leave_all_as_it_was():
@@ -106,8 +106,8 @@ async def test_a_name_that_is_forgotten_takes_its_backends_along(force):
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
     await found.look()
     found.discovery.forget("gpu", force=force)
-    assert list(found.pool.members) == ([] if force else ["gpu@10.0.0.1"])
-    assert await found.look() == list(found.pool.members)
+    assert list(found.pool.entries) == ([] if force else ["gpu@10.0.0.1"])
+    assert await found.look() == list(found.pool.entries)
 
 
 async def test_a_backend_that_was_changed_is_changed_at_every_address():
@@ -115,8 +115,8 @@ async def test_a_backend_that_was_changed_is_changed_at_every_address():
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
     await found.look()
     await found.discovery.change(BackendSpec(name="gpu", kind="vllm", url=SPEC.url, max_concurrency=9))
-    assert {member.backend.spec.max_concurrency for member in found.pool.members.values()} == {9}
-    assert len(found.pool.members) == 2
+    assert {entry.backend.spec.max_concurrency for entry in found.pool.entries.values()} == {9}
+    assert len(found.pool.entries) == 2
 
 
 async def test_addresses_that_come_to_a_draining_backend_drain_too():
@@ -126,6 +126,6 @@ async def test_addresses_that_come_to_a_draining_backend_drain_too():
     found.discovery.drain("gpu", True)
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
     await found.look()
-    assert [member.stops for member in found.pool.members.values()] == [True, True]
+    assert [entry.is_draining for entry in found.pool.entries.values()] == [True, True]
     found.discovery.drain("gpu", False)
-    assert [member.stops for member in found.pool.members.values()] == [False, False]
+    assert [entry.is_draining for entry in found.pool.entries.values()] == [False, False]

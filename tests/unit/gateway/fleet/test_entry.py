@@ -24,6 +24,6 @@ SEEN = Snapshot((ModelCard("llama"),))
     ],
 )
 def test_a_backend_s_condition_is_told_in_a_word(fields, circuit, condition, takes_work):
-    member = BackendEntry(FakeBackend("gpu"), **{"snapshot": SEEN, **fields})
-    member.breaker.circuit = circuit
-    assert (member.condition, member.takes_work) == (condition, takes_work)
+    entry = BackendEntry(FakeBackend("gpu"), **{"snapshot": SEEN, **fields})
+    entry.breaker.circuit = circuit
+    assert (entry.condition, entry.takes_work) == (condition, takes_work)

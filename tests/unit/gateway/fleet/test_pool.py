@@ -54,12 +54,15 @@ class Watched:
             self.seen.append(message.state)
 
     def answers(self, name):
-        self.pool.note_answer(name, asyncio.get_running_loop().time(), whole=True)
+        self.pool.record_answer(name, asyncio.get_running_loop().time(), complete=True)
+
+    def fails(self, name, error):
+        self.pool.record_failure(name, error, asyncio.get_running_loop().time())
 
     async def look(self, times=1):
         for _ in range(times):
-            for member in self.pool.members.values():
-                await self.pool.look(member)
+            for entry in self.pool.entries.values():
+                await self.pool.scrape(entry)
         return self.seen[-1].healthy if self.seen else None
 
     @asynccontextmanager
@@ -201,21 +204,21 @@ async def test_a_backend_is_looked_at_again_and_again():
     watched = Watched(backend, interval_s=2.0)
     async with watched.running():
         await asyncio.sleep(100)
-    assert 40 <= backend.looked <= 60
+    assert 40 <= backend.scrapes <= 60
 
 
 async def test_a_backend_that_stays_away_is_asked_less_often():
     backend = FakeBackend("gpu", AWAY)
     async with Watched(backend, interval_s=1.0).running():
         await asyncio.sleep(1000)
-    assert 1000 / MAX_INTERVAL_FACTOR * 0.9 <= backend.looked <= 1000 / MAX_INTERVAL_FACTOR * 1.3
+    assert 1000 / MAX_INTERVAL_FACTOR * 0.9 <= backend.scrapes <= 1000 / MAX_INTERVAL_FACTOR * 1.3
 
 
 async def test_one_backend_s_absence_does_not_keep_from_looking_at_another():
     here, away = FakeBackend("gpu-0", serving()), FakeBackend("gpu-1", AWAY)
     async with Watched(here, away).running():
         await asyncio.sleep(100)
-    assert here.looked > 5 * away.looked
+    assert here.scrapes > 5 * away.scrapes
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("gone"), BackendTimeout("silent")])
@@ -224,10 +227,10 @@ async def test_a_backend_on_which_a_request_failed_is_looked_at_at_once(error):
     watched = Watched(backend, interval_s=1000.0)
     async with watched.running():
         await asyncio.sleep(1)
-        assert backend.looked == 1
-        watched.pool.note_failure("gpu", error)
+        assert backend.scrapes == 1
+        watched.fails("gpu", error)
         await asyncio.sleep(1)
-        assert backend.looked == 2
+        assert backend.scrapes == 2
 
 
 @pytest.mark.parametrize("error", [BackendRefused("no", status=400, type="x"), ProtocolError("what?")])
@@ -236,14 +239,14 @@ async def test_a_refusal_is_no_reason_to_look(error):
     watched = Watched(backend, interval_s=1000.0)
     async with watched.running():
         await asyncio.sleep(1)
-        watched.pool.note_failure("gpu", error)
+        watched.fails("gpu", error)
         await asyncio.sleep(1)
-        assert backend.looked == 1
+        assert backend.scrapes == 1
 
 
 async def test_a_failure_on_a_backend_that_is_no_more_is_nothing():
     watched = Watched()
-    watched.pool.note_failure("gone", BackendUnavailable("gone"))
+    watched.fails("gone", BackendUnavailable("gone"))
     assert watched.failed == []
 
 
@@ -273,7 +276,7 @@ def fails(watched, name, error=SICK["broken"], times=FAILURES_TO_OPEN):
     """So many requests fail on a backend, each in its own way."""
     errors = [error() for _ in range(times)]
     for each in errors:
-        watched.pool.note_failure(name, each)
+        watched.fails(name, each)
 
 
 async def pair(*, kind="openai"):
@@ -295,7 +298,7 @@ async def test_a_backend_that_answers_its_looks_and_fails_its_requests_gets_no_m
     assert last(watched, "gpu-0").healthy
     fails(watched, "gpu-0", error, 1)
     assert not last(watched, "gpu-0").healthy
-    assert watched.pool.members["gpu-0"].healthy
+    assert watched.pool.entries["gpu-0"].healthy
     assert watched.circuits == [("gpu-0", Circuit.OPEN)]
     await watched.look()
     assert (last(watched, "gpu-0").healthy, last(watched, "gpu-1").healthy) == (False, True)
@@ -307,14 +310,6 @@ async def test_a_full_backend_and_a_bad_request_are_no_failures(error):
     fails(watched, "gpu-0", error, 10 * FAILURES_TO_OPEN)
     assert last(watched, "gpu-0").healthy
     assert watched.circuits == []
-
-
-async def test_one_failure_of_a_batch_counts_once_whoever_tells_of_it():
-    watched = await pair()
-    error = BackendUnavailable("gone")
-    for _ in range(32):
-        watched.pool.note_failure("gpu-0", error)
-    assert watched.pool.members["gpu-0"].circuit is Circuit.CLOSED
 
 
 async def test_a_backend_is_tried_again_with_one_request_and_then_with_ever_more():
@@ -391,7 +386,7 @@ async def test_a_request_waits_for_a_trial_that_is_near_and_not_for_one_that_is_
     assert not watched.pool.ready
     assert watched.pool.require("llama").id == "llama"
     for _ in range(5):  # trials that fail, each after twice the time
-        await asyncio.sleep(watched.pool.members["gpu-0"].breaker.retry_s - asyncio.get_running_loop().time())
+        await asyncio.sleep(watched.pool.entries["gpu-0"].breaker.retry_s - asyncio.get_running_loop().time())
         await watched.look()
         fails(watched, "gpu-0", times=1)
     with pytest.raises(NoBackend):
@@ -446,7 +441,7 @@ async def test_a_backend_is_taken_out_when_it_has_ended_what_it_runs():
         assert watched.pool.backend("gpu-0").spec.name == "gpu-0"
         watched.in_flight["gpu-0"] = 0
         await asyncio.sleep(2)
-        assert list(watched.pool.members) == ["gpu-1"]
+        assert list(watched.pool.entries) == ["gpu-1"]
         seen = len(watched.seen)
         await asyncio.sleep(5)
     assert watched.gone == ["gpu-0"]
@@ -460,7 +455,7 @@ async def test_a_backend_is_taken_out_at_once_by_force_or_when_it_runs_nothing()
     watched.in_flight["gpu-0"] = 1
     watched.pool.remove("gpu-0", force=True)
     watched.pool.remove("gpu-1")
-    assert (watched.gone, watched.pool.members) == (["gpu-0", "gpu-1"], {})
+    assert (watched.gone, watched.pool.entries) == (["gpu-0", "gpu-1"], {})
 
 
 async def test_a_look_that_ends_after_its_backend_was_taken_out_tells_nobody():
@@ -478,7 +473,7 @@ async def test_the_same_engine_in_other_words_goes_on_as_it_was():
     await watched.pool.replace(changed)
     assert (last(watched, "gpu-0").healthy, last(watched, "gpu-0").max_concurrency) == (True, 3)
     assert last(watched, "gpu-0").trial_limit is None
-    assert (watched.gone, changed.looked) == ([], 0)
+    assert (watched.gone, changed.scrapes) == ([], 0)
 
 
 async def test_another_engine_is_looked_at_before_it_takes_over():
@@ -487,7 +482,7 @@ async def test_another_engine_is_looked_at_before_it_takes_over():
     replacing = asyncio.create_task(watched.pool.replace(other))
     await asyncio.sleep(0.5)
     assert watched.pool.require("llama").id == "llama"
-    assert watched.pool.members["gpu-0"].takes_work
+    assert watched.pool.entries["gpu-0"].takes_work
     await replacing
     assert (watched.gone, last(watched, "gpu-0").models) == (["gpu-0"], {"mistral"})
     assert last(watched, "gpu-0").healthy
@@ -497,5 +492,5 @@ async def test_a_slow_look_at_one_backend_delays_no_other():
     slow, quick = SlowBackend("gpu-0", serving("llama")), FakeBackend("gpu-1", serving("llama"))
     async with Watched(slow, quick, interval_s=0.1).running():
         await asyncio.sleep(30)
-    assert 250 <= quick.looked <= 350
-    assert 25 <= slow.looked <= 33
+    assert 250 <= quick.scrapes <= 350
+    assert 25 <= slow.scrapes <= 33

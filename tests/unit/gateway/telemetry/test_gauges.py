@@ -57,7 +57,7 @@ def test_a_backend_s_circuit_is_shown():
     assert read(shown, "backend_circuit", backend="gpu") == 0
     breaker = shown.backends["gpu"].breaker
     for _ in range(FAILURES_TO_OPEN):
-        breaker.failed(1.0, 1.0)
+        breaker.record_failure(1.0, 1.0)
     assert read(shown, "backend_circuit", backend="gpu") == 2
     breaker.poll(breaker.retry_s)
     assert read(shown, "backend_circuit", backend="gpu") == 1
