@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.paper.continuous import run_continuous
 from bench.paper.jobs import Sample, poisson_jobs
-from bench.paper.policies import OurBatches, Vanilla, WmaBatches
+from bench.paper.policies import Vanilla, WmaBatches
 from bench.paper.report import PaperReport, report
 from bench.paper.run import Outcome, run_static
+from bench.paper.served import ServedScheduler
 from bench.paper.testbed import Job, Testbed
 from gateway.scheduling.batch_time import KnnBatchTime
-from gateway.scheduling.static_batch import MEMORY_LEVEL, StaticLimits
+from gateway.scheduling.static_batch import MEMORY_LEVEL
 
 VANILLA_SIZE, QUANTISED_SIZE = 7, 10
 """The paper's: what fits when every request takes its maximum."""
@@ -53,8 +54,7 @@ def _magnus_q(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
 
 
 def _ours(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
-    limits = StaticLimits(testbed.kv_capacity_tokens)
-    return run_static(OurBatches(limits, KnnBatchTime(testbed.batch_time)), jobs, testbed)
+    return run_static(ServedScheduler(testbed), jobs, testbed)
 
 
 POLICIES: dict[str, Run] = {

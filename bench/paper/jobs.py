@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from math import exp
 from statistics import NormalDist
 
-from bench.paper.testbed import LONGEST_TOKENS, Job
+from bench.paper.testbed import LONGEST_TOKENS, MODEL, Job
 from gateway.scheduling.length import LEVELS, LengthQuantiles
 from gateway.scheduling.messages import Request
 from gateway.simulation.workload import BYTES_PER_TOKEN, prompt_tokens
@@ -78,7 +78,7 @@ def poisson_jobs(taken: Sequence[Sample], *, rate: float, count: int, seed: int 
     jobs, now = [], 0.0
     for number, index in enumerate(islice(cycle(order), count)):
         one = taken[index]
-        request = Request(str(number), "chatglm-6b", one.prompt_tokens, one.length, now, now + _FAR_S)
+        request = Request(str(number), MODEL, one.prompt_tokens, one.length, now, now + _FAR_S)
         jobs.append(Job(request, one.output_tokens))
         now += chance.expovariate(rate)
     return jobs

@@ -1,15 +1,15 @@
 """Who shares a batch and which batch is next: what each row of the paper's comparison decides, and what ours does."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bench.paper.testbed import BatchRun, Job
 from bench.paper.wma import BatchShape
 from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.messages import Request
-from gateway.scheduling.policies import Hrrn, length_class
-from gateway.scheduling.static_batch import TIME_LEVEL, StaticLimits, form_static_batch, planned_tokens, split
+from gateway.scheduling.static_batch import planned_tokens
 
 PHI = 50_000
 """The paper's threshold of wasted memory access, in token reads."""
@@ -26,12 +26,12 @@ class BatchPolicy(Protocol):
         """Give the next batch to an engine that is free; an empty one if nobody waits."""
         ...
 
-    def learn(self, batch: Sequence[Request], output_tokens: int, seconds: float) -> None:
-        """Hear how long a batch took and how long its longest answer was."""
+    def finish(self, batch: Sequence[Job], run: BatchRun, now: float) -> None:
+        """Learn from a batch that ended: how long its answers and the batch itself turned out."""
         ...
 
-    def out_of_memory(self, batch: Sequence[Request]) -> None:
-        """Take a batch back that ran out of memory."""
+    def out_of_memory(self, batch: Sequence[Request], now: float) -> None:
+        """Take back a batch that ran out of memory."""
         ...
 
 
@@ -51,10 +51,10 @@ class Vanilla:
         del now
         return [self._queue.popleft() for _ in range(min(self.size, len(self._queue)))]
 
-    def learn(self, batch: Sequence[Request], output_tokens: int, seconds: float) -> None:
+    def finish(self, batch: Sequence[Job], run: BatchRun, now: float) -> None:
         """Learn nothing."""
 
-    def out_of_memory(self, batch: Sequence[Request]) -> None:
+    def out_of_memory(self, batch: Sequence[Request], now: float) -> None:
         """Fail: the size is chosen so that this cannot be."""
         raise RuntimeError(f"{len(batch)} requests of the largest size do not fit the memory")
 
@@ -135,13 +135,14 @@ class WmaBatches:
         self._queue.remove(best)
         return [point.request for point in best.members]
 
-    def learn(self, batch: Sequence[Request], output_tokens: int, seconds: float) -> None:
-        """Teach the estimator."""
+    def finish(self, batch: Sequence[Job], run: BatchRun, now: float) -> None:
+        """Teach the estimator the batch's time."""
+        del now
         if self.batch_time is not None:
-            prompt_tokens = max(request.prompt_tokens for request in batch)
-            self.batch_time.learn_one(len(batch), prompt_tokens, output_tokens, seconds)
+            prompt_tokens = max(job.request.prompt_tokens for job in batch)
+            self.batch_time.learn_one(len(batch), prompt_tokens, run.steps, run.seconds)
 
-    def out_of_memory(self, batch: Sequence[Request]) -> None:
+    def out_of_memory(self, batch: Sequence[Request], now: float) -> None:
         """Queue both halves, closed."""
         points, half = [self._point(request) for request in batch], len(batch) // 2
         self._queue += [_QueuedBatch.of(points[:half], closed=True), _QueuedBatch.of(points[half:], closed=True)]
@@ -160,61 +161,3 @@ class WmaBatches:
             return -batch.arrival_s
         seconds = self.batch_time(batch.shape.size, batch.shape.prompt_tokens, batch.shape.output_tokens)
         return (now - batch.arrival_s + seconds) / seconds
-
-
-@dataclass(slots=True)
-class OurBatches:
-    """Ours: nothing is decided before an engine is free; then the length class with the highest response ratio is next.
-
-    Batcher and response ratio are the gateway's own; the queue is the least that they need.
-    """
-
-    limits: StaticLimits
-    batch_time: KnnBatchTime
-    _classes: dict[int, dict[str, Request]] = field(default_factory=dict)
-    """Requests by id in the order of arrival, by length class."""
-    _retries: deque[list[Request]] = field(default_factory=deque)
-
-    def arrive(self, request: Request) -> None:
-        """Queue it by its length class."""
-        self._classes.setdefault(self._class_of(request), {})[request.id] = request
-
-    def take(self, now: float) -> list[Request]:
-        """Form a batch around the most urgent head; what ran out of memory goes first."""
-        if self._retries:
-            return self._retries.popleft()
-        if not self._classes:
-            return []
-        heads = [next(iter(waiting.values())) for waiting in self._classes.values()]
-        head = max(heads, key=lambda one: Hrrn().urgency(one.arrival_s, self._alone_s(one), now))
-        batch = form_static_batch(head, self._others(head), self.limits, now, self.batch_time.prior)
-        for request in batch:
-            self._remove(request)
-        return batch
-
-    def learn(self, batch: Sequence[Request], output_tokens: int, seconds: float) -> None:
-        """Teach the estimator."""
-        prompt_tokens = max(request.prompt_tokens for request in batch)
-        self.batch_time.learn_one(len(batch), prompt_tokens, output_tokens, seconds)
-
-    def out_of_memory(self, batch: Sequence[Request]) -> None:
-        """Run both halves next."""
-        self._retries.extend(split(batch))
-
-    def _others(self, head: Request) -> Iterator[Request]:
-        """Yield the others of a request's class, then those of the classes nearest to it."""
-        own = self._class_of(head)
-        for number in sorted(self._classes, key=lambda number: (abs(number - own), number)):
-            yield from (request for request in self._classes[number].values() if request is not head)
-
-    def _alone_s(self, request: Request) -> float:
-        return self.batch_time(1, request.prompt_tokens, planned_tokens(request, TIME_LEVEL))
-
-    def _class_of(self, request: Request) -> int:
-        return length_class(self.batch_time.prior(1, request.prompt_tokens, planned_tokens(request, TIME_LEVEL)))
-
-    def _remove(self, request: Request) -> None:
-        number = self._class_of(request)
-        del self._classes[number][request.id]
-        if not self._classes[number]:
-            del self._classes[number]

@@ -53,10 +53,11 @@ def run_static(policy: BatchPolicy, jobs: Sequence[Job], testbed: Testbed) -> Ou
             now = ended.ends_s
             if ended.run.failed:
                 failures += 1
-                policy.out_of_memory(ended.batch)
+                policy.out_of_memory(ended.batch, now)
             else:
-                policy.learn(ended.batch, ended.run.steps, ended.run.seconds)
-                done += [Done(by_id[request.id], now, ended.run.steps) for request in ended.batch]
+                answered = [by_id[request.id] for request in ended.batch]
+                done += [Done(job, now, ended.run.steps) for job in answered]
+                policy.finish(answered, ended.run, now)
         else:
             now = jobs[arrived].request.arrival_s
             policy.arrive(jobs[arrived].request)

@@ -12,6 +12,7 @@ from gateway.scheduling.messages import Request
 from gateway.scheduling.step_time import StepTimePrior
 
 ENGINES = 7
+MODEL = "chatglm-6b"
 LONGEST_TOKENS = 1024
 """Of a prompt, and of an answer; longer answers are cut, longer prompts are not sent."""
 

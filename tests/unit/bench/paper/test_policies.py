@@ -1,11 +1,8 @@
-import pytest
-
-from bench.paper.policies import OurBatches, Vanilla, WmaBatches
+from bench.paper.policies import Vanilla, WmaBatches
 from bench.paper.testbed import Testbed
 from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
-from gateway.scheduling.static_batch import StaticLimits
 
 KV = Testbed().kv_capacity_tokens
 
@@ -77,29 +74,6 @@ def test_highest_response_ratio_next_lets_a_short_batch_overtake():
 
 def test_halves_of_a_failed_batch_take_nobody_in():
     policy = WmaBatches(KV)
-    policy.out_of_memory([request(i) for i in range(4)])
+    policy.out_of_memory([request(i) for i in range(4)], now=1.0)
     policy.arrive(request("new"))
     assert sorted(taken(policy)) == [["0", "1"], ["2", "3"], ["new"]]
-
-
-def test_ours_decides_when_an_engine_is_free():
-    policy = filled(OurBatches(StaticLimits(KV), estimator()), *(request(i, 20) for i in range(3)))
-    policy.arrive(request("long", 900))
-    policy.arrive(request("late", 20, arrival=9.0))
-    assert taken(policy) == [["0", "1", "2", "late"], ["long"]]
-
-
-def test_ours_lets_nobody_starve():
-    policy = filled(OurBatches(StaticLimits(KV, max_batch_size=2), estimator()), request("long", 1000))
-    for second in range(1000):
-        policy.arrive(request(f"{second}a", 20, arrival=float(second)))
-        policy.arrive(request(f"{second}b", 20, arrival=float(second)))
-        if "long" in ids(policy.take(float(second))):
-            return
-    pytest.fail("the long request was passed over a thousand times")
-
-
-def test_ours_runs_halves_of_a_failed_batch_next():
-    policy = filled(OurBatches(StaticLimits(KV), estimator()), request("waiting"))
-    policy.out_of_memory([request("a"), request("b", 300), request("c"), request("d", 400)])
-    assert taken(policy) == [["a", "c"], ["b", "d"], ["waiting"]]
