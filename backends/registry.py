@@ -8,9 +8,8 @@ import httpx2
 from backends.base import Backend, BackendSpec
 from backends.http import Endpoint
 from backends.openai import OpenAIBackend
-from backends.static import StaticBackend
 from backends.tgi import TgiBackend
-from backends.vllm import VllmBackend
+from backends.vllm import StaticBackend, VllmBackend
 
 KINDS: Mapping[str, Callable[[Endpoint], Backend]] = MappingProxyType(
     {"vllm": VllmBackend, "tgi": TgiBackend, "openai": OpenAIBackend, "static": StaticBackend}

@@ -65,6 +65,12 @@ class VllmBackend:
         return None
 
 
+class StaticBackend(VllmBackend):
+    """A server with static batching. Its adapter is the same as vLLM's; only the scheduler treats it differently."""
+
+    __slots__ = ()
+
+
 def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int | None) -> Snapshot:
     """Read a snapshot from vLLM's metrics; data-parallel ranks add up.
 

@@ -12,12 +12,12 @@ from litestar.types import Receive, Scope, Send
 
 from backends.simulator.loop import EngineLoop, Generation
 
-Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
-class Refusal(Exception):
+class HttpError(Exception):
     """An answer with an error status, in the shape of the face that raises it."""
 
     def __init__(self, status: int, body: object) -> None:
@@ -26,16 +26,16 @@ class Refusal(Exception):
         self.body = body
 
 
-def post(path: str, endpoint: Endpoint) -> ASGIRouteHandler:
-    """Route POST requests to `endpoint`; the refusal that it raises, if any, is what the client gets."""
+def post(path: str, handler: AsgiHandler) -> ASGIRouteHandler:
+    """Route POST requests to `handler`; the refusal that it raises, if any, is what the client gets."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope.get("method") != "POST":
-                raise Refusal(405, {"detail": "Method Not Allowed"})
-            await endpoint(scope, receive, send)
-        except Refusal as refusal:
-            await send_json(send, refusal.status, refusal.body)
+                raise HttpError(405, {"detail": "Method Not Allowed"})
+            await handler(scope, receive, send)
+        except HttpError as error:
+            await send_json(send, error.status, error.body)
 
     return asgi(path, copy_scope=False)(app)
 
@@ -55,16 +55,16 @@ async def read_body(receive: Receive) -> bytes:
     return b""
 
 
-def decode(body: bytes, body_type: type[_Body], refuse: Callable[[str], Refusal]) -> _Body:
+def decode(body: bytes, body_type: type[_Body], error_of: Callable[[str], HttpError]) -> _Body:
     """Return the request that the body is.
 
     Raises:
-        Refusal: what `refuse` makes of the reason why it is none.
+        HttpError: what `error_of` makes of the reason why it is none.
     """
     try:
         return msgspec.json.decode(body, type=body_type)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise refuse(str(error)) from error
+        raise error_of(str(error)) from error
 
 
 async def send_json(send: Send, status: int, body: object) -> None:

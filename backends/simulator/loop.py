@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 from backends.simulator.engine import Engine, Sequence, SequenceId, StepResult
-from backends.simulator.observations import Observations
+from backends.simulator.metrics import EngineMetrics
 
 
 class Choice:
@@ -57,7 +57,7 @@ class Generation:
         """Tell whether a choice was lost for want of memory."""
         return any(choice.failed for choice in self.choices)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the face that waits in `changed`."""
         self._changed.set()
 
@@ -75,9 +75,9 @@ class Generation:
 class EngineLoop:
     """The only owner of an engine in a server."""
 
-    def __init__(self, engine: Engine, *, speed: float = 1.0) -> None:
+    def __init__(self, engine: Engine, metrics: EngineMetrics, *, speed: float = 1.0) -> None:
         self.engine = engine
-        self.observations = Observations()
+        self.metrics = metrics
         self._speed = speed
         self._choices: dict[SequenceId, Choice] = {}
         self._generations: set[Generation] = set()
@@ -117,7 +117,7 @@ class EngineLoop:
             self.abort(generation)
             raise
         self._generations.add(generation)
-        self.observations.submitted += len(sequences)
+        self.metrics.submitted += len(sequences)
         self._arrived.set()
         return generation
 
@@ -128,7 +128,7 @@ class EngineLoop:
                 self.engine.abort(choice.sequence.id)
                 generation.aborted = True
         self._generations.discard(generation)
-        generation.ring()
+        generation.notify()
 
     def abort_all(self) -> None:
         """Drop every request, as at shutdown."""
@@ -154,7 +154,7 @@ class EngineLoop:
         choices, now_s = self._choices, _now_s()
         for sequence_id in result.first:
             if (choice := choices.get(sequence_id)) is not None:
-                self.observations.observe_first_token(choice.sequence.prompt_tokens, now_s - choice.sequence.arrival_s)
+                self.metrics.observe_first_token(choice.sequence.prompt_tokens, now_s - choice.sequence.arrival_s)
         for sequence_id in result.emitted:
             if (choice := choices.get(sequence_id)) is not None:
                 self._produce(choice, choice.produced + 1)
@@ -166,17 +166,17 @@ class EngineLoop:
         for sequence_id in result.failed:
             if (choice := choices.pop(sequence_id, None)) is not None:
                 choice.failed = True
-                choice.generation.ring()
+                choice.generation.notify()
                 self._end(choice, now_s)
 
     def _produce(self, choice: Choice, produced: int) -> None:
-        self.observations.generation_tokens += produced - choice.produced
+        self.metrics.generation_tokens += produced - choice.produced
         choice.produced = produced
-        choice.generation.ring()
+        choice.generation.notify()
 
     def _end(self, choice: Choice, now_s: float) -> None:
         sequence, generation = choice.sequence, choice.generation
-        self.observations.observe_finish(
+        self.metrics.observe_finish(
             choice.finish_reason or "error", sequence.prompt_tokens, choice.produced, now_s - sequence.arrival_s
         )
         if generation.done:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from backends.simulator.tokenizer import count_tokens, detokenize
-from backends.simulator.truth import Answer
+from backends.simulator.text import count_tokens, detokenize
+from backends.simulator.truth import AnswerLength
 from backends.simulator.workload import Message, last_user_text, sha_of
 
 
@@ -19,7 +19,7 @@ class Prompt:
     exact: bool = False
     empty: bool = False
 
-    def tokens_given(self, answer: Answer) -> int:
+    def tokens_given(self, answer: AnswerLength) -> int:
         """Return the prompt's tokens, now that its answer is known."""
         return self.tokens if self.exact else answer.input_tokens or self.tokens
 

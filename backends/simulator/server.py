@@ -17,9 +17,10 @@ from litestar.exceptions import HTTPException
 
 from backends.simulator.config import EngineConfig, build_engine
 from backends.simulator.loop import EngineLoop
-from backends.simulator.tgi_face import TgiFace
+from backends.simulator.metrics import tgi_metrics, vllm_metrics
+from backends.simulator.tgi_api import TgiApi
 from backends.simulator.truth import Truth
-from backends.simulator.vllm_face import VllmFace
+from backends.simulator.vllm_api import VllmApi
 
 
 def create_app(config: EngineConfig) -> Litestar:
@@ -29,7 +30,9 @@ def create_app(config: EngineConfig) -> Litestar:
         WorkloadError: the truth or workload file has a wrong line.
         OSError: it cannot be read.
     """
-    loop = EngineLoop(build_engine(config), speed=config.speed)
+    engine = build_engine(config)
+    metrics = tgi_metrics(config, engine) if config.kind == "tgi" else vllm_metrics(config, engine)
+    loop = EngineLoop(engine, metrics, speed=config.speed)
     truth = Truth.load(truth=config.truth, workload=config.workload, seed=config.seed)
 
     @asynccontextmanager
@@ -44,7 +47,7 @@ def create_app(config: EngineConfig) -> Litestar:
                 await task
 
     return Litestar(
-        (TgiFace if config.kind == "tgi" else VllmFace)(config, loop, truth).routes(),
+        (TgiApi if config.kind == "tgi" else VllmApi)(config, loop, truth).routes(),
         lifespan=[clock_running],
         exception_handlers={HTTPException: _error},
         openapi_config=None,

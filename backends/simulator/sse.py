@@ -8,7 +8,7 @@ from litestar.types import Send
 
 from backends.simulator.asgi import send_events
 from backends.simulator.loop import Choice, Generation
-from backends.simulator.words import WORDS
+from backends.simulator.text import WORDS
 
 DONE = "data: [DONE]\n\n"
 

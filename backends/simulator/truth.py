@@ -16,7 +16,7 @@ DRAW_SIGMA = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerLength:
     """What is known of a request: `input_tokens` is None where only the request itself can tell."""
 
     output_tokens: int
@@ -26,9 +26,9 @@ class Answer:
 class Truth:
     """Answers by the SHA-1 of the last user message or prompt; for others one is drawn, the same at every run."""
 
-    def __init__(self, answers: Iterable[tuple[str, Answer]] = (), *, seed: int = 0) -> None:
+    def __init__(self, answers: Iterable[tuple[str, AnswerLength]] = (), *, seed: int = 0) -> None:
         self._seed = seed
-        self._answers: dict[str, deque[Answer]] = {}
+        self._answers: dict[str, deque[AnswerLength]] = {}
         for sha, answer in answers:
             self._answers.setdefault(sha, deque()).append(answer)
 
@@ -41,17 +41,21 @@ class Truth:
             OSError: it cannot be read.
         """
         if truth is not None:
-            rows = ((row.sha, Answer(row.output_tokens, row.input_tokens)) for row in read_truth(truth))
+            rows = ((row.sha, AnswerLength(row.output_tokens, row.input_tokens)) for row in read_truth(truth))
             return cls(rows, seed=seed)
         if workload is not None:
             known = ((row.text, row.output_tokens, row.input_tokens) for row in read_workload(workload))
             return cls(
-                ((sha_of(text), Answer(output, count)) for text, output, count in known if text is not None and output),
+                (
+                    (sha_of(text), AnswerLength(output, count))
+                    for text, output, count in known
+                    if text is not None and output
+                ),
                 seed=seed,
             )
         return cls(seed=seed)
 
-    def answer(self, sha: str, index: int = 0) -> Answer:
+    def answer(self, sha: str, index: int = 0) -> AnswerLength:
         """Return the answer to a prompt; several rows of one prompt serve in turn.
 
         `index` tells apart the drawn answers to one prompt, as with `n` > 1.
@@ -60,4 +64,4 @@ class Truth:
             answers.rotate(-1)
             return answers[-1]
         draw = random.Random(f"{self._seed}:{sha}:{index}").lognormvariate(math.log(DRAW_MEDIAN_TOKENS), DRAW_SIGMA)
-        return Answer(max(1, round(draw)))
+        return AnswerLength(max(1, round(draw)))

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from backends.simulator.words import text_of
+from backends.simulator.text import text_of
 from tests.e2e.conftest import StartGateway
 from tests.e2e.engines import MODEL, Engine
 from tests.e2e.gateway import DEADLINE_S, Gateway, until

@@ -10,7 +10,7 @@ from backends.base import BackendSpec
 from backends.registry import connect
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from backends.simulator.words import text_of
+from backends.simulator.text import text_of
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.job import Job

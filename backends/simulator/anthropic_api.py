@@ -6,8 +6,9 @@ from uuid import uuid4
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
+from backends.simulator.anthropic_schema import CountTokensRequest, MessageEnvelope, MessagesRequest, to_anthropic_error
 from backends.simulator.asgi import (
-    Refusal,
+    HttpError,
     aborted_on_disconnect,
     decode,
     header,
@@ -18,17 +19,16 @@ from backends.simulator.asgi import (
     start_events,
 )
 from backends.simulator.loop import EngineLoop, Generation
-from backends.simulator.messages_wire import CountTokensRequest, MessageEnvelope, MessagesRequest, in_anthropics_shape
 from backends.simulator.prompts import Prompt, chat_prompt
 from backends.simulator.sse import stream_tokens
-from backends.simulator.vllm_wire import ChatRequest, GenerationRequest, bad_request
+from backends.simulator.vllm_schema import ChatRequest, GenerationRequest, bad_request
 
 Submit = Callable[[GenerationRequest, list[Prompt]], Generation]
 
 OUT_OF_MEMORY = "CUDA out of memory: the batch outgrew the KV memory."
 
 
-class MessagesFace:
+class AnthropicApi:
     """`/v1/messages` and its token count, over what the chat route submits."""
 
     def __init__(self, loop: EngineLoop, submit: Submit) -> None:
@@ -58,14 +58,14 @@ class MessagesFace:
     def _generation(self, chat: ChatRequest) -> Generation:
         try:
             return self._submit(chat, [chat_prompt(chat.messages)])
-        except Refusal as refusal:
-            raise in_anthropics_shape(refusal) from refusal
+        except HttpError as error:
+            raise to_anthropic_error(error) from error
 
 
 async def _answer_whole(generation: Generation, envelope: MessageEnvelope, send: Send) -> None:
     await generation.finish()
     if generation.failed:
-        raise Refusal(500, {"type": "error", "error": {"type": "InternalServerError", "message": OUT_OF_MEMORY}})
+        raise HttpError(500, {"type": "error", "error": {"type": "InternalServerError", "message": OUT_OF_MEMORY}})
     if not generation.aborted:
         await send_json(send, 200, envelope.body(generation.choices[0]))
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from backends.simulator.asgi import Refusal
+from backends.simulator.asgi import HttpError
 from backends.simulator.loop import Choice
-from backends.simulator.vllm_wire import ChatRequest
-from backends.simulator.words import WORDS, text_of
+from backends.simulator.text import WORDS, text_of
+from backends.simulator.vllm_schema import ChatRequest
 from backends.simulator.workload import ContentPart, Message
 
 
@@ -37,13 +37,13 @@ class CountTokensRequest(msgspec.Struct, kw_only=True):
     system: str | list[ContentPart] | None = None
 
 
-def in_anthropics_shape(refusal: Refusal) -> Refusal:
+def to_anthropic_error(error: HttpError) -> HttpError:
     """Return vLLM's error as its messages route words it: without code and parameter."""
-    match refusal.body:
+    match error.body:
         case {"error": {"type": kind, "message": message}}:
-            return Refusal(refusal.status, {"type": "error", "error": {"type": kind, "message": message}})
+            return HttpError(error.status, {"type": "error", "error": {"type": kind, "message": message}})
         case _:
-            return refusal
+            return error
 
 
 @dataclass(frozen=True, slots=True)

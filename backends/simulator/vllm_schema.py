@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from backends.simulator.asgi import Refusal
+from backends.simulator.asgi import HttpError
 from backends.simulator.loop import Choice
 from backends.simulator.sse import ChunkTemplate
-from backends.simulator.words import text_of
+from backends.simulator.text import text_of
 from backends.simulator.workload import Message
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -80,16 +80,16 @@ class DetokenizeRequest(msgspec.Struct):
     model: str | None = None
 
 
-def refusal(status: int, kind: str, message: str, param: str | None = None) -> Refusal:
+def vllm_error(status: int, kind: str, message: str, param: str | None = None) -> HttpError:
     """Return an error in vLLM's shape."""
-    return Refusal(status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
+    return HttpError(status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
 
 
-def bad_request(message: str, param: str | None = None, value: int | None = None) -> Refusal:
+def bad_request(message: str, param: str | None = None, value: int | None = None) -> HttpError:
     """Return a 400; where a parameter's value is at fault vLLM repeats both at the end of the message."""
     if param is not None and value is not None:
         message = f"{message} (parameter={param}, value={value})"
-    return refusal(400, "BadRequestError", message, param)
+    return vllm_error(400, "BadRequestError", message, param)
 
 
 def usage(choices: list[Choice], prompts: int) -> dict[str, Any]:

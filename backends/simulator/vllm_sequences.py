@@ -4,13 +4,13 @@ from backends.simulator.config import EngineConfig
 from backends.simulator.engine import Sequence
 from backends.simulator.prompts import Prompt
 from backends.simulator.truth import Truth
-from backends.simulator.vllm_wire import GenerationRequest, bad_request, refusal
+from backends.simulator.vllm_schema import GenerationRequest, bad_request, vllm_error
 
 ENDLESS = 2**31
 """The length of an answer that only `max_new_tokens` ends."""
 
 
-class VllmIntake:
+class SequenceBuilder:
     """Checks requests and turns them into sequences."""
 
     def __init__(self, config: EngineConfig, truth: Truth) -> None:
@@ -21,16 +21,16 @@ class VllmIntake:
         """Accept the served model, or none named.
 
         Raises:
-            Refusal: 404, it is another.
+            HttpError: 404, it is another.
         """
         if model not in (None, self._config.model):
-            raise refusal(404, "NotFoundError", f"The model `{model}` does not exist.", "model")
+            raise vllm_error(404, "NotFoundError", f"The model `{model}` does not exist.", "model")
 
     def sequences(self, request: GenerationRequest, prompts: list[Prompt]) -> list[Sequence]:
         """Return a sequence for each choice, prompt by prompt.
 
         Raises:
-            Refusal: 404 or 400, what vLLM would not run.
+            HttpError: 404 or 400, what vLLM would not run.
         """
         self.check_model(request.model)
         n = 1 if request.n is None else request.n

@@ -1,5 +1,5 @@
 from backends.simulator.prompts import completion_prompts
-from backends.simulator.tokenizer import count_tokens, detokenize, tokenize
+from backends.simulator.text import count_tokens, detokenize, tokenize
 
 
 def test_text_survives_tokens_and_back():

@@ -8,8 +8,9 @@ from litestar import Response, get
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
+from backends.simulator.anthropic_api import OUT_OF_MEMORY, AnthropicApi
 from backends.simulator.asgi import (
-    Refusal,
+    HttpError,
     aborted_on_disconnect,
     decode,
     header,
@@ -20,16 +21,13 @@ from backends.simulator.asgi import (
     start_events,
 )
 from backends.simulator.config import EngineConfig
-from backends.simulator.exposition import CONTENT_TYPE
 from backends.simulator.loop import EngineLoop, Generation
-from backends.simulator.messages_face import OUT_OF_MEMORY, MessagesFace
+from backends.simulator.metrics import CONTENT_TYPE
 from backends.simulator.prompts import Prompt, chat_prompt, completion_prompts
 from backends.simulator.sse import DONE, data_event, stream_tokens
-from backends.simulator.tokenizer import detokenize, tokenize
+from backends.simulator.text import detokenize, tokenize
 from backends.simulator.truth import Truth
-from backends.simulator.vllm_intake import VllmIntake
-from backends.simulator.vllm_metrics import vllm_metrics
-from backends.simulator.vllm_wire import (
+from backends.simulator.vllm_schema import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -38,22 +36,23 @@ from backends.simulator.vllm_wire import (
     StreamOptions,
     TokenizeRequest,
     bad_request,
-    refusal,
     usage,
+    vllm_error,
 )
+from backends.simulator.vllm_sequences import SequenceBuilder
 
 VERSION = "0.32.0"
 
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 
 
-class VllmFace:
+class VllmApi:
     """vLLM's routes over one engine."""
 
     def __init__(self, config: EngineConfig, loop: EngineLoop, truth: Truth) -> None:
         self._config = config
         self._loop = loop
-        self._intake = VllmIntake(config, truth)
+        self._builder = SequenceBuilder(config, truth)
         self._started_at = int(time.time())
 
     def routes(self) -> list[ASGIRouteHandler | HTTPRouteHandler]:
@@ -61,7 +60,7 @@ class VllmFace:
         return [
             post("/v1/chat/completions", self._chat),
             post("/v1/completions", self._completion),
-            *MessagesFace(self._loop, self._submit).routes(),
+            *AnthropicApi(self._loop, self._submit).routes(),
             post("/tokenize", self._tokenize),
             post("/detokenize", self._detokenize),
             get("/v1/models")(self._models),
@@ -93,16 +92,16 @@ class VllmFace:
                 await _answer_whole(generation, envelope, prompts=len(prompts), send=send)
 
     def _submit(self, request: GenerationRequest, prompts: list[Prompt]) -> Generation:
-        sequences = self._intake.sequences(request, prompts)
+        sequences = self._builder.sequences(request, prompts)
         limit = self._config.max_num_queued_reqs
         if limit is not None and self._loop.sequences + len(sequences) > limit:
-            self._loop.observations.rejections += 1
-            raise refusal(503, "Service Unavailable", BUSY)
+            self._loop.metrics.rejections += 1
+            raise vllm_error(503, "Service Unavailable", BUSY)
         return self._loop.submit(sequences)
 
     async def _tokenize(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = decode(await read_body(receive), TokenizeRequest, bad_request)
-        self._intake.check_model(request.model)
+        self._builder.check_model(request.model)
         tokens = tokenize(request.text)
         strings = [detokenize([token]) for token in tokens] if request.return_token_strs else None
         context = self._config.context_tokens
@@ -134,8 +133,8 @@ class VllmFace:
     async def _load(self) -> dict[str, int]:
         return {"server_load": self._loop.requests}
 
-    async def _metrics(self) -> Response[str]:
-        return Response(vllm_metrics(self._config, self._loop), media_type=CONTENT_TYPE)
+    async def _metrics(self) -> Response[bytes]:
+        return Response(self._loop.metrics.page(), media_type=CONTENT_TYPE)
 
 
 async def _answer_whole(generation: Generation, envelope: Envelope, *, prompts: int, send: Send) -> None:
@@ -160,6 +159,6 @@ async def _stream(
         await send_events(send, ending + DONE, last=True)
 
 
-def _out_of_memory() -> Refusal:
+def _out_of_memory() -> HttpError:
     """Return what becomes of a static batch that outgrows the memory, in PyTorch's words."""
-    return refusal(500, "InternalServerError", OUT_OF_MEMORY)
+    return vllm_error(500, "InternalServerError", OUT_OF_MEMORY)

@@ -8,7 +8,7 @@ from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from backends.simulator.asgi import (
-    Refusal,
+    HttpError,
     aborted_on_disconnect,
     decode,
     post,
@@ -19,12 +19,11 @@ from backends.simulator.asgi import (
 )
 from backends.simulator.config import EngineConfig
 from backends.simulator.engine import Sequence
-from backends.simulator.exposition import CONTENT_TYPE
 from backends.simulator.loop import EngineLoop, Generation
+from backends.simulator.metrics import CONTENT_TYPE
 from backends.simulator.prompts import Prompt
 from backends.simulator.sse import DONE, stream_tokens
-from backends.simulator.tgi_metrics import tgi_metrics
-from backends.simulator.tgi_wire import (
+from backends.simulator.tgi_schema import (
     DEFAULT_NEW_TOKENS,
     ChatRequest,
     CompletionRequest,
@@ -32,7 +31,7 @@ from backends.simulator.tgi_wire import (
     GenerateRequest,
     NativeTemplate,
     native_body,
-    refusal,
+    tgi_error,
 )
 from backends.simulator.truth import Truth
 
@@ -41,7 +40,7 @@ VERSIONS = {"1": "1.3.4", "2": "2.2.0", "3": "3.3.7"}
 MAX_CLIENT_BATCH_SIZE = 4
 
 
-class TgiFace:
+class TgiApi:
     """TGI's routes over one engine."""
 
     def __init__(self, config: EngineConfig, loop: EngineLoop, truth: Truth) -> None:
@@ -122,28 +121,28 @@ class TgiFace:
 
     def _submit(self, prompts: list[Prompt], limit: int | None) -> Generation:
         if len(prompts) > MAX_CLIENT_BATCH_SIZE:
-            raise refusal("validation", f"batch size must be <= {MAX_CLIENT_BATCH_SIZE}. Given: {len(prompts)}")
+            raise tgi_error("validation", f"batch size must be <= {MAX_CLIENT_BATCH_SIZE}. Given: {len(prompts)}")
         sequences = [self._sequence(prompt, limit) for prompt in prompts]
         if not sequences:
-            raise refusal("validation", "Input validation error: `inputs` cannot be empty")
+            raise tgi_error("validation", "Input validation error: `inputs` cannot be empty")
         if self._loop.requests >= self._config.max_concurrent_requests:
-            self._loop.observations.rejections += 1
-            raise refusal("overloaded", "Model is overloaded")
+            self._loop.metrics.rejections += 1
+            raise tgi_error("overloaded", "Model is overloaded")
         return self._loop.submit(sequences)
 
     def _sequence(self, prompt: Prompt, limit: int | None) -> Sequence:
         answer = self._truth.answer(prompt.sha)
         prompt_tokens, total = prompt.tokens_given(answer), self._config.context_tokens
         if prompt_tokens >= total:
-            raise refusal(
+            raise tgi_error(
                 "validation",
                 f"Input validation error: `inputs` must have less than {total} tokens. Given: {prompt_tokens}",
             )
         max_new_tokens = min(DEFAULT_NEW_TOKENS, total - prompt_tokens) if limit is None else limit
         if max_new_tokens < 1:
-            raise refusal("validation", "Input validation error: `max_new_tokens` must be strictly positive")
+            raise tgi_error("validation", "Input validation error: `max_new_tokens` must be strictly positive")
         if prompt_tokens + max_new_tokens > total:
-            raise refusal(
+            raise tgi_error(
                 "validation",
                 f"Input validation error: `inputs` tokens + `max_new_tokens` must be <= {total}. "
                 f"Given: {prompt_tokens} `inputs` tokens and {max_new_tokens} `max_new_tokens`",
@@ -181,9 +180,9 @@ class TgiFace:
     async def _health(self) -> Response[bytes]:
         return Response(b"")
 
-    async def _metrics(self) -> Response[str]:
-        return Response(tgi_metrics(self._config, self._loop), media_type=CONTENT_TYPE)
+    async def _metrics(self) -> Response[bytes]:
+        return Response(self._loop.metrics.page(), media_type=CONTENT_TYPE)
 
 
-def _not_deserialized(reason: str) -> Refusal:
-    return refusal("validation", f"Failed to deserialize the JSON body into the target type: {reason}")
+def _not_deserialized(reason: str) -> HttpError:
+    return tgi_error("validation", f"Failed to deserialize the JSON body into the target type: {reason}")

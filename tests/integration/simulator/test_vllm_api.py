@@ -212,7 +212,7 @@ async def test_metrics_tell_memory_load_and_totals(serve, gauge):
     assert await gauge(client, "vllm:prompt_tokens_total") == 3
     assert await gauge(client, "vllm:generation_tokens_total") == 5
     assert await gauge(client, "vllm:request_generation_tokens_sum") == 5
-    assert f'vllm:request_success_total{{engine="0",model_name="{MODEL}",finished_reason="length"}} 1.0' in page
+    assert f'vllm:request_success_total{{engine="0",finished_reason="length",model_name="{MODEL}"}} 1.0' in page
 
 
 async def test_preemptions_show_when_memory_is_short(serve, gauge):

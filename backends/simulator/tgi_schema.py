@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from backends.simulator.asgi import Refusal
+from backends.simulator.asgi import HttpError
 from backends.simulator.loop import Choice
 from backends.simulator.prompts import Prompt, chat_prompt, text_prompt
 from backends.simulator.sse import ChunkTemplate
-from backends.simulator.words import WORDS, text_of
+from backends.simulator.text import WORDS, text_of
 from backends.simulator.workload import Message
 
 DEFAULT_NEW_TOKENS = 1024
@@ -83,9 +83,9 @@ class CompletionRequest(OpenAiRequest, kw_only=True):
         return [text_prompt(text) for text in ([self.prompt] if isinstance(self.prompt, str) else self.prompt)]
 
 
-def refusal(kind: str, message: str) -> Refusal:
+def tgi_error(kind: str, message: str) -> HttpError:
     """Return an error in TGI's shape, under the status that belongs to its type."""
-    return Refusal(_ERROR_STATUS[kind], {"error": message, "error_type": kind})
+    return HttpError(_ERROR_STATUS[kind], {"error": message, "error_type": kind})
 
 
 @dataclass(frozen=True, slots=True)
