@@ -52,8 +52,8 @@ class BackendManager:
         self._configured = {backend.name: backend for backend in configured}
         self._kept: dict[str, BackendSettings] = {}
         self._draining: set[str] = set()
-        self._pool = pool
-        self._discovery = discovery
+        self.pool = pool
+        self.discovery = discovery
         self._store = store
         self._connect = connect
         self._changing = asyncio.Lock()
@@ -191,20 +191,20 @@ class BackendManager:
 
     async def _look_at(self, backend: BackendSettings) -> None:
         if backend.resolve == "each":
-            await self._discovery.refresh(spec_of(backend))
+            await self.discovery.refresh(spec_of(backend))
         for name in self._entry_names(backend.name):
-            await self._pool.scrape(self._pool.entries[name])
+            await self.pool.scrape(self.pool.entries[name])
 
     def _leave_for_good(self, name: str, *, force: bool) -> None:
         """Take out at once what is on its way out already."""
-        entries = [entry for entry in self._entry_names(name) if self._pool.entries[entry].leaving]
+        entries = [entry for entry in self._entry_names(name) if self.pool.entries[entry].leaving]
         if not entries:
             raise BackendNotFound(f"There is no backend {name[:100]!r}", param="name")
         for entry in entries:
-            self._pool.remove(entry, force=force)
+            self.pool.remove(entry, force=force)
 
     def _entry_names(self, name: str) -> list[str]:
-        return [entry for entry in self._pool.entries if entry == name or entry.startswith(f"{name}@")]
+        return [entry for entry in self.pool.entries if entry == name or entry.startswith(f"{name}@")]
 
     async def _keep(self, backend: BackendSettings, *, draining: bool) -> None:
         fields = {k: v for k, v in msgspec.to_builtins(backend).items() if k != "name" and v is not None}
@@ -215,19 +215,19 @@ class BackendManager:
 
     def _enter(self, backend: BackendSettings) -> None:
         if backend.resolve == "each":
-            self._discovery.watch(spec_of(backend))
+            self.discovery.watch(spec_of(backend))
         else:
-            if backend.name in self._pool.entries:  # on its way out
-                self._pool.remove(backend.name, force=True)
-            self._pool.add(self._connect(spec_of(backend)))
+            if backend.name in self.pool.entries:  # on its way out
+                self.pool.remove(backend.name, force=True)
+            self.pool.add(self._connect(spec_of(backend)))
 
     async def _replace(self, old: BackendSettings, new: BackendSettings) -> None:
         if old == new:
             return
         if old.resolve == new.resolve == "once":
-            await self._pool.replace(self._connect(spec_of(new)))
+            await self.pool.replace(self._connect(spec_of(new)))
         elif old.resolve == new.resolve:
-            await self._discovery.change(spec_of(new))
+            await self.discovery.change(spec_of(new))
         else:
             self._leave(old, force=False)
             self._enter(new)
@@ -235,9 +235,9 @@ class BackendManager:
     def _leave(self, backend: BackendSettings, *, force: bool) -> None:
         self._draining.discard(backend.name)
         if backend.resolve == "each":
-            self._discovery.forget(backend.name, force=force)
-        elif backend.name in self._pool.entries:
-            self._pool.remove(backend.name, force=force)
+            self.discovery.forget(backend.name, force=force)
+        elif backend.name in self.pool.entries:
+            self.pool.remove(backend.name, force=force)
 
     def _read(self, fields: Mapping[str, Any]) -> BackendSettings:
         """Read what was set of a backend.
@@ -256,9 +256,9 @@ class BackendManager:
 
     def _drain(self, name: str, draining: bool) -> None:
         (self._draining.add if draining else self._draining.discard)(name)
-        self._discovery.drain(name, draining)
-        if name in self._pool.entries:
-            self._pool.drain(name, draining)
+        self.discovery.drain(name, draining)
+        if name in self.pool.entries:
+            self.pool.drain(name, draining)
 
 
 def spec_of(backend: BackendSettings) -> BackendSpec:

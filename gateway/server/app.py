@@ -1,12 +1,14 @@
-"""The composition root: the only place where the gateway's parts meet."""
+"""The composition root: the only module that connects the parts of the gateway."""
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import httpx2
 from litestar import Litestar
+from litestar.types import ControllerRouterHandler
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from backends.base import Backend, BackendSpec
 from backends.registry import connect
@@ -20,234 +22,239 @@ from gateway.api.openai import generation_routes, model_routes
 from gateway.api.outcomes import Outcomes
 from gateway.api.refusals import exception_handlers
 from gateway.clock import Clock
-from gateway.config import Settings, data_dir
+from gateway.config import Settings, cache_dir, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
 from gateway.dispatch.retry_budget import RetryBudget
-from gateway.errors import BackendError
-from gateway.fleet.breaker import Circuit
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.manager import BackendManager, spec_of
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
-from gateway.protocol.model_rules import ModelRules
-from gateway.scheduling.messages import QueueLimits
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
-from gateway.server.archive import Archive
+from gateway.server.background import BackgroundTasks, Work
+from gateway.server.live_settings import LiveSettings, queue_limits, timeouts
+from gateway.storage.backend_store import BackendStore
+from gateway.storage.database import create_database_engine
+from gateway.storage.journal import Journal
+from gateway.storage.keys import KeyStore
+from gateway.storage.maintenance import DatabaseMaintainer
+from gateway.storage.recorder import Recorder
+from gateway.storage.repository import Repository
+from gateway.storage.stats import StatsReader
+from gateway.telemetry.events import EventCounter
 from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics
-from gateway.upstream.client import Timeouts, Upstream
+from gateway.training.learner import Learner
+from gateway.training.schedule import Cadence
+from gateway.training.warm_start import warm_up
+from gateway.upstream.client import Upstream
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """The parts that all others use."""
+
+    settings: Settings
+    live: LiveSettings
+    clock: Clock
+    metrics: Metrics
+    events: EventCounter
+    predictor: Predictor
+    scheduler: Scheduler
+    dispatcher: Dispatcher
 
 
-def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseTransport) -> Litestar:
-    """Build the gateway. It starts working when the ASGI server starts it.
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway: its ASGI application, and what its operator can do with it.
 
-    Args:
-        settings: the whole tree; `database.url` is a real one here, an embedded database has been started before.
-        clock: where times come from.
-        transport: the way to the engines; closed with the app.
-
-    Returns:
-        The ASGI application; `state.begin_shutdown()` evicts what waits and takes nothing new, `state.apply(settings)`
-        takes over what can change at run time, and `state.note_reload(result)` counts that.
+    `asgi` starts working when the ASGI server starts it.
     """
-    return _Gateway(settings, clock, transport).app()
 
+    asgi: Litestar
+    _core: _Core
+    _fleet: BackendManager
 
-class _Gateway:
-    """All parts, wired. Built before the event loop runs, so nothing here may need one."""
+    def begin_shutdown(self) -> None:
+        """Evict the waiting requests and take no new ones. The running ones finish."""
+        self._core.dispatcher.close()
 
-    def __init__(self, settings: Settings, clock: Clock, transport: httpx2.AsyncBaseTransport) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.transport = transport
-        self.metrics = Metrics()
-        self.predictor = Predictor(self._note_fallback)
-        self.scheduler = self._scheduler()
-        self.dispatcher = Dispatcher(self.scheduler, clock.monotonic, self._note_stale)
-        self.archive = Archive(
-            settings, data_dir(settings) / "journal", self.predictor, clock, self._note_fallback, self._restore
-        )
-        self.pool = self._pool()
-        self.discovery = Discovery(self.pool, self._connect, on_failure=lambda _: self._note_fallback("dns"))
-        self.fleet = BackendManager(
-            settings.backends,
-            pool=self.pool,
-            discovery=self.discovery,
-            store=self.archive.backends,
-            connect=self._connect,
-        )
-        self.upstream = self._upstream()
-        self.budget = RetryBudget()
-        self.priorities = dict(settings.scheduling.priorities)
-        self.rules = rules_of(settings)
-        self.tasks: list[asyncio.Task[None]] = []
-
-    def app(self) -> Litestar:
-        door: Authenticator = OpenAccess()
-        if self.settings.auth.mode == "keys":
-            door = KeyAuthenticator(self.archive.application_of, self.clock.monotonic)
-        gauges = Gauges(self.metrics, self.scheduler, self.pool.entries, self.archive.recorder_state)
-        overview = self._overview()
-        app = Litestar(
-            route_handlers=[
-                *generation_routes(self._generations(door), self._passthrough()),
-                *model_routes(self.pool, door, started_at=int(self.clock.now().timestamp()), rules=self._rules),
-                *health_routes(self.pool, alive=lambda: not any(task.done() for task in self.tasks)),
-                *admin_routes(overview, self.settings.auth.admin_key),
-                *backend_routes(self.fleet, overview.backends, self.settings.auth.admin_key),
-                metrics_route(self.metrics, gauges.refresh),
-            ],
-            lifespan=[self._lifespan],
-            exception_handlers=exception_handlers(),
-            openapi_config=None,
-            logging_config=None,
-        )
-        app.state.begin_shutdown = self.dispatcher.close
-        app.state.apply = self._apply
-        app.state.note_reload = lambda result: self.metrics.reloads.labels(result).inc()
-        return app
-
-    async def _apply(self, settings: Settings) -> None:
-        """Take over the settings that can change at run time.
+    async def apply(self, settings: Settings) -> None:
+        """Apply the settings that can change while the gateway runs.
 
         Raises:
-            ValueError: a backend cannot be connected to; nothing has changed.
+            ValueError: the gateway cannot connect to a backend; nothing has changed.
         """
-        await self.fleet.configure(settings.backends)
-        self.scheduler.limits = limits_of(settings)
-        self.priorities.clear()
-        self.priorities.update(settings.scheduling.priorities)
-        self.rules = rules_of(settings)
+        await self._fleet.configure(settings.backends)
+        self._core.scheduler.limits = queue_limits(settings)
+        self._core.live.update(settings)
         logging.getLogger().setLevel(settings.log.level.upper())
 
-    async def _restore(self) -> None:
-        await self.fleet.restore()
+    def note_reload(self, result: str) -> None:
+        """Count that the settings were read again; `result` is `applied` or `refused`."""
+        self._core.events.reload(result)
 
-    def _scheduler(self) -> Scheduler:
-        scheduling = self.settings.scheduling
-        return Scheduler(policy_named(scheduling.policy, scheduling.alpha), limits_of(self.settings))
 
-    def _pool(self) -> BackendPool:
-        return BackendPool(
-            [self._connect(spec_of(backend)) for backend in self.settings.backends if backend.resolve == "once"],
-            post=self.dispatcher.post,
-            monotonic=self.clock.monotonic,
-            interval_s=self.settings.upstream.scrape_interval_s,
-            on_scrape_failure=lambda name, _: self.metrics.scrape_failures.labels(name).inc(),
-            in_flight=self.scheduler.in_flight,
-            on_circuit=self._note_circuit,
-        )
+def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseTransport) -> Gateway:
+    """Build the gateway. No event loop runs yet, so no part may need one.
 
-    def _upstream(self) -> Upstream:
-        upstream = self.settings.upstream
-        timeouts = Timeouts(upstream.connect_timeout_s, upstream.first_byte_timeout_s, upstream.idle_timeout_s)
-        return Upstream(self.transport, timeouts)
-
-    def _connect(self, spec: BackendSpec) -> Backend:
-        return connect(spec, self.transport, self.settings.upstream.scrape_timeout_s)
-
-    def _generations(self, door: Authenticator) -> Generations:
-        settings, archive = self.settings, self.archive
-        server, scheduling = settings.server, settings.scheduling
-        return Generations(
-            door,
-            self.pool,
-            Forecaster(self.predictor, settings.prediction.budget_ms / 1000, self._note_fallback),
-            self._relay(),
-            Outcomes(archive.recorder.record, self.predictor, self.metrics, settings.database.store_prompts),
-            self.clock,
-            Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s),
-            Terms(scheduling.queue_timeout_s, self.priorities),
-            self._rules,
-        )
-
-    def _rules(self) -> ModelRules:
-        return self.rules
-
-    def _relay(self) -> GenerationProxy:
-        return GenerationProxy(
-            self.dispatcher, self.upstream, self.pool, self.clock.monotonic, self._note_backend_failure, self.budget
-        )
-
-    def _passthrough(self) -> PassthroughProxy:
-        return PassthroughProxy(
-            self.pool,
-            self.upstream,
-            scheduled=self.scheduler.in_flight,
-            monotonic=self.clock.monotonic,
-            on_failure=self._note_backend_failure,
-            budget=self.budget,
-        )
-
-    def _overview(self) -> Overview:
-        archive = self.archive
-        return Overview(archive.stats, archive.recorder_state, self.scheduler, self.pool, self.predictor, self.clock)
-
-    def _note_fallback(self, cause: str) -> None:
-        self.metrics.fallbacks.labels(cause).inc()
-
-    def _note_stale(self, backend: str) -> None:
-        _log.warning("The metrics of %s stand still though its load changes; its own ledger leads", backend)
-        self._note_fallback("metrics_stale")
-
-    def _note_backend_failure(self, name: str, error: BackendError) -> None:
-        self.metrics.backend_failures.labels(name, str(error.code or error.status)).inc()
-
-    def _note_circuit(self, name: str, circuit: Circuit) -> None:
-        level = logging.WARNING if circuit is Circuit.OPEN else logging.INFO
-        _log.log(level, "The circuit of %s is %s", name, circuit.replace("_", "-"))
-        self.metrics.circuit_changes.labels(name, circuit).inc()
+    Args:
+        settings: all settings; `database.url` names a running database, also for the embedded one.
+        clock: source of all times.
+        transport: HTTP transport to the engines; the application closes it at its end.
+    """
+    core = _build_core(settings, clock)
+    engine = create_database_engine(settings.database.url)
+    repository = Repository(engine)
+    recorder = Recorder(repository, Journal(data_dir(settings) / "journal"))
+    fleet = _build_fleet(core, BackendStore(engine), transport)
+    maintainer = _build_maintainer(core, fleet, engine, repository)
+    required: dict[str, Work] = {
+        "database": maintainer.run,
+        "dispatcher": core.dispatcher.run,
+        "pool": fleet.pool.run,
+        "discovery": fleet.discovery.run,
+    }
+    tasks = BackgroundTasks(required, {"learner": lambda: _learn(core, engine, maintainer)})
 
     @asynccontextmanager
-    async def _lifespan(self, _: Litestar) -> AsyncGenerator[None]:
-        archive = self.archive
-        archive.recorder.start()
-        self.tasks += [
-            asyncio.create_task(archive.database.run(), name="database"),
-            asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
-            asyncio.create_task(self.pool.run(), name="pool"),
-            asyncio.create_task(self.discovery.run(), name="discovery"),
-        ]
-        # Not among those that the gateway cannot live without: history predicts where this has failed.
-        learner = asyncio.create_task(archive.learn(), name="learner")
-        for task in (*self.tasks, learner):
-            task.add_done_callback(_report_end)
-        await archive.database.tried()
+    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        recorder.start()
         try:
-            yield
+            async with tasks.running():
+                await maintainer.tried()
+                try:
+                    yield
+                finally:
+                    core.dispatcher.close()
         finally:
-            self.dispatcher.close()
-            for task in (*self.tasks, learner):
-                task.cancel()
-            await asyncio.gather(*self.tasks, learner, return_exceptions=True)
-            await archive.aclose()
-            await self.transport.aclose()
+            await recorder.aclose()
+            await engine.dispose()
+            await transport.aclose()
+
+    asgi = Litestar(
+        route_handlers=[
+            *_public_routes(core, fleet.pool, recorder, KeyStore(engine, core.events.fallback), transport),
+            *_operator_routes(core, fleet, recorder, StatsReader(engine, recorder, core.events.fallback), tasks),
+        ],
+        lifespan=[lifespan],
+        exception_handlers=exception_handlers(),
+        openapi_config=None,
+        logging_config=None,
+    )
+    return Gateway(asgi, core, fleet)
 
 
-def limits_of(settings: Settings) -> QueueLimits:
-    """Return what may wait."""
-    return QueueLimits(settings.scheduling.max_queue, settings.scheduling.max_queue_tokens)
+def _build_core(settings: Settings, clock: Clock) -> _Core:
+    metrics = Metrics()
+    events = EventCounter(metrics)
+    policy = policy_named(settings.scheduling.policy, settings.scheduling.alpha)
+    scheduler = Scheduler(policy, queue_limits(settings))
+    dispatcher = Dispatcher(scheduler, clock.monotonic, events.stale_metrics)
+    predictor = Predictor(events.fallback)
+    return _Core(settings, LiveSettings(settings), clock, metrics, events, predictor, scheduler, dispatcher)
 
 
-def rules_of(settings: Settings) -> ModelRules:
-    """Return what a request's model stands for."""
-    defaults = settings.models.defaults
-    max_tokens = {model: default.max_tokens for model, default in defaults.items() if default.max_tokens is not None}
-    quantiles = {
-        model: default.max_tokens_quantile
-        for model, default in defaults.items()
-        if default.max_tokens_quantile is not None
-    }
-    return ModelRules(settings.models.aliases, max_tokens, quantiles)
+def _build_fleet(core: _Core, store: BackendStore, transport: httpx2.AsyncBaseTransport) -> BackendManager:
+    settings = core.settings
+
+    def connect_backend(spec: BackendSpec) -> Backend:
+        return connect(spec, transport, settings.upstream.scrape_timeout_s)
+
+    pool = BackendPool(
+        [connect_backend(spec_of(backend)) for backend in settings.backends if backend.resolve == "once"],
+        post=core.dispatcher.post,
+        monotonic=core.clock.monotonic,
+        interval_s=settings.upstream.scrape_interval_s,
+        on_scrape_failure=core.events.scrape_failure,
+        in_flight=core.scheduler.in_flight,
+        on_circuit=core.events.circuit_change,
+    )
+    discovery = Discovery(pool, connect_backend, on_failure=lambda _: core.events.fallback("dns"))
+    return BackendManager(settings.backends, pool=pool, discovery=discovery, store=store, connect=connect_backend)
 
 
-def _report_end(task: asyncio.Task[None]) -> None:
-    """Log a background task that ended by itself: the gateway is not alive without it."""
-    if not task.cancelled():
-        _log.critical("The %s has stopped; restart the gateway", task.get_name(), exc_info=task.exception())
+def _build_maintainer(
+    core: _Core, fleet: BackendManager, engine: AsyncEngine, repository: Repository
+) -> DatabaseMaintainer:
+    async def prepare() -> None:
+        await fleet.restore()
+        await warm_up(repository, core.predictor)
+
+    database = core.settings.database
+    return DatabaseMaintainer(
+        database.url,
+        engine,
+        warm_up=prepare,
+        keep_days=database.retention_days,
+        clock=core.clock,
+        on_failure=lambda: core.events.fallback("database_away"),
+    )
+
+
+async def _learn(core: _Core, engine: AsyncEngine, maintainer: DatabaseMaintainer) -> None:
+    """Train and load length models for as long as the gateway serves. Without them, history predicts."""
+    await maintainer.ready()
+    prediction = core.settings.prediction
+    learner = Learner(
+        core.predictor,
+        engine,
+        database_url=core.settings.database.url,
+        embedder=prediction.embedder,
+        cache=cache_dir(),
+        window_rows=prediction.window_rows,
+        threads=prediction.train_threads,
+        cadence=Cadence(prediction.train_every_s, prediction.train_after_rows, prediction.min_train_rows),
+        clock=core.clock,
+    )
+    await learner.run_with_retries(lambda: core.events.fallback("learner_without_database"))
+
+
+def _public_routes(
+    core: _Core, pool: BackendPool, recorder: Recorder, keys: KeyStore, transport: httpx2.AsyncBaseTransport
+) -> list[ControllerRouterHandler]:
+    settings, clock, events = core.settings, core.clock, core.events
+    server, upstream, budget = settings.server, Upstream(transport, timeouts(settings)), RetryBudget()
+    authenticator: Authenticator = OpenAccess()
+    if settings.auth.mode == "keys":
+        authenticator = KeyAuthenticator(keys.lookup, clock.monotonic)
+    generations = Generations(
+        authenticator,
+        pool,
+        Forecaster(core.predictor, settings.prediction.budget_ms / 1000, events.fallback),
+        GenerationProxy(core.dispatcher, upstream, pool, clock.monotonic, events.backend_failure, budget),
+        Outcomes(recorder.record, core.predictor, core.metrics, settings.database.store_prompts),
+        clock,
+        Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s),
+        Terms(settings.scheduling.queue_timeout_s, core.live.priorities),
+        core.live.rules,
+    )
+    passthrough = PassthroughProxy(
+        pool,
+        upstream,
+        scheduled=core.scheduler.in_flight,
+        monotonic=clock.monotonic,
+        on_failure=events.backend_failure,
+        budget=budget,
+    )
+    return [
+        *generation_routes(generations, passthrough),
+        *model_routes(pool, authenticator, started_at=int(clock.now().timestamp()), rules=core.live.rules),
+    ]
+
+
+def _operator_routes(
+    core: _Core, fleet: BackendManager, recorder: Recorder, stats: StatsReader, tasks: BackgroundTasks
+) -> list[ControllerRouterHandler]:
+    admin_key = core.settings.auth.admin_key
+    overview = Overview(stats.read, recorder.counts, core.scheduler, fleet.pool, core.predictor, core.clock)
+    gauges = Gauges(core.metrics, core.scheduler, fleet.pool.entries, recorder.counts)
+    return [
+        *health_routes(fleet.pool, tasks.alive),
+        metrics_route(core.metrics, gauges.refresh),
+        *admin_routes(overview, admin_key),
+        *backend_routes(fleet, overview.backends, admin_key),
+    ]

@@ -11,13 +11,12 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from litestar import Litestar
 
 from gateway.clock import SystemClock
 from gateway.config import Settings, data_dir
 from gateway.errors import ListenError
 from gateway.server.admin_key import kept_admin_key
-from gateway.server.app import create_app
+from gateway.server.app import Gateway, create_app
 from gateway.server.reload import Reload
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.upstream.transport import Http1Transport
@@ -58,12 +57,12 @@ async def running(settings: Settings, read: Callable[[], Settings] | None = None
         if read is not None:
             stack.enter_context(_on_hang_up(hung_up.set))
         settings = _with_admin_key(await _with_database(settings, stack))
-        app = create_app(settings, clock=SystemClock(), transport=Http1Transport())
-        server = _Server(app, settings)
+        gateway = create_app(settings, clock=SystemClock(), transport=Http1Transport())
+        server = _Server(gateway, settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stack.push_async_callback(_stop, server, serving)
         if read is not None:
-            reload = Reload(started, read, app.state.apply, app.state.note_reload)
+            reload = Reload(started, read, gateway.apply, gateway.note_reload)
             await stack.enter_async_context(_in_background(reload.run(hung_up)))
         await server.listening.wait()
         _spare_the_collector()
@@ -122,10 +121,10 @@ async def _stop(server: "_Server", serving: asyncio.Task[None]) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, telling when it listens, and letting the app know first when it stops."""
 
-    def __init__(self, app: Litestar, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                gateway.asgi,
                 loop="uvloop",
                 http="httptools",
                 lifespan="on",
@@ -138,7 +137,7 @@ class _Server(uvicorn.Server):
             )
         )
         self.listening = asyncio.Event()
-        self._app = app
+        self._gateway = gateway
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -151,7 +150,7 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.begin_shutdown()
+        self._gateway.begin_shutdown()
         await super().shutdown(sockets)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -9,6 +10,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway.errors import KeysUnavailable
+from gateway.storage.database import DATABASE_ERRORS
 from gateway.storage.tables import api_keys, applications
 
 _PREFIX = "mg-"
@@ -44,8 +47,9 @@ def hash_key(key: str) -> bytes:
 class KeyStore:
     """The table of API keys."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, on_fallback: Callable[[str], None] = lambda _: None) -> None:
         self._engine = engine
+        self._on_fallback = on_fallback
 
     async def create(self, app: str, label: str = "") -> tuple[str, ApiKey]:
         """Create a key for an application, and that too where it is new.
@@ -84,10 +88,18 @@ class KeyStore:
         return revoked.rowcount == 1
 
     async def lookup(self, key_hash: bytes) -> str | None:
-        """Name the application that a key (its `hash_key`) belongs to; None when it is unknown or revoked."""
+        """Return the application of a key, given its `hash_key`; None if the key is unknown or revoked.
+
+        Raises:
+            KeysUnavailable: the database is unavailable.
+        """
         valid = (api_keys.c.sha256 == key_hash) & api_keys.c.revoked_at.is_(None)
-        async with self._engine.connect() as connection:
-            name: str | None = await connection.scalar(select(applications.c.name).join(api_keys).where(valid))
+        try:
+            async with self._engine.connect() as connection:
+                name: str | None = await connection.scalar(select(applications.c.name).join(api_keys).where(valid))
+        except DATABASE_ERRORS as error:
+            self._on_fallback("keys_without_database")
+            raise KeysUnavailable("API keys cannot be checked now; try again later") from error
         return name
 
 

@@ -71,6 +71,11 @@ class Recorder:
         """Whether the last write reached Postgres."""
         return self._retry_at is None
 
+    def counts(self) -> dict[str, int]:
+        """Count the records since the start by what became of them."""
+        names = ("pending", "written", "journaled", "replayed", "dropped", "refused")
+        return {name: getattr(self, name) for name in names}
+
     def record(self, record: RequestRecord) -> None:
         """Take a record. Never blocks, never raises; called on the event loop."""
         if self._closing or len(self._queue) >= self._max_pending:

@@ -4,7 +4,8 @@ Counts cover every request. Lengths, predictions and times describe the requests
 quantiles interpolate linearly, as numpy's do. Predictions are judged per sequence.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, get_args
 
@@ -25,9 +26,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from gateway.storage.database import DATABASE_ERRORS
 from gateway.storage.record import Status
+from gateway.storage.recorder import Recorder
 from gateway.storage.tables import applications, end_users, requests
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -100,6 +104,31 @@ class Stats(msgspec.Struct, frozen=True):
     apps: list[AppStats]
     users: list[UserStats]
     totals: Totals
+
+
+class StatsReader:
+    """Reads the figures for a gateway that may have lost its database.
+
+    Args:
+        engine: the database.
+        recorder: writes the newest requests before the figures are read.
+        on_fallback: called with the cause when the database is unavailable.
+    """
+
+    def __init__(self, engine: AsyncEngine, recorder: Recorder, on_fallback: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._recorder = recorder
+        self._on_fallback = on_fallback
+
+    async def read(self, app: str | None, user: str | None, since: datetime | None) -> Stats | None:
+        """Return the figures as `read_stats` does; None if the database is unavailable."""
+        try:
+            await self._recorder.flush()
+            return await read_stats(self._engine, app=app, user=user, since=since)
+        except DATABASE_ERRORS as error:
+            _log.warning("The request statistics cannot be read from the database: %s", error)
+            self._on_fallback("stats_without_database")
+            return None
 
 
 async def read_stats(

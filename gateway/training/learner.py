@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +13,8 @@ from gateway.prediction.features import N_FEATURES, FeatureExtractor
 from gateway.prediction.fitting import FittedPredictor
 from gateway.prediction.length_predictor import LengthPredictor
 from gateway.prediction.predictor import Predictor, Version
+from gateway.storage.database import DATABASE_ERRORS
+from gateway.storage.maintenance import RETRY_S
 from gateway.training.process import TrainerProcess
 from gateway.training.registry import ModelRegistry, ServingModel
 from gateway.training.report import TrainingOrder
@@ -62,6 +65,16 @@ class Learner:
         self._threads = threads
         self._cadence = cadence
         self._clock = clock
+
+    async def run_with_retries(self, on_failure: Callable[[], None]) -> None:
+        """Run until cancelled, and start again whenever the database is unavailable."""
+        while True:
+            try:
+                await self.run()
+            except DATABASE_ERRORS as error:
+                _log.warning("The length model is not trained while the database is unavailable: %s", error)
+                on_failure()
+                await asyncio.sleep(RETRY_S)
 
     async def run(self) -> None:
         """Prepare, then train and load for ever; ends by being cancelled."""

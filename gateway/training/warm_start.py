@@ -1,15 +1,30 @@
 """What the features remember, learned again from Postgres: a restart forgets nothing that bears on predictions."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.prediction.features import N_FEATURES, FeatureExtractor, vector_from_bytes
+from gateway.prediction.history import Caller
 from gateway.prediction.prediction_input import HistoryKey
+from gateway.prediction.predictor import Predictor
+from gateway.storage.repository import Repository
+
+_log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 500
 """Rows learned before others may have the event loop."""
+
+
+async def warm_up(repository: Repository, predictor: Predictor) -> None:
+    """Teach the predictor the answer lengths and the bytes per prompt token that earlier runs have stored."""
+    lengths = await repository.length_counts()
+    predictor.history.warm_up((Caller(row.app, row.model, row.user), row.tokens, row.count) for row in lengths)
+    for ratio in await repository.token_ratios():
+        predictor.prompt_tokens.learn_one(ratio.app, ratio.model, ratio.prompt_bytes, ratio.input_tokens)
+    _log.info("Warm start with %d remembered answers", sum(row.count for row in lengths))
 
 
 async def replay(engine: AsyncEngine, extractor: FeatureExtractor, *, limit: int = 50_000) -> int:

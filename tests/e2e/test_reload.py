@@ -134,7 +134,7 @@ async def test_no_request_is_lost_while_backends_come_change_and_go(
         async with load.on():
             for turn in range(RELOADS):
                 await asyncio.sleep(0.15)
-                await gateway.server.reload(versions[(turn + 1) % len(versions)], "applied")
+                await gateway.reload(versions[(turn + 1) % len(versions)], "applied")
             await asyncio.sleep(0.5)
         assert await gateway.metric("magnus_reloads_total", 'result="applied"') == RELOADS
 
@@ -150,12 +150,12 @@ async def test_bad_file_is_refused_whole(
     good = settings(("one", simulated_engine.url))
     bad = settings(("two", other.url), ("three", other.url)) + 'kv_tokens = "many"\n'
     async with served(tmp_path, database_url, good) as gateway:
-        await gateway.server.reload(bad, "refused")
-        await gateway.server.reload("[server\n", "refused")
+        await gateway.reload(bad, "refused")
+        await gateway.reload("[server\n", "refused")
         assert list(await gateway.backends()) == ["one"]
         assert (await gateway.ask()).headers["x-magnus-backend"] == "one"
         assert "backends[1].kv_tokens" in gateway.running.said()
-        await gateway.server.reload(settings(("two", other.url)), "applied")
+        await gateway.reload(settings(("two", other.url)), "applied")
         assert list(await gateway.backends()) == ["two"]
 
 
@@ -163,7 +163,7 @@ async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_
     backend = ("one", simulated_engine.url)
     async with served(tmp_path, database_url, settings(backend)) as gateway:
         more = '[server]\nmax_body_bytes = 1000\n[scheduling]\npolicy = "sjf"\nmax_queue = 7\n[log]\nlevel = "debug"'
-        await gateway.server.reload(settings(backend, more=more), "applied")
+        await gateway.reload(settings(backend, more=more), "applied")
         (line,) = [line for line in gateway.running.said().splitlines() if "restart is needed" in line]
         assert "server.max_body_bytes" in line
         assert "scheduling.policy" in line
@@ -179,7 +179,7 @@ async def test_backend_that_was_taken_out_ends_what_it_runs(
     async with served(tmp_path, database_url, settings(("held", held.url))) as gateway:
         running = asyncio.create_task(gateway.ask())
         await until(held.has_received(1), "the engine has a request")
-        await gateway.server.reload(settings(("good", simulated_engine.url)), "applied")
+        await gateway.reload(settings(("good", simulated_engine.url)), "applied")
         assert (await gateway.ask()).headers["x-magnus-backend"] == "good"
         backends = await gateway.backends()
         assert (backends["held"]["draining"], backends["held"]["in_flight"]) == (True, 1)
