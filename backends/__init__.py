@@ -1,1 +1,1 @@
-"""Engines: what the gateway asks of them, and an adapter for each kind."""
+"""The interface between the gateway and engines, and one adapter per kind of engine."""

@@ -1,7 +1,8 @@
-"""What the gateway asks of an engine, whatever its make.
+"""The interface that the gateway uses for every kind of engine.
 
-`Backend` is the protocol, `Snapshot` what an engine says of itself at one moment, `BackendSpec` what its operator says
-of it. An adapter holds what differs between engines and only that; the bytes of a request travel past it untouched.
+`Backend` is the protocol. `BackendSpec` is an engine's configuration, `Snapshot` its state at one moment. An adapter
+contains only what differs between kinds of engines. Request and response bytes do not pass through it, except where an
+engine needs a translation.
 """
 
 from dataclasses import dataclass, field
@@ -9,11 +10,11 @@ from typing import Protocol
 
 
 class BackendUnreachableError(Exception):
-    """The engine does not answer, or answers what cannot be understood; the message says which, without secrets."""
+    """The engine does not answer, or its answer cannot be understood. The message says which, without secrets."""
 
 
 class UntranslatableError(ValueError):
-    """The engine has no route for a request, and no words for it on those that it has; `param` is what it lacks."""
+    """The engine has no route for a request, and no other route can express it. `param` names the unsupported field."""
 
     def __init__(self, message: str, param: str | None) -> None:
         super().__init__(message)
@@ -22,10 +23,15 @@ class UntranslatableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """An engine as its operator describes it; None is 'ask the engine', or for a time-out the gateway's own.
+    """The operator's configuration of one engine.
 
-    `priority`: the engine orders its queue by the priority that a request carries. Time-outs are in seconds: to the
-    first byte, between two bytes of a stream, and from sending a request to its last byte.
+    `None` means: ask the engine, or for a timeout: use the gateway's setting.
+
+    Attributes:
+        priority: the engine orders its own queue by the priority that each request carries.
+        first_byte_timeout_s: longest time from sending a request to the first byte of its answer.
+        idle_timeout_s: longest time between two bytes of a stream.
+        total_timeout_s: longest time from sending a request to its last byte.
     """
 
     name: str
@@ -43,7 +49,7 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A model that an engine serves."""
+    """A model that an engine serves. `max_model_len` is in tokens."""
 
     id: str
     max_model_len: int | None = None
@@ -51,9 +57,16 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An engine at one moment, in its own words; None is 'it did not say'.
+    """The state of one engine at one moment. `None` means that the engine does not report the value.
 
-    `kv_used_tokens` counts active requests only: cached prefixes read as free. `preemptions` is the total since start.
+    Attributes:
+        models: the models that it serves.
+        kv_capacity_tokens: size of the KV memory.
+        kv_used_tokens: KV memory of active requests. Cached prefixes count as free.
+        kv_block_tokens: size of one KV block.
+        running: requests in the batch.
+        waiting: requests in the engine's own queue.
+        preemptions: preemptions since the engine's start.
     """
 
     models: tuple[ModelCard, ...]
@@ -67,7 +80,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """An engine's error body, brought to the fields of OpenAI's."""
+    """An engine's error, with the fields of OpenAI's error object."""
 
     message: str
     type: str
@@ -76,24 +89,24 @@ class EngineError:
 
 
 class Translation(Protocol):
-    """One request in an engine's own words, and what brings its answer back to those of OpenAI."""
+    """One request in an engine's own format. It also converts the answer back to OpenAI's format."""
 
     @property
     def path(self) -> str:
-        """Where the request goes, below the engine's URL."""
+        """The path of the request, below the engine's URL."""
         ...
 
     @property
     def body(self) -> bytes:
-        """What is sent there."""
+        """The body of the request."""
         ...
 
     def whole(self, body: bytes) -> bytes:
-        """Return an answer in one piece as OpenAI's; b"" where it is none."""
+        """Return a whole answer in OpenAI's format, or b"" if `body` is not an answer."""
         ...
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the events, as OpenAI's, that a part of the answer's stream completes."""
+        """Return the stream events, in OpenAI's format, that `chunk` completes."""
         ...
 
 
@@ -102,40 +115,41 @@ class Backend(Protocol):
 
     @property
     def spec(self) -> BackendSpec:
-        """The engine as its operator describes it."""
+        """The operator's configuration."""
         ...
 
     async def scrape(self) -> Snapshot:
-        """Ask the engine for its models, memory and load.
+        """Read the engine's models, memory and load.
 
         Raises:
-            BackendUnreachableError: no answer in time, an error status, or a body that is not what this kind sends.
+            BackendUnreachableError: the engine does not answer in time, answers with an error status, or its
+                answer does not have the format of this kind of engine.
         """
         ...
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
-        """Tell whether a refusal means 'full now, try later' rather than 'this request is wrong'."""
+        """Return whether the error means that the engine's queue is full. The same request may succeed later."""
         ...
 
     def has_failed(self, status: int, error: EngineError) -> bool:
-        """Tell whether a refusal is the engine's own failure, so that another engine may do better."""
+        """Return whether the error is a failure of the engine, so that another engine may succeed."""
         ...
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine ran out of memory under what it was sent: less of it at once may go through."""
+        """Return whether the engine ran out of memory, so that a smaller batch may succeed."""
         ...
 
     def read_error(self, status: int, body: bytes) -> EngineError:
-        """Read the engine's error body; one that is in no known shape becomes its first 500 characters."""
+        """Return the fields of an error body. An unknown format gives its first 500 characters as the message."""
         ...
 
     def translate(self, path: str, body: bytes) -> Translation | None:
-        """Put a request into the engine's own words, where it lacks the route that the request is for.
+        """Translate a request for an engine that does not have the request's route, or needs other fields.
 
         Returns:
-            None, as a rule: the engine takes the request as it is.
+            None if the engine takes the request unchanged, which is the usual case.
 
         Raises:
-            UntranslatableError: the engine has no words for it.
+            UntranslatableError: the engine cannot express the request.
         """
         ...

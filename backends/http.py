@@ -1,4 +1,4 @@
-"""Read an engine's own pages: one bounded GET, and one error for everything that can go wrong with it."""
+"""Bounded GET requests to an engine's own pages, with one exception type for every failure."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
 
 class StatusError(BackendUnreachableError):
-    """The engine answers with another status than 200."""
+    """The engine answered with a status other than 200."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -27,44 +27,44 @@ class StatusError(BackendUnreachableError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an engine's pages are, how to get there, and how long each may take in all."""
+    """The address of an engine's pages, the transport to it, and the total time limit per page."""
 
     spec: BackendSpec
     transport: httpx2.AsyncBaseTransport = field(repr=False)
     timeout_s: float
 
     async def get(self, path: str) -> bytes:
-        """Read the page at `path`.
+        """Return the page at `path`.
 
         Raises:
-            BackendUnreachableError: no answer in time, no connection, or more than `MAX_PAGE_BYTES`.
-            StatusError: a status other than 200.
+            BackendUnreachableError: no answer in time, no connection, or more than `MAX_PAGE_BYTES` bytes.
+            StatusError: the status is not 200.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._exchange(path)
+                return await self._read(path)
         except _TRANSPORT_ERRORS as error:
             raise BackendUnreachableError(self._describe(path, self._cause(error))) from error
 
     async def attempt(self, path: str) -> bytes | BackendUnreachableError:
-        """Read the page at `path`; a failure is returned, so that attempts made side by side do not end each other."""
+        """Return the page at `path`, or the error. Concurrent requests are not cancelled by a returned error."""
         try:
             return await self.get(path)
         except BackendUnreachableError as error:
             return error
 
     def decode(self, path: str, page: bytes, kind: type[T]) -> T:
-        """Decode the JSON page that `path` gave.
+        """Decode the JSON `page` that was read from `path`.
 
         Raises:
-            BackendUnreachableError: the page is not a `kind`.
+            BackendUnreachableError: the page does not have the type `kind`.
         """
         try:
             return msgspec.json.decode(page, type=kind)
         except (ValueError, RecursionError) as error:
             raise BackendUnreachableError(self._describe(path, str(error))) from error
 
-    async def _exchange(self, path: str) -> bytes:
+    async def _read(self, path: str) -> bytes:
         response = await self.transport.handle_async_request(self._request(path))
         try:
             if response.status_code != HTTPStatus.OK:
@@ -73,19 +73,20 @@ class Endpoint:
             async for chunk in response.aiter_bytes():
                 page += chunk
                 if len(page) > MAX_PAGE_BYTES:
-                    raise BackendUnreachableError(self._describe(path, f"more than {MAX_PAGE_BYTES} bytes"))
+                    cause = f"the page is larger than {MAX_PAGE_BYTES} bytes"
+                    raise BackendUnreachableError(self._describe(path, cause))
             return bytes(page)
         finally:
             await response.aclose()
 
     def _request(self, path: str) -> httpx2.Request:
-        # Compressing 60 kB for a neighbour costs both sides more than sending it.
+        # On a local network, compressing 60 kB costs both sides more CPU than sending it.
         headers = {"accept-encoding": "identity"}
         if self.spec.api_key is not None:
             headers["authorization"] = f"Bearer {self.spec.api_key}"
-        patience = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
         url = self.spec.url.rstrip("/") + path
-        return httpx2.Request("GET", url, headers=headers, extensions={"timeout": patience})
+        return httpx2.Request("GET", url, headers=headers, extensions={"timeout": timeout})
 
     def _describe(self, path: str, cause: str) -> str:
         return f"backend {self.spec.name!r}: GET {path}: {cause}"

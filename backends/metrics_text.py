@@ -1,7 +1,7 @@
-r"""Read the Prometheus text format: the few families that a snapshot needs, out of a page of hundreds.
+r"""Parser for the Prometheus text format. It reads only the families that a snapshot needs.
 
-Pure. Nothing here raises: a line that cannot be understood is skipped, for a gauge that is missing costs a little
-knowledge and an exception would cost the engine.
+Pure. No function raises. A line that cannot be parsed is skipped, because a missing gauge does less harm than a failed
+scrape.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 _LABEL = re.compile(r'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]++|\\.)*+)"[ \t]*(?:,|$)')
 _SAMPLE = re.compile(
     r"([a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+"
-    r'(?:\{((?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\})?'  # a brace inside a label's value does not close the labels
+    r'(?:\{((?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\})?'  # a brace inside a label's value does not end the labels
     r"[ \t]*+(?<=[ \t}])([-+.0-9A-Za-z]++)"
-    r"(?:[ \t]++-?[0-9]++)?[ \t]*+\r?"  # a time stamp
+    r"(?:[ \t]++-?[0-9]++)?[ \t]*+\r?"  # timestamp
 )
 _ESCAPE = re.compile(r'\\([\\"n])')
 _COUNT = re.compile(r"[0-9]{1,18}")
@@ -24,7 +24,7 @@ _ABSURD = 2.0**63
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of a page; the value may be NaN or infinite."""
+    """One line of a page. The value may be NaN or infinite."""
 
     name: str
     labels: Mapping[str, str]
@@ -32,16 +32,16 @@ class Sample:
 
 
 def read_samples(page: bytes, names: Iterable[str]) -> dict[str, list[Sample]]:
-    r"""Read the samples of the families `names`, in the page's order; a family that is not there has an empty list.
+    r"""Return the samples of the families `names`, in the page's order. A missing family has an empty list.
 
-    The format ends every line in a newline: a last line without one is a page cut short, and its number may be too.
+    A last line without a newline is ignored: the page was cut off, so its number may be incomplete.
 
     >>> read_samples(b'jobs{queue="a"} 2\njobs{queue="b"} 1\nseconds 0.5\njobs{queue="c"} 1', ["jobs"])["jobs"]
     [Sample(name='jobs', labels={'queue': 'a'}, value=2.0), Sample(name='jobs', labels={'queue': 'b'}, value=1.0)]
     """
     found: dict[str, list[Sample]] = {name: [] for name in names}
     wanted = tuple(found)
-    # Not splitlines(): a label's value may hold one of the many other characters that it takes for a line's end.
+    # Not splitlines(): it also splits at characters that a label's value may contain.
     for line in page.decode("utf-8", "replace").split("\n")[:-1]:
         if line.startswith(wanted):
             sample = _read_sample(line)
@@ -51,28 +51,29 @@ def read_samples(page: bytes, names: Iterable[str]) -> dict[str, list[Sample]]:
 
 
 def per_rank(samples: Iterable[Sample], label: str) -> dict[str, float]:
-    """Tell each rank's value, its rank being what `label` says ("" without one); junk values are left out.
+    """Return the value of each rank. `label` is the label that holds the rank; without it the rank is "".
 
-    What a rank reports twice (a series per tensor-parallel worker) is the same number twice and counts once.
+    Negative, NaN and very large values are left out. If a rank has several series (one per tensor-parallel worker),
+    they have the same value, and it counts once.
     """
     return {s.labels.get(label, ""): s.value for s in samples if 0 <= s.value < _ABSURD}
 
 
 def total(values: Mapping[str, float]) -> int | None:
-    """Add the ranks up; None where no rank said anything."""
+    """Return the sum over all ranks, or None if no rank has a value."""
     return round(sum(values.values())) if values else None
 
 
 def used_tokens(usage: Mapping[str, float], capacity: Mapping[str, float], fallback_tokens: int | None) -> int | None:
-    """Turn each rank's usage, a share of its KV cache, into tokens in use over all ranks.
+    """Return the tokens in use over all ranks.
 
     Args:
-        usage: share in use by rank, 1 is all of it.
-        capacity: tokens by rank, as the engine told.
-        fallback_tokens: tokens of all ranks together, where the engine told none.
+        usage: the used share of the KV cache by rank; 1 is all of it.
+        capacity: the size of the KV cache in tokens by rank, as the engine reports it.
+        fallback_tokens: the size over all ranks, used if the engine reports none.
 
     Returns:
-        None where a rank's share is of an unknown whole.
+        None if the size of a rank is unknown.
     """
     if not capacity and fallback_tokens is not None:
         capacity = dict.fromkeys(usage, fallback_tokens / max(1, len(usage)))
@@ -82,7 +83,7 @@ def used_tokens(usage: Mapping[str, float], capacity: Mapping[str, float], fallb
 
 
 def read_count(text: str | None) -> int | None:
-    """Read a label's value that ought to be a whole number; vLLM writes "None" for what it does not know."""
+    """Return a label's value as an integer, or None. vLLM writes "None" for an unknown value."""
     return int(text) if text is not None and _COUNT.fullmatch(text) else None
 
 

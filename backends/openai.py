@@ -1,4 +1,4 @@
-"""Any other server with OpenAI's routes; what SGLang and llama.cpp tell in their metrics is understood."""
+"""Adapter for any other server with OpenAI's routes. It understands the metrics of SGLang and llama.cpp."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,7 +14,7 @@ OUT_OF_CREDIT = "insufficient_quota"
 
 @dataclass(frozen=True, slots=True)
 class MetricNames:
-    """What a make of engine calls its metrics; "" is one that it does not have."""
+    """The names of one engine's metrics. "" means that the engine does not have the metric."""
 
     running: str
     waiting: str
@@ -24,7 +24,7 @@ class MetricNames:
     rank_label: str = ""
 
 
-# SGLang repeats a series for each tensor- and pipeline-parallel worker; only data-parallel ranks add up.
+# SGLang has one series per tensor- and pipeline-parallel worker. Only data-parallel ranks are added up.
 SGLANG = MetricNames(
     running="sglang:num_running_reqs",
     waiting="sglang:num_queue_reqs",
@@ -33,7 +33,8 @@ SGLANG = MetricNames(
     preemptions="sglang:num_retracted_requests_total",
     rank_label="dp_rank",
 )
-# llama.cpp does not tell its capacity: usage counts where the operator does. Later versions tell no usage either.
+# llama.cpp does not report its capacity. Its usage is a share of the operator's `kv_tokens`. Later versions report
+# no usage either.
 LLAMA_CPP = MetricNames(
     running="llamacpp:requests_processing",
     waiting="llamacpp:requests_deferred",
@@ -49,42 +50,42 @@ class OpenAIBackend:
 
     @property
     def spec(self) -> BackendSpec:
-        """The engine as its operator describes it."""
+        """The operator's configuration."""
         return self.endpoint.spec
 
     async def scrape(self) -> Snapshot:
-        """Ask the engine for its models, and for memory and load where it tells them."""
+        """Read the engine's models, and its memory and load if it reports them."""
         models, metrics = await read_models_and_metrics(self.endpoint)
         return read_snapshot(models, metrics, self.spec.kv_tokens)
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
-        """Tell whether a refusal means 'full now, try later'; an account without credit stays without."""
+        """Return whether the engine's queue is full. An account without credit is not a full queue."""
         return status in QUEUE_FULL_STATUSES and error.code != OUT_OF_CREDIT
 
     def has_failed(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine itself failed."""
+        """Return whether the error is a failure of the engine."""
         return has_failed(status)
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine ran out of memory under what it was sent."""
+        """Return whether the engine ran out of memory."""
         return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
-        """Read an error body in OpenAI's shape."""
+        """Return the fields of an error body in OpenAI's format."""
         return read_error(status, body)
 
     def translate(self, path: str, body: bytes) -> Translation | None:
-        """Leave the request as it is."""
+        """Return None: the request needs no translation."""
         return None
 
 
 def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int | None) -> Snapshot:
-    """Read a snapshot from metrics in whichever names they are; what the page does not have stays None."""
+    """Return a snapshot from the metrics of SGLang or llama.cpp. Values that the page does not have are None."""
     names = LLAMA_CPP if b"llamacpp:" in metrics else SGLANG
     families = (names.running, names.waiting, names.kv_usage, names.kv_capacity, names.preemptions)
     samples = read_samples(metrics, filter(None, families))
     ranks = {family: per_rank(samples.get(family, ()), names.rank_label) for family in families}
-    # SGLang's gauge stands at zero until its memory is set up.
+    # SGLang's gauge is 0 until its memory is allocated.
     capacity = {rank: tokens for rank, tokens in ranks[names.kv_capacity].items() if tokens > 0}
     return Snapshot(
         models=models,

@@ -1,4 +1,4 @@
-"""What all engines with OpenAI's routes have in common: the list of models, and the error bodies."""
+"""Functions for all engines with OpenAI's routes: the list of models, and error bodies."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MAX_RAW_ERROR_CHARS = 500
 
 class _Model(msgspec.Struct):
     id: str
-    # An extension of vLLM's and SGLang's: whatever another engine puts there must not cost us the list.
+    # An extension of vLLM and SGLang. Another engine may use any type here, and the list must stay readable.
     max_model_len: Any = None
 
 
@@ -27,11 +27,11 @@ class _ModelList(msgspec.Struct):
 
 
 async def read_models_and_metrics(endpoint: Endpoint) -> tuple[tuple[ModelCard, ...], bytes]:
-    """Read both pages side by side; metrics that don't answer are an empty page.
+    """Read both pages at the same time. If the metrics page fails, it counts as empty.
 
     Raises:
-        BackendUnreachableError: the list of models doesn't answer. Where the operator lists the models, an engine
-            without that route is no failure.
+        BackendUnreachableError: the list of models cannot be read. A missing route (404) is no error if the operator
+            configured the models.
     """
     models, metrics = await asyncio.gather(endpoint.attempt(MODELS_PATH), endpoint.attempt(METRICS_PATH))
     page = metrics if isinstance(metrics, bytes) else b""
@@ -43,16 +43,16 @@ async def read_models_and_metrics(endpoint: Endpoint) -> tuple[tuple[ModelCard, 
     raise models
 
 
-def model_cards(spec: BackendSpec, told: Mapping[str, object]) -> tuple[ModelCard, ...]:
-    """Make cards of the operator's models, or else of those that the engine told with their greatest length."""
-    served = told if spec.models is None else spec.models
-    return tuple(ModelCard(name, _positive_int(told.get(name))) for name in served)
+def model_cards(spec: BackendSpec, reported: Mapping[str, object]) -> tuple[ModelCard, ...]:
+    """Return the operator's models, or else the engine's models, with the context length that the engine reports."""
+    served = reported if spec.models is None else spec.models
+    return tuple(ModelCard(name, _positive_int(reported.get(name))) for name in served)
 
 
 def read_error(status: int, body: bytes) -> EngineError:
-    """Read an error body in OpenAI's shape or one of its relatives.
+    """Return the fields of an error body in OpenAI's format or a similar one.
 
-    Relatives are the flat body of older vLLM and of SGLang, `{"error": "…"}`, and FastAPI's `{"detail": …}`.
+    Similar formats: the flat body of older vLLM and of SGLang, `{"error": "…"}`, and FastAPI's `{"detail": …}`.
 
     >>> read_error(401, b'{"error": "Unauthorized"}')
     EngineError(message='Unauthorized', type='invalid_request_error', param=None, code=None)
@@ -71,7 +71,7 @@ def read_error(status: int, body: bytes) -> EngineError:
 
 
 def is_out_of_memory(status: int, error: EngineError) -> bool:
-    """Tell whether the engine failed for want of memory; PyTorch's words for it come through every server.
+    """Return whether the engine ran out of memory. All servers pass on PyTorch's error text.
 
     >>> is_out_of_memory(500, EngineError("CUDA out of memory. Tried to allocate 2.00 GiB.", "server_error"))
     True
@@ -80,23 +80,23 @@ def is_out_of_memory(status: int, error: EngineError) -> bool:
 
 
 def has_failed(status: int) -> bool:
-    """Tell a failure of the engine's from a request that it objects to."""
+    """Return whether the engine failed, as opposed to rejecting the request."""
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def default_type(status: int) -> str:
-    """Name the type of an error that does not name its own."""
+    """Return the error type for a body that has none."""
     return "invalid_request_error" if 400 <= status < 500 else "server_error"
 
 
 def raw_message(status: int, body: bytes) -> str:
-    """Quote the start of a body in no known shape."""
+    """Return the start of a body in an unknown format."""
     text = body.decode("utf-8", "replace").strip()[:MAX_RAW_ERROR_CHARS]
-    return text or f"the engine answered {status} without saying why"
+    return text or f"the engine answered {status} without an error message"
 
 
 def _error_fields(body: bytes) -> dict[str, Any]:
-    """Find the object that holds the message; an empty one where there is none."""
+    """Return the object that contains the message, or an empty one."""
     try:
         answer = msgspec.json.decode(body)
     except (ValueError, RecursionError):

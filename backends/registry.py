@@ -1,4 +1,4 @@
-"""The kinds of engine that there are, and how a described engine becomes a connected one."""
+"""The kinds of engine, and the function that creates an adapter."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,22 +17,25 @@ KINDS: Mapping[str, Callable[[Endpoint], Backend]] = MappingProxyType(
 
 
 def connect(spec: BackendSpec, transport: httpx2.AsyncBaseTransport, timeout_s: float) -> Backend:
-    """Make the adapter for an engine; nothing is sent yet.
+    """Return the adapter for an engine. This sends nothing.
 
     Args:
-        spec: the engine as its operator describes it.
-        transport: what carries the requests; it stays its owner's to close.
-        timeout_s: how long the engine may take for each page that a scrape reads.
+        spec: the operator's configuration.
+        transport: sends the requests; the caller closes it.
+        timeout_s: time limit for each page that a scrape reads.
 
     Raises:
-        ValueError: an unknown kind, a URL that is not one, or a key that no header can carry.
+        ValueError: the kind is unknown, the URL is not valid, or the API key cannot be sent in a header.
     """
     kind = KINDS.get(spec.kind)
     if kind is None:
-        raise ValueError(f"backend {spec.name!r}: unknown kind {spec.kind!r}, known are {', '.join(KINDS)}")
+        known = ", ".join(KINDS)
+        raise ValueError(f"backend {spec.name!r}: kind {spec.kind!r} is unknown; use one of {known}")
     _check_url(spec)
     if spec.api_key is not None and not (spec.api_key.isascii() and spec.api_key.isprintable()):
-        raise ValueError(f"backend {spec.name!r}: the API key has characters that a header cannot carry")
+        raise ValueError(
+            f"backend {spec.name!r}: api_key has characters that an HTTP header cannot contain; use printable ASCII"
+        )
     return kind(Endpoint(spec, transport, timeout_s))
 
 
@@ -42,6 +45,8 @@ def _check_url(spec: BackendSpec) -> None:
     except httpx2.InvalidURL as error:
         raise ValueError(f"backend {spec.name!r}: {error}") from error
     if url.userinfo:
-        raise ValueError(f"backend {spec.name!r}: the URL holds a password, which belongs in api_key")
+        raise ValueError(f"backend {spec.name!r}: url contains a password; use api_key instead")
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"backend {spec.name!r}: {spec.url!r} is no URL that begins in http:// or https://")
+        raise ValueError(
+            f"backend {spec.name!r}: url {spec.url!r} is not valid; it must start with http:// or https://"
+        )

@@ -1,7 +1,7 @@
-"""Hugging Face's Text Generation Inference, 1 to 3.
+"""Adapter for Hugging Face's Text Generation Inference (TGI), versions 1 to 3.
 
-It reserves a request's input and `max_new_tokens` up front, so what it calls used is reserved. All versions have
-`/info`, whose model `/v1/models` of the later ones only repeats. The first ones lack OpenAI's routes.
+TGI reserves the KV memory for a request's input and `max_new_tokens` before it starts, so its metrics show reserved
+memory as used. All versions have `/info`, which names the model. The first versions do not have OpenAI's routes.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from backends.tgi_native import CHAT_PATH, COMPLETION_PATH, translate
 from backends.tgi_openai import adapt
 
 INFO_PATH = "/info"
-QUEUE_FULL_STATUS = HTTPStatus.TOO_MANY_REQUESTS  # beyond --max-concurrent-requests
+QUEUE_FULL_STATUS = HTTPStatus.TOO_MANY_REQUESTS  # limit: --max-concurrent-requests
 INVALID_STATUS = HTTPStatus.UNPROCESSABLE_ENTITY
-FAILED_STATUS = HTTPStatus.FAILED_DEPENDENCY  # its shards failed, not the request
+FAILED_STATUS = HTTPStatus.FAILED_DEPENDENCY  # a shard of the engine failed
 
 OPENAI_ROUTES = {CHAT_PATH: (1, 4), COMPLETION_PATH: (2, 0)}
-"""Since which version it has them."""
+"""The first version with each route."""
 
 RUNNING = "tgi_batch_current_size"
 WAITING = "tgi_queue_size"
@@ -37,17 +37,17 @@ _FAMILIES = (RUNNING, WAITING, KV_USED, KV_CAPACITY)
 
 
 class Info(msgspec.Struct, frozen=True):
-    """What we read of `/info`."""
+    """The fields of `/info` that the adapter uses."""
 
     model_id: str
     max_total_tokens: int | None = None
     max_batch_total_tokens: int | None = None
-    """The KV tokens, up to version 2; version 3 tells them in its metrics."""
+    """The size of the KV memory, up to version 2. Version 3 reports it in its metrics."""
     version: str = ""
 
     @property
     def release(self) -> tuple[int, int] | None:
-        """Its major and minor version, None where it does not tell them."""
+        """The major and minor version, or None if the engine does not report them."""
         match = _RELEASE.match(self.version)
         return None if match is None else (int(match[1]), int(match[2]))
 
@@ -59,18 +59,18 @@ class _NativeError(msgspec.Struct):
 
 @dataclass(slots=True)
 class TgiBackend:
-    """A Text Generation Inference server; what it lacks is known from the first look on."""
+    """A TGI server. The first scrape finds its version, and so the routes that it lacks."""
 
     endpoint: Endpoint
     _info: Info | None = field(default=None, init=False)
 
     @property
     def spec(self) -> BackendSpec:
-        """The engine as its operator describes it."""
+        """The operator's configuration."""
         return self.endpoint.spec
 
     async def scrape(self) -> Snapshot:
-        """Ask the engine for its model, memory and load."""
+        """Read the engine's model, memory and load."""
         info, metrics = await asyncio.gather(self.endpoint.attempt(INFO_PATH), self.endpoint.attempt(METRICS_PATH))
         if isinstance(info, BackendUnreachableError):
             raise info
@@ -79,19 +79,19 @@ class TgiBackend:
         return read_snapshot(self.spec, self._info, page)
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
-        """Tell whether a refusal means 'full now, try later'."""
+        """Return whether the engine's queue is full."""
         return status == QUEUE_FULL_STATUS
 
     def has_failed(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine itself failed."""
+        """Return whether the error is a failure of the engine."""
         return status == FAILED_STATUS or has_failed(status)
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine ran out of memory under what it was sent."""
+        """Return whether the engine ran out of memory."""
         return is_out_of_memory(HTTPStatus.INTERNAL_SERVER_ERROR if status == FAILED_STATUS else status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
-        """Read TGI's own error body; its word for the error becomes the code."""
+        """Return the fields of TGI's error body. `error_type` becomes the code."""
         try:
             native = msgspec.json.decode(body, type=_NativeError)
         except (ValueError, RecursionError):
@@ -100,7 +100,7 @@ class TgiBackend:
         return EngineError(native.error, kind, code=native.error_type)
 
     def translate(self, path: str, body: bytes) -> Translation | None:
-        """Put a request into TGI's words: all of it where its version has no such route, or else a field or two."""
+        """Translate the request: to a native route if this version lacks OpenAI's, otherwise only single fields."""
         info, since = self._info, OPENAI_ROUTES.get(path)
         if since is None:
             return None
@@ -110,21 +110,21 @@ class TgiBackend:
 
 
 def read_snapshot(spec: BackendSpec, info: Info, metrics: bytes) -> Snapshot:
-    """Read a snapshot from TGI's information and metrics."""
+    """Return a snapshot from TGI's `/info` and metrics."""
     samples = read_samples(metrics, _FAMILIES)
-    # One server is one rank: TGI's series have no labels.
-    told = {family: total(per_rank(found, "")) for family, found in samples.items()}
-    capacity = info.max_batch_total_tokens or told[KV_CAPACITY] or None
+    # A TGI server is one rank: its series have no labels.
+    values = {family: total(per_rank(found, "")) for family, found in samples.items()}
+    capacity = info.max_batch_total_tokens or values[KV_CAPACITY] or None
     return Snapshot(
         models=_models(spec, info),
         kv_capacity_tokens=capacity if spec.kv_tokens is None else spec.kv_tokens,
-        kv_used_tokens=told[KV_USED],
-        running=told[RUNNING],
-        waiting=told[WAITING],
+        kv_used_tokens=values[KV_USED],
+        running=values[RUNNING],
+        waiting=values[WAITING],
     )
 
 
 def _models(spec: BackendSpec, info: Info) -> tuple[ModelCard, ...]:
-    """Make the cards; a TGI serves one model, so its length is that of every name that the operator gives it."""
+    """Return the models. TGI serves one model, so every configured name has the same context length."""
     names = (info.model_id,) if spec.models is None else spec.models
     return model_cards(spec, dict.fromkeys(names, info.max_total_tokens))

@@ -1,7 +1,8 @@
-"""OpenAI's text and chat completions in the words of TGI's own routes, and their answers back. Pure.
+"""Translation of OpenAI's text and chat completions to TGI's native routes and back. Pure.
 
-For versions that have no OpenAI routes. What those routes cannot say is refused, not left out. A chat is written as a
-dialogue, for the model's template is not known here: who has a chat model wants a version with a chat route.
+It serves versions of TGI without OpenAI's routes. A request that the native routes cannot express is rejected. A chat
+becomes a plain dialogue, because the gateway does not know the model's chat template; a chat model needs a version of
+TGI that has the chat route.
 """
 
 from collections.abc import Iterable
@@ -20,13 +21,13 @@ STREAM_PATH = "/generate_stream"
 DEFAULT_COMPLETION_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 1024
 
-MOST_STOPS = 4
-"""Stop sequences that a TGI takes unless told otherwise."""
+MAX_STOPS = 4
+"""The number of stop sequences that TGI accepts by default."""
 
-_SPEAKERS = {"system": "", "developer": "", "user": "User: ", "assistant": "Assistant: "}
+_ROLE_PREFIXES = {"system": "", "developer": "", "user": "User: ", "assistant": "Assistant: "}
 _TURN = "\nUser:"
 
-_NEUTRAL: dict[str, tuple[object, ...]] = {
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "n": (None, 1),
     "best_of": (None, 1),
     "tools": (None, []),
@@ -40,7 +41,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "logit_bias": (None, {}),
     "response_format": (None, {"type": "text"}),
 }
-"""Fields that the native routes have no words for, and the values that ask for nothing."""
+"""Fields that the native routes cannot express, with the values that have no effect."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -58,7 +59,7 @@ class _Message(msgspec.Struct):
     tool_calls: Any = None
 
 
-class _Asked(msgspec.Struct):
+class _Request(msgspec.Struct):
     model: str = ""
     prompt: str | list[Any] | None = None
     messages: list[_Message] | None = None
@@ -98,7 +99,7 @@ class _Event(msgspec.Struct):
 
 @dataclass(slots=True)
 class NativeTranslation:
-    """One request in TGI's words; what it answers is passed through `whole` or, chunk by chunk, through `feed`."""
+    """One request in TGI's format. It converts the answer with `whole`, or chunk by chunk with `feed`."""
 
     path: str
     body: bytes
@@ -112,7 +113,7 @@ class NativeTranslation:
     _opened: bool = field(default=False)
 
     def whole(self, body: bytes) -> bytes:
-        """Return the answer as OpenAI's; b"" where it is none."""
+        """Return the answer in OpenAI's format, or b"" if `body` is not an answer."""
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -124,7 +125,7 @@ class NativeTranslation:
         return msgspec.json.encode({**self._head(kind), "choices": [choice], "usage": _usage(answer.details)})
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the events, as OpenAI's, that a part of the stream completes."""
+        """Return the stream events, in OpenAI's format, that `chunk` completes."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return b"".join(self._event(line.removeprefix(b"data:").strip()) for line in lines if line.startswith(b"data:"))
 
@@ -132,7 +133,7 @@ class NativeTranslation:
         try:
             event = msgspec.json.decode(data, type=_Event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _error(f"an event that is not TGI's: {error}", "server_error")
+            return _error(f"the engine sent an event that is not in TGI's format: {error}", "server_error")
         if event.error is not None:
             return _error(event.error, event.error_type)
         text = "" if event.token is None or event.token.special else event.token.text
@@ -141,7 +142,7 @@ class NativeTranslation:
         return self._end(text, event.details)
 
     def _grow(self, text: str) -> bytes:
-        """Pass on what can no longer be the beginning of a stop sequence, which OpenAI does not show and TGI does."""
+        """Return the text that cannot be the start of a stop sequence. TGI shows stop sequences; OpenAI does not."""
         said = self._held + text
         keep = max(
             (size for stop in self.stops for size in range(1, len(stop)) if said.endswith(stop[:size])), default=0
@@ -180,63 +181,63 @@ class NativeTranslation:
 
 
 def translate(path: str, body: bytes, *, created: int, max_total_tokens: int | None = None) -> NativeTranslation:
-    """Put a request to one of OpenAI's two routes into TGI's words.
+    """Translate a request to one of OpenAI's two routes to TGI's native format.
 
     Args:
         path: the route.
         body: the request's JSON.
-        created: seconds since 1970, for the answer.
-        max_total_tokens: prompt and answer together that the engine takes; an answer without a limit gets half.
+        created: the answer's timestamp, in seconds since 1970.
+        max_total_tokens: the engine's limit for prompt and answer together. A chat without a limit gets half of it.
 
     Raises:
-        UntranslatableError: it asks for what the native routes do not have, or is no request.
+        UntranslatableError: the native routes cannot express the request, or the body is not a valid request.
     """
     chat = path == CHAT_PATH
-    asked, fields = _read(body)
-    for name, neutral in _NEUTRAL.items():
-        if fields.get(name) not in neutral:
-            raise UntranslatableError(f"this engine's own routes have nothing like {name!r}", name)
-    stops = tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ())
-    if chat and len(stops) < MOST_STOPS:
+    request, fields = _read(body)
+    for name, ignored_values in _UNSUPPORTED.items():
+        if fields.get(name) not in ignored_values:
+            raise UntranslatableError(f"this engine does not support {name!r}", name)
+    stops = tuple([request.stop] if isinstance(request.stop, str) else request.stop or ())
+    if chat and len(stops) < MAX_STOPS:
         stops = (*stops, _TURN)
-    stream = bool(asked.stream)
+    stream = bool(request.stream)
     native = {
-        "inputs": _dialogue(asked.messages) if chat else _text(asked.prompt),
-        "parameters": _parameters(asked, stops, chat=chat, max_total_tokens=max_total_tokens),
+        "inputs": _dialogue(request.messages) if chat else _text(request.prompt),
+        "parameters": _parameters(request, stops, chat=chat, max_total_tokens=max_total_tokens),
     }
     return NativeTranslation(
         path=STREAM_PATH if stream else GENERATE_PATH,
         body=msgspec.json.encode(native),
         chat=chat,
-        model=asked.model,
+        model=request.model,
         created=created,
         stops=stops,
-        with_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        with_usage=bool(request.stream_options and request.stream_options.include_usage),
     )
 
 
-def _read(body: bytes) -> tuple[_Asked, dict[str, Any]]:
+def _read(body: bytes) -> tuple[_Request, dict[str, Any]]:
     try:
-        return msgspec.json.decode(body, type=_Asked), msgspec.json.decode(body, type=dict[str, Any])
+        return msgspec.json.decode(body, type=_Request), msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UntranslatableError(str(error), None) from error
 
 
-def _parameters(asked: _Asked, stops: Iterable[str], *, chat: bool, max_total_tokens: int | None) -> dict[str, Any]:
-    """Return the sampling parameters; a temperature of 0 and a share of 1 are errors there, and mean to leave it."""
-    limit = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+def _parameters(request: _Request, stops: Iterable[str], *, chat: bool, max_total_tokens: int | None) -> dict[str, Any]:
+    """Return the sampling parameters. TGI rejects a temperature of 0 and a `top_p` of 1, so they are left out."""
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     if limit is None:
         limit = DEFAULT_COMPLETION_TOKENS
         if chat:
             limit = min(DEFAULT_CHAT_TOKENS, (max_total_tokens or 2 * DEFAULT_CHAT_TOKENS) // 2)
     parameters: dict[str, Any] = {"max_new_tokens": limit, "details": True, "return_full_text": False}
-    parameters["do_sample"] = asked.temperature != 0
-    if asked.temperature:
-        parameters["temperature"] = asked.temperature
-    if asked.top_p is not None and asked.top_p < 1:
-        parameters["top_p"] = asked.top_p
-    if asked.seed is not None:
-        parameters["seed"] = asked.seed
+    parameters["do_sample"] = request.temperature != 0
+    if request.temperature:
+        parameters["temperature"] = request.temperature
+    if request.top_p is not None and request.top_p < 1:
+        parameters["top_p"] = request.top_p
+    if request.seed is not None:
+        parameters["seed"] = request.seed
     if stops := list(stops):
         parameters["stop"] = stops
     return parameters
@@ -246,31 +247,31 @@ def _text(prompt: str | list[Any] | None) -> str:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise UntranslatableError("this engine's own routes take one prompt, as text", "prompt")
+        raise UntranslatableError("this engine accepts one prompt, as a string", "prompt")
     return prompt
 
 
 def _dialogue(messages: list[_Message] | None) -> str:
     if not messages:
-        raise UntranslatableError("a chat needs messages", "messages")
+        raise UntranslatableError("messages must contain at least one message", "messages")
     turns = []
     for message in messages:
-        if message.role not in _SPEAKERS or message.tool_calls:
-            raise UntranslatableError("this engine's own routes know nothing of tools", "messages")
-        turns.append(_SPEAKERS[message.role] + _said(message))
+        if message.role not in _ROLE_PREFIXES or message.tool_calls:
+            raise UntranslatableError("this engine does not support tools", "messages")
+        turns.append(_ROLE_PREFIXES[message.role] + _message_text(message))
     return "\n".join((*turns, "Assistant:"))
 
 
-def _said(message: _Message) -> str:
+def _message_text(message: _Message) -> str:
     if not isinstance(message.content, list):
         return message.content or ""
     if any(part.type != "text" for part in message.content):
-        raise UntranslatableError("this engine's own routes take text alone", "messages")
+        raise UntranslatableError("this engine supports text only", "messages")
     return "\n".join(part.text for part in message.content)
 
 
 def _usage(details: _Details) -> dict[str, int | None]:
-    """Return the counts; those of the prompt are unknown to the first versions."""
+    """Return the usage. The first versions do not report the prompt tokens."""
     prompt, answer = details.input_length, details.generated_tokens
     total = None if prompt is None else prompt + answer
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": total}

@@ -1,4 +1,4 @@
-"""Requests to OpenAI's routes as TGI takes them: close to OpenAI's, with a few fields that it words otherwise. Pure."""
+"""Changes to requests for OpenAI's routes of TGI, which differ from OpenAI's in a few fields. Pure."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,24 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A request with its fields in TGI's words; the answer needs none."""
+    """A request with its fields changed for TGI. The answer needs no change."""
 
     path: str
     body: bytes
 
     def whole(self, body: bytes) -> bytes:
-        """Return the answer as it is."""
+        """Return the answer unchanged."""
         return body
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return a part of the stream as it is."""
+        """Return the part of the stream unchanged."""
         return chunk
 
 
 def adapt(path: str, body: bytes) -> Adapted | None:
-    """Put what TGI would refuse or overlook into its words; None where there is nothing of the kind.
+    """Change the fields that TGI would reject or ignore. Return None if there are none.
 
-    It takes stop sequences and prompts as lists alone, does not know `max_completion_tokens`, and refuses a `top_p` of
-    1, which means none.
+    TGI accepts stop sequences and prompts only as lists, ignores `max_completion_tokens`, and rejects a `top_p` of 1.
 
     >>> adapt("/v1/chat/completions", b'{"stop": "x", "max_completion_tokens": 5, "top_p": 1}').body
     b'{"stop":["x"],"max_tokens":5}'
@@ -38,7 +37,7 @@ def adapt(path: str, body: bytes) -> Adapted | None:
     try:
         fields = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # what is wrong with it is the engine's to say
+        return None  # the engine rejects a body that is not JSON
     adapted: dict[str, msgspec.Raw] = {}
     for name, raw in fields.items():
         if name in ("stop", "prompt") and _first(raw) == b'"':

@@ -1,7 +1,7 @@
-"""vLLM, from 0.6 on.
+"""Adapter for vLLM, version 0.6 and later, and for servers with static batching.
 
-Data-parallel ranks are added up, though each has memory of its own and vLLM spreads requests over them by count: one
-may be full, and preempt, while their sum shows room. The gateway learns of it by the preemptions.
+Values of data-parallel ranks are added up. Each rank has its own memory, and vLLM distributes requests by their number,
+so one rank may be full and preempt while the sum shows free memory. The gateway sees this in the preemptions.
 """
 
 from collections.abc import Iterable
@@ -13,55 +13,55 @@ from backends.http import Endpoint
 from backends.metrics_text import Sample, per_rank, read_count, read_samples, total, used_tokens
 from backends.openai_api import has_failed, is_out_of_memory, read_error, read_models_and_metrics
 
-QUEUE_FULL_STATUS = HTTPStatus.SERVICE_UNAVAILABLE  # beyond --max-num-queued-reqs or --max-num-queued-tokens
+QUEUE_FULL_STATUS = HTTPStatus.SERVICE_UNAVAILABLE  # limits: --max-num-queued-reqs, --max-num-queued-tokens
 
-RANK_LABEL = "engine"  # a data-parallel rank; older versions have none
+RANK_LABEL = "engine"  # the data-parallel rank; older versions do not have this label
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
-SWAPPED = "vllm:num_requests_swapped"  # preempted ones of the first engine, up to 0.8
+SWAPPED = "vllm:num_requests_swapped"  # preempted requests of the V0 engine, up to version 0.8
 CACHE_CONFIG = "vllm:cache_config_info"
 KV_USAGE = "vllm:kv_cache_usage_perc"
 KV_USAGE_BEFORE_0_10 = "vllm:gpu_cache_usage_perc"
 PREEMPTIONS = "vllm:num_preemptions_total"
-PREEMPTIONS_BARE = "vllm:num_preemptions"  # as exporters that do not follow OpenMetrics name it
+PREEMPTIONS_BARE = "vllm:num_preemptions"  # the name in exporters that do not follow OpenMetrics
 
 _FAMILIES = (RUNNING, WAITING, SWAPPED, CACHE_CONFIG, KV_USAGE, KV_USAGE_BEFORE_0_10, PREEMPTIONS, PREEMPTIONS_BARE)
 
 
 @dataclass(frozen=True, slots=True)
 class VllmBackend:
-    """A vLLM server: OpenAI's routes, its memory and load in its metrics."""
+    """A vLLM server. It has OpenAI's routes and reports its memory and load as metrics."""
 
     endpoint: Endpoint
 
     @property
     def spec(self) -> BackendSpec:
-        """The engine as its operator describes it."""
+        """The operator's configuration."""
         return self.endpoint.spec
 
     async def scrape(self) -> Snapshot:
-        """Ask the engine for its models, memory and load."""
+        """Read the engine's models, memory and load."""
         models, metrics = await read_models_and_metrics(self.endpoint)
         return read_snapshot(models, metrics, self.spec.kv_tokens)
 
     def is_queue_full(self, status: int, error: EngineError) -> bool:
-        """Tell whether a refusal means 'full now, try later'."""
+        """Return whether the engine's queue is full."""
         return status == QUEUE_FULL_STATUS
 
     def has_failed(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine itself failed."""
+        """Return whether the error is a failure of the engine."""
         return has_failed(status)
 
     def is_out_of_memory(self, status: int, error: EngineError) -> bool:
-        """Tell whether the engine ran out of memory under what it was sent."""
+        """Return whether the engine ran out of memory."""
         return is_out_of_memory(status, error)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
-        """Read an error body, vLLM's flat one of old included."""
+        """Return the fields of an error body, including the flat body of older versions."""
         return read_error(status, body)
 
     def translate(self, path: str, body: bytes) -> Translation | None:
-        """Leave the request as it is."""
+        """Return None: the request needs no translation."""
         return None
 
 
@@ -72,10 +72,10 @@ class StaticBackend(VllmBackend):
 
 
 def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int | None) -> Snapshot:
-    """Read a snapshot from vLLM's metrics; data-parallel ranks add up.
+    """Return a snapshot from vLLM's metrics. Values of data-parallel ranks are added up.
 
-    Usage is a share of the memory that vLLM has, so where it tells its size the tokens in use are its own even if the
-    operator's `kv_tokens` allow the gateway less.
+    Usage is a share of the memory that vLLM has. If vLLM reports that size, the tokens in use are computed from it,
+    even if the operator's `kv_tokens` is smaller.
     """
     samples = read_samples(metrics, _FAMILIES)
     ranks = {family: per_rank(found, RANK_LABEL) for family, found in samples.items()}
@@ -94,7 +94,7 @@ def read_snapshot(models: tuple[ModelCard, ...], metrics: bytes, kv_tokens: int 
 
 
 def _capacity_by_rank(configs: Iterable[Sample], ranks: Iterable[str]) -> dict[str, float]:
-    """Read each rank's KV tokens; a configuration without a rank, as older versions have, is every rank's."""
+    """Return the KV tokens of each rank. A configuration without a rank label applies to every rank."""
     capacity = {
         config.labels.get(RANK_LABEL, ""): float(tokens)
         for config in configs
@@ -106,13 +106,14 @@ def _capacity_by_rank(configs: Iterable[Sample], ranks: Iterable[str]) -> dict[s
 
 
 def _capacity_tokens(config: Sample) -> int | None:
-    """Read one rank's KV tokens: what vLLM says outright (true for hybrid models too), or else its blocks.
+    """Return the KV tokens of one rank: the reported number of tokens, or else the number of blocks times their size.
 
-    One block is the null block, which holds no request's tokens; the first engine had none, and loses one here.
+    The reported number is also right for hybrid models. One block is the null block, which holds no tokens. The V0
+    engine had no null block, so for it the result is one block too small.
     """
-    told = read_count(config.labels.get("kv_cache_size_tokens"))
-    if told:
-        return told
+    reported = read_count(config.labels.get("kv_cache_size_tokens"))
+    if reported:
+        return reported
     blocks = read_count(config.labels.get("num_gpu_blocks"))
     block_tokens = read_count(config.labels.get("block_size"))
     if not blocks or not block_tokens:

@@ -1,6 +1,6 @@
-"""Alembic's entry.
+"""Alembic's entry point.
 
-The gateway migrates on a connection of its own (`gateway.storage.migrate`); a developer names a database:
+The gateway migrates on its own connection (`gateway.storage.migrate`). A developer names a database:
 `alembic -x url=postgresql+asyncpg://… revision --autogenerate -m …`.
 """
 
@@ -15,14 +15,14 @@ from gateway.storage.tables import is_declared, metadata
 
 
 def run(connection: Connection) -> None:
-    """Run on `connection`, inside its transaction where it has one."""
+    """Run the migrations on `connection`, in its transaction if it has one."""
     context.configure(connection=connection, target_metadata=metadata, include_name=is_declared)
     with context.begin_transaction():
         context.run_migrations()
 
 
 async def run_at(url: str) -> None:
-    """Run in the database at `url`."""
+    """Run the migrations in the database at `url`."""
     async with create_async_engine(url, poolclass=NullPool).connect() as connection:
         await connection.run_sync(run)
 

@@ -1,5 +1,5 @@
-"""An engine with a clock in place of a GPU: vLLM's and TGI's faces over a model of how long each step takes.
+"""A simulated engine: the HTTP API of vLLM or TGI over a model of the duration of each step.
 
-`engine` is the pure step model; `config` describes one engine; `truth` says how long an answer is; `loop` steps the
-engine in (scaled) real time; `vllm_face` and `tgi_face` speak the engines' HTTP; `server` puts them on a socket.
+`engine` is the pure model of the steps. `config` describes one engine. `truth` gives the length of each answer. `loop`
+runs the engine in real or scaled time. `vllm_api` and `tgi_api` serve HTTP requests. `server` listens on a socket.
 """

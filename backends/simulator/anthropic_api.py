@@ -1,4 +1,4 @@
-"""Anthropic's routes of vLLM."""
+"""Anthropic's routes, as vLLM serves them."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -29,7 +29,7 @@ OUT_OF_MEMORY = "CUDA out of memory: the batch outgrew the KV memory."
 
 
 class AnthropicApi:
-    """`/v1/messages` and its token count, over what the chat route submits."""
+    """`/v1/messages` and `/v1/messages/count_tokens`. Both convert their request to a chat."""
 
     def __init__(self, loop: EngineLoop, submit: Submit) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""Anthropic's messages as vLLM serves them: requests as far as they are used, and bodies."""
+"""Request and response bodies of Anthropic's routes, as vLLM serves them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from backends.simulator.workload import ContentPart, Message
 
 
 class MessagesRequest(msgspec.Struct, kw_only=True):
-    """`POST /v1/messages`. It has neither a priority nor a way to go on after the answer's end."""
+    """`POST /v1/messages`. It has no priority, and no `ignore_eos`."""
 
     model: str
     messages: list[Message]
@@ -22,7 +22,7 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = False
 
     def as_chat(self) -> ChatRequest:
-        """Return the chat that vLLM makes of it: the system prompt is the first message."""
+        """Return the chat that vLLM makes of the request. The system prompt becomes the first message."""
         system = [] if self.system is None else [Message("system", self.system)]
         return ChatRequest(
             model=self.model, messages=[*system, *self.messages], max_tokens=self.max_tokens, stream=self.stream
@@ -38,7 +38,7 @@ class CountTokensRequest(msgspec.Struct, kw_only=True):
 
 
 def to_anthropic_error(error: HttpError) -> HttpError:
-    """Return vLLM's error as its messages route words it: without code and parameter."""
+    """Return vLLM's error in Anthropic's format, which has neither code nor parameter."""
     match error.body:
         case {"error": {"type": kind, "message": message}}:
             return HttpError(error.status, {"type": "error", "error": {"type": kind, "message": message}})
@@ -48,13 +48,13 @@ def to_anthropic_error(error: HttpError) -> HttpError:
 
 @dataclass(frozen=True, slots=True)
 class MessageEnvelope:
-    """What every body of one message has in common; vLLM gives it the id of the chat that it is inside."""
+    """The common fields of all bodies of one message. vLLM uses the id of the chat."""
 
     id: str
     model: str
 
     def opening(self, choice: Choice) -> str:
-        """Return the events ahead of the first token."""
+        """Return the events before the first token."""
         message: dict[str, Any] = {
             "id": self.id,
             "type": "message",
@@ -76,7 +76,7 @@ class MessageEnvelope:
         return f"event: content_block_delta\ndata: {data}\n\n"
 
     def ending(self, choice: Choice) -> str:
-        """Return the events behind the last token; there is no `[DONE]`."""
+        """Return the events after the last token. Anthropic's streams have no `[DONE]`."""
         delta = {"stop_reason": _stop_reason(choice), "stop_sequence": None}
         return (
             _event({"type": "content_block_stop", "index": 0})
@@ -85,7 +85,7 @@ class MessageEnvelope:
         )
 
     def failure(self, message: str) -> str:
-        """Return the event by which a stream ends that cannot go on."""
+        """Return the event that ends a failed stream."""
         return _event({"type": "error", "error": {"type": "internal_error", "message": message}})
 
     def body(self, choice: Choice) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The little of ASGI that both faces need."""
+"""The parts of ASGI that the simulated APIs need."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 class HttpError(Exception):
-    """An answer with an error status, in the shape of the face that raises it."""
+    """An error answer: its status and JSON body."""
 
     def __init__(self, status: int, body: object) -> None:
         super().__init__(status, body)
@@ -27,7 +27,7 @@ class HttpError(Exception):
 
 
 def post(path: str, handler: AsgiHandler) -> ASGIRouteHandler:
-    """Route POST requests to `handler`; the refusal that it raises, if any, is what the client gets."""
+    """Route POST requests to `handler`. An `HttpError` that it raises becomes the response."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -41,12 +41,12 @@ def post(path: str, handler: AsgiHandler) -> ASGIRouteHandler:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return a request header by its lower-case name."""
+    """Return a request header. `name` is in lower case."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Return the whole request body, or b'' if the client goes while it sends."""
+    """Return the whole request body, or b'' if the client disconnects while it sends."""
     parts = []
     while (message := await receive())["type"] == "http.request":
         parts.append(message["body"])
@@ -56,10 +56,10 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def decode(body: bytes, body_type: type[_Body], error_of: Callable[[str], HttpError]) -> _Body:
-    """Return the request that the body is.
+    """Decode the request body.
 
     Raises:
-        HttpError: what `error_of` makes of the reason why it is none.
+        HttpError: the body is not valid; `error_of` creates the error from the reason.
     """
     try:
         return msgspec.json.decode(body, type=body_type)
@@ -68,7 +68,7 @@ def decode(body: bytes, body_type: type[_Body], error_of: Callable[[str], HttpEr
 
 
 async def send_json(send: Send, status: int, body: object) -> None:
-    """Send a whole answer."""
+    """Send a whole JSON answer."""
     content = msgspec.json.encode(body)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -76,19 +76,19 @@ async def send_json(send: Send, status: int, body: object) -> None:
 
 
 async def start_events(send: Send) -> None:
-    """Begin a stream of server-sent events."""
+    """Start a stream of server-sent events."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
 async def send_events(send: Send, events: str, *, last: bool = False) -> None:
-    """Send some of the stream, or the last of it."""
+    """Send some events of the stream. `last` ends it."""
     await send({"type": "http.response.body", "body": events.encode(), "more_body": not last})
 
 
 @asynccontextmanager
 async def aborted_on_disconnect(loop: EngineLoop, generation: Generation, receive: Receive) -> AsyncIterator[None]:
-    """Drop the generation as soon as its client goes, and in any case on the way out."""
+    """Abort the generation when its client disconnects, and in any case at the end of the block."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""One simulated engine, described; and built from its description."""
+"""The configuration of one simulated engine, and the function that builds the engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,13 @@ _POSITIVE = (
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an operator would tell the engine on its command line.
+    """The options that a real engine has on its command line.
 
-    None takes the preset's `kv_tokens` and `max_model_len`, the latter cut to what the memory holds; for the limits it
-    means no limit. `speed` is how many virtual seconds pass in a real one. `max_num_queued_reqs` counts sequences in
-    flight, running ones among them, as vLLM does.
+    Attributes:
+        kv_tokens: size of the KV memory in tokens; None takes the preset's.
+        max_model_len: context length in tokens; None takes the preset's, or the size of the memory if that is smaller.
+        max_num_queued_reqs: limit for running and waiting sequences together, as in vLLM; None is no limit.
+        speed: virtual seconds per real second.
 
     Raises:
         ValueError: a value is out of range, or `max_model_len` exceeds the KV memory.
@@ -61,43 +63,43 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            raise ValueError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}")
+            raise ValueError(f"preset: {self.preset!r} is unknown; use one of {', '.join(PRESETS)}")
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be positive")
+                raise ValueError(f"{name}: must be greater than 0")
         if self.capacity_tokens < 1:
-            raise ValueError(f"kv_tokens: {self.kv_tokens} do not fill one block of {self.block_size}")
+            raise ValueError(f"kv_tokens: {self.kv_tokens} is less than one block of {self.block_size} tokens")
         if not 0 < self.context_tokens <= self.capacity_tokens:
             raise ValueError(
-                f"max_model_len: {self.max_model_len} is not within 1 and {self.capacity_tokens} KV tokens"
+                f"max_model_len: {self.max_model_len} must be between 1 and {self.capacity_tokens} (the KV tokens)"
             )
 
     @property
     def hardware(self) -> Preset:
-        """The preset by its name."""
+        """The preset that `preset` names."""
         return PRESETS[self.preset]
 
     @property
     def num_gpu_blocks(self) -> int:
-        """KV blocks, with the one that vLLM keeps for itself."""
+        """Number of KV blocks, including the null block that vLLM keeps for itself."""
         kv_tokens = self.hardware.kv_tokens if self.kv_tokens is None else self.kv_tokens
         return kv_tokens // self.block_size + 1
 
     @property
     def capacity_tokens(self) -> int:
-        """KV memory in whole blocks, in tokens."""
+        """Size of the usable KV memory in tokens, in whole blocks."""
         return (self.num_gpu_blocks - 1) * self.block_size
 
     @property
     def context_tokens(self) -> int:
-        """The longest prompt and answer together."""
+        """Largest number of tokens of prompt and answer together."""
         if self.max_model_len is None:
             return min(self.hardware.max_model_len, self.capacity_tokens)
         return self.max_model_len
 
 
 def build_engine(config: EngineConfig) -> Engine:
-    """Return the engine of the configured kind, empty.
+    """Return a new engine of the configured kind.
 
     >>> build_engine(EngineConfig(kind="vllm", kv_tokens=4096)).kv_capacity_tokens
     4096

@@ -1,7 +1,7 @@
-"""The engine's clock: one task that steps the pure engine in virtual time, and hands its tokens to who waits for them.
+"""The engine's clock: one task that steps the pure engine and delivers its tokens to the waiting requests.
 
-Virtual time runs `speed` times as fast as real time. Each step is due when the previous one was due plus its duration,
-so lateness does not add up; a loop that is late does not sleep but still lets other tasks run.
+Virtual time runs `speed` times as fast as real time. Each step is due when the previous step was due plus its duration,
+so delays do not add up. A loop that is late does not sleep, but lets other tasks run.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from backends.simulator.metrics import EngineMetrics
 
 
 class Choice:
-    """One sequence of a request as its client sees it."""
+    """One sequence of a request, as its client sees it."""
 
     __slots__ = ("_sent", "failed", "finished", "generation", "produced", "sequence")
 
@@ -27,20 +27,20 @@ class Choice:
 
     @property
     def finish_reason(self) -> str | None:
-        """Return 'length' where `max_new_tokens` ended it, 'stop' where the answer did, None while it goes on."""
+        """Return 'length' if `max_new_tokens` ended the answer, 'stop' if it ended by itself, None before its end."""
         if not self.finished:
             return None
         return "length" if self.sequence.output_tokens > self.sequence.max_new_tokens else "stop"
 
     def take_unsent(self) -> range:
-        """Return the tokens, counted from 0, that were produced since the last call."""
+        """Return the indexes of the tokens that were produced since the last call."""
         unsent = range(self._sent, self.produced)
         self._sent = self.produced
         return unsent
 
 
 class Generation:
-    """One HTTP request inside the engine: its choices, and a bell that rings when any of them changes."""
+    """One HTTP request inside the engine: its choices, and an event that is set when any of them changes."""
 
     def __init__(self, sequences: Seq[Sequence]) -> None:
         self.choices = [Choice(self, sequence) for sequence in sequences]
@@ -49,16 +49,16 @@ class Generation:
 
     @property
     def done(self) -> bool:
-        """Tell whether no more tokens will come; a request that lost a choice is over."""
+        """Return whether no more tokens will come. A request is over when it has lost one choice."""
         return self.aborted or self.failed or all(choice.finished for choice in self.choices)
 
     @property
     def failed(self) -> bool:
-        """Tell whether a choice was lost for want of memory."""
+        """Return whether the engine lost a choice because memory ran out."""
         return any(choice.failed for choice in self.choices)
 
     def notify(self) -> None:
-        """Wake the face that waits in `changed`."""
+        """Wake the task that waits in `changed`."""
         self._changed.set()
 
     async def changed(self) -> None:
@@ -67,13 +67,13 @@ class Generation:
         self._changed.clear()
 
     async def finish(self) -> None:
-        """Wait until it is done."""
+        """Wait until the request is done."""
         while not self.done:
             await self.changed()
 
 
 class EngineLoop:
-    """The only owner of an engine in a server."""
+    """The task that owns a server's engine. No other code calls the engine."""
 
     def __init__(self, engine: Engine, metrics: EngineMetrics, *, speed: float = 1.0) -> None:
         self.engine = engine
@@ -86,19 +86,19 @@ class EngineLoop:
 
     @property
     def requests(self) -> int:
-        """HTTP requests in flight."""
+        """Number of HTTP requests in the engine."""
         return len(self._generations)
 
     @property
     def sequences(self) -> int:
-        """Sequences in flight, running and waiting."""
+        """Number of sequences in the engine, running and waiting."""
         return len(self._choices)
 
     def submit(self, sequences: Seq[Sequence]) -> Generation:
-        """Queue a request's sequences together; their ids, arrival and batch are set here.
+        """Queue the sequences of one request. This method sets their ids, arrival time and batch.
 
         Raises:
-            SequenceTooLongError: one of them can never fit; none is queued.
+            SequenceTooLongError: a sequence does not fit the memory even alone; none is queued.
         """
         arrival_s, first_id = _now_s(), self._next_id
         batch = first_id if len(sequences) > 1 else None
@@ -122,7 +122,7 @@ class EngineLoop:
         return generation
 
     def abort(self, generation: Generation) -> None:
-        """Drop what is left of a request and free its memory; after its end this does nothing."""
+        """Remove the unfinished sequences of a request and free their memory. Do nothing if the request has ended."""
         for choice in generation.choices:
             if self._choices.pop(choice.sequence.id, None) is not None:
                 self.engine.abort(choice.sequence.id)
@@ -131,12 +131,12 @@ class EngineLoop:
         generation.notify()
 
     def abort_all(self) -> None:
-        """Drop every request, as at shutdown."""
+        """Abort every request, for a shutdown."""
         for generation in tuple(self._generations):
             self.abort(generation)
 
     async def run(self) -> None:
-        """Step the engine for ever; without work, wait for some."""
+        """Step the engine until the task is cancelled. Without work, wait for a request."""
         clock = asyncio.get_running_loop().time
         due = clock()
         while True:
@@ -150,7 +150,7 @@ class EngineLoop:
             self._deliver(result)
 
     def _deliver(self, result: StepResult) -> None:
-        """Hand the step's tokens on; sequences that were aborted meanwhile are no longer known."""
+        """Deliver the tokens of a step. Sequences that were aborted during the step are skipped."""
         choices, now_s = self._choices, _now_s()
         for sequence_id in result.first:
             if (choice := choices.get(sequence_id)) is not None:

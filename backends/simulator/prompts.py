@@ -1,4 +1,4 @@
-"""Prompts as the engine takes them: how long they are, and under what name their answer is looked up."""
+"""Prompts: their number of tokens, and the hash by which their answer's length is looked up."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,13 @@ from backends.simulator.workload import Message, last_user_text, sha_of
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: the SHA-1 that its answer is known by, and its tokens; `exact` ones outrank what the truth says.
+    """One prompt.
 
-    `empty`: there is nothing to generate from, not even a template around no words.
+    Attributes:
+        sha: SHA-1 by which the answer's length is looked up.
+        tokens: number of tokens.
+        exact: whether `tokens` is exact, so that it takes precedence over the truth file.
+        empty: whether there is nothing to generate from, not even a chat template.
     """
 
     sha: str
@@ -20,18 +24,18 @@ class Prompt:
     empty: bool = False
 
     def tokens_given(self, answer: AnswerLength) -> int:
-        """Return the prompt's tokens, now that its answer is known."""
+        """Return the number of prompt tokens. The truth file takes precedence over an estimate."""
         return self.tokens if self.exact else answer.input_tokens or self.tokens
 
 
 def chat_prompt(messages: list[Message]) -> Prompt:
-    """Return the prompt that a chat is; its template counts for nothing."""
+    """Return the prompt of a chat. The tokens of a chat template are not counted."""
     tokens = count_tokens("".join(message.text for message in messages))
     return Prompt(sha_of(last_user_text(messages)), tokens, empty=not messages)
 
 
 def completion_prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
-    """Return the prompts of a completion request: a text, its tokens, or a list of either."""
+    """Return the prompts of a completion request, which is a text, a list of tokens, or a list of either."""
     if isinstance(prompt, str):
         return [text_prompt(prompt)]
     if prompt and isinstance(prompt[0], int):
@@ -44,7 +48,7 @@ def completion_prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt
 
 
 def text_prompt(text: str) -> Prompt:
-    """Return the prompt that a text is."""
+    """Return the prompt of a text."""
     return Prompt(sha_of(text), count_tokens(text), empty=not text)
 
 

@@ -1,4 +1,4 @@
-"""A simulated engine on a socket."""
+"""The server of a simulated engine."""
 
 import asyncio
 import os
@@ -24,11 +24,11 @@ from backends.simulator.vllm_api import VllmApi
 
 
 def create_app(config: EngineConfig) -> Litestar:
-    """Return the engine's application; its clock runs from the application's start to its end.
+    """Return the engine's application. The engine runs from the application's start to its shutdown.
 
     Raises:
-        WorkloadError: the truth or workload file has a wrong line.
-        OSError: it cannot be read.
+        WorkloadError: a line of the truth or workload file is wrong.
+        OSError: the file cannot be read.
     """
     engine = build_engine(config)
     metrics = tgi_metrics(config, engine) if config.kind == "tgi" else vllm_metrics(config, engine)
@@ -57,7 +57,7 @@ def create_app(config: EngineConfig) -> Litestar:
 
 @asynccontextmanager
 async def listening(config: EngineConfig, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve on the running event loop for as long as the block lasts; yield the base URL."""
+    """Serve on the running event loop until the block ends. Yields the base URL."""
     app = create_app(config)
     with _bound(host, port) as listener:
         server = _Server(_uvicorn_config(app))
@@ -80,14 +80,15 @@ def serve(
     ready: Callable[[str], None] | None = None,
     exit_with_parent: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, or with `exit_with_parent` until stdin ends; print nothing.
+    """Serve until SIGINT or SIGTERM, or with `exit_with_parent` until stdin is closed. Print nothing.
 
-    `ready` is called with the base URL as soon as requests are answered; port 0 takes a free port. A parent that holds
-    the other end of stdin's pipe takes its engines with it however it ends.
+    `ready` is called with the base URL when the server listens. Port 0 takes a free port. A parent process that holds
+    the
+    other end of stdin's pipe stops its engines however it ends.
 
     Raises:
-        WorkloadError: the truth or workload file has a wrong line.
-        OSError: it cannot be read, or the address is taken.
+        WorkloadError: a line of the truth or workload file is wrong.
+        OSError: the file cannot be read, or the address is in use.
     """
     uvloop.run(_serve_until_stopped(config, host, port, ready, exit_with_parent=exit_with_parent))
 
@@ -107,7 +108,7 @@ async def _serve_until_stopped(
 
 
 class _Server(uvicorn.Server):
-    """A server that tells when it listens, and leaves the signals to its caller."""
+    """A server with an event that is set when it listens. The caller handles the signals."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -135,7 +136,7 @@ def _uvicorn_config(app: Litestar) -> uvicorn.Config:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    # With its protocol named, since asyncio sets TCP_NODELAY on sockets that say they are TCP's.
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets whose protocol is TCP.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
@@ -143,7 +144,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _call_at_stdin_eof(callback: Callable[[], object]) -> None:
-    """Watch from a thread: event loops cannot watch every kind of file that stdin may be."""
+    """Call `callback` when stdin is closed. A thread reads it, because event loops cannot watch every kind of file."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):

@@ -1,4 +1,4 @@
-"""Token events cut from a template: the JSON around a token is written once a stream, not once a token."""
+"""Token events made from a template: the JSON around a token is encoded once per stream, not once per token."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,16 +14,16 @@ DONE = "data: [DONE]\n\n"
 
 
 class EventTemplate(Protocol):
-    """How a face words its token events."""
+    """The format of one API's token events."""
 
     def event(self, index: int, choice: Choice, token: int) -> str:
-        """Return the event of a choice's `token`-th token, counted from 0."""
+        """Return the event of the token with index `token` of a choice."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkTemplate:
-    """An OpenAI chunk in four constant pieces: up to the index, the token, the finish reason, the usage."""
+    """An OpenAI chunk as four constant parts: before the index, before the token, after the token, and the end."""
 
     opening: str
     before_text: str
@@ -32,7 +32,7 @@ class ChunkTemplate:
     with_usage: bool = False
 
     def event(self, index: int, choice: Choice, token: int) -> str:
-        """Return the chunk of one token; the last one carries the finish reason."""
+        """Return the chunk of one token. The last chunk has the finish reason."""
         last = token == choice.sequence.answer_tokens - 1
         reason = f'"{choice.finish_reason}"' if last else "null"
         usage = f',"usage":{_usage_json(choice.sequence.prompt_tokens, token + 1)}' if self.with_usage else ""
@@ -41,7 +41,7 @@ class ChunkTemplate:
 
 
 async def stream_tokens(generation: Generation, template: EventTemplate, send: Send, *, opening: str = "") -> None:
-    """Send the tokens as they come, until there are no more; `opening` goes ahead of the first."""
+    """Send each token when it is produced, until the generation is done. `opening` is sent before the first token."""
     while not generation.done:
         await generation.changed()
         events = [
@@ -55,7 +55,7 @@ async def stream_tokens(generation: Generation, template: EventTemplate, send: S
 
 
 def data_event(body: object) -> str:
-    """Return an event that carries JSON."""
+    """Return an event with JSON data."""
     return f"data: {msgspec.json.encode(body).decode()}\n\n"
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer without a vocabulary: every four bytes of UTF-8 are a token, and their value is its id."""
+"""The simulated text: a tokenizer without a vocabulary (each 4 bytes of UTF-8 are one token), and answers."""
 
 from collections.abc import Iterable
 
@@ -12,13 +12,13 @@ culpa qui officia deserunt mollit anim id est laborum
 """
 
 WORDS = tuple(f" {word}" for word in _LOREM.split())
-"""Token `i` of every answer is word `i` modulo their number; a word is ASCII and needs no escape in JSON."""
+"""Token `i` of every answer is word `i` modulo the number of words. The words are ASCII and need no JSON escapes."""
 
 _ONE_ROUND = "".join(WORDS)
 
 
 def tokenize(text: str) -> list[int]:
-    """Return the text's token ids.
+    """Return the token ids of a text.
 
     >>> tokenize("hello")
     [1751477356, 111]
@@ -28,7 +28,7 @@ def tokenize(text: str) -> list[int]:
 
 
 def detokenize(tokens: Iterable[int]) -> str:
-    """Return the text of `tokenize`'s ids; other ids give a text too, so that it can stand for them.
+    """Return the text of token ids. Ids that `tokenize` never returns give a text too, which is the same at every call.
 
     >>> detokenize(tokenize("hello"))
     'hello'
@@ -37,7 +37,7 @@ def detokenize(tokens: Iterable[int]) -> str:
 
 
 def count_tokens(text: str) -> int:
-    """Return how many tokens the text has, and 1 for an empty one: no prompt is empty once a template is around it.
+    """Return the number of tokens of a text; 1 for an empty text, because a chat template is never empty.
 
     >>> count_tokens("hello")
     2
@@ -46,7 +46,7 @@ def count_tokens(text: str) -> int:
 
 
 def text_of(tokens: int) -> str:
-    """Return an answer of that many tokens.
+    """Return an answer with the given number of tokens.
 
     >>> text_of(3)
     ' lorem ipsum dolor'

@@ -1,4 +1,4 @@
-"""The HTTP that TGI speaks."""
+"""TGI's HTTP API: its native routes, and OpenAI's."""
 
 import time
 from typing import Any
@@ -50,7 +50,7 @@ class TgiApi:
         self._started_at = int(time.time())
 
     def routes(self) -> list[ASGIRouteHandler | HTTPRouteHandler]:
-        """Return the route handlers."""
+        """Return the route handlers of the configured version."""
         native: list[ASGIRouteHandler | HTTPRouteHandler] = [
             post("/", self._compatible),
             post("/generate", self._generate),

@@ -1,4 +1,4 @@
-"""TGI's requests, as far as they are used, and its bodies."""
+"""TGI's request bodies (only the fields in use) and response bodies."""
 
 import time
 from dataclasses import dataclass
@@ -36,22 +36,22 @@ class GenerateRequest(msgspec.Struct):
 
     @property
     def output_limit(self) -> int | None:
-        """The most tokens that the client asks for."""
+        """Largest number of tokens that the client asks for."""
         return self.parameters.max_new_tokens
 
     def prompt(self) -> Prompt:
-        """Return the prompt that the input is."""
+        """Return the prompt."""
         return text_prompt(self.inputs)
 
 
 class StreamOptions(msgspec.Struct):
-    """When a stream tells its usage."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class OpenAiRequest(msgspec.Struct, kw_only=True):
-    """What TGI's OpenAI routes share."""
+    """The common fields of OpenAI's routes."""
 
     max_tokens: int | None = None
     stream: bool = False
@@ -59,7 +59,7 @@ class OpenAiRequest(msgspec.Struct, kw_only=True):
 
     @property
     def output_limit(self) -> int | None:
-        """The most tokens that the client asks for."""
+        """Largest number of tokens that the client asks for."""
         return self.max_tokens
 
 
@@ -69,7 +69,7 @@ class ChatRequest(OpenAiRequest, kw_only=True):
     messages: list[Message]
 
     def prompts(self) -> list[Prompt]:
-        """Return the one prompt that the chat is."""
+        """Return the prompt of the chat, as a list."""
         return [chat_prompt(self.messages)]
 
 
@@ -84,13 +84,13 @@ class CompletionRequest(OpenAiRequest, kw_only=True):
 
 
 def tgi_error(kind: str, message: str) -> HttpError:
-    """Return an error in TGI's shape, under the status that belongs to its type."""
+    """Return an error in TGI's format, with the status of its type."""
     return HttpError(_ERROR_STATUS[kind], {"error": message, "error_type": kind})
 
 
 @dataclass(frozen=True, slots=True)
 class NativeTemplate:
-    """The events of `/generate_stream`: the last carries the text and its details, from version 2 on the input too."""
+    """The events of `/generate_stream`. The last event has the text and, from version 2, the number of input tokens."""
 
     with_input_length: bool = True
 
@@ -103,7 +103,7 @@ class NativeTemplate:
         return f'data:{{"index":{token + 1},"token":{{{fields}}},"top_tokens":[],{ending}}}\n\n'
 
     def _ending(self, choice: Choice) -> str:
-        """Return the fields by which a stream ends, as JSON without braces."""
+        """Return the fields of the last event, as JSON without braces."""
         details = {"finish_reason": native_reason(choice), "generated_tokens": choice.produced, "seed": None}
         if self.with_input_length:
             details |= {"input_length": choice.sequence.prompt_tokens}
@@ -124,12 +124,12 @@ def native_body(choice: Choice, *, details: bool) -> dict[str, Any]:
 
 
 def native_reason(choice: Choice) -> str:
-    """Return the finish reason by its native name."""
+    """Return the finish reason in TGI's native format."""
     return "length" if choice.finish_reason == "length" else "eos_token"
 
 
 def usage(choices: list[Choice]) -> dict[str, int]:
-    """Sum the usage of a request's choices."""
+    """Return the usage of a request, summed over its choices."""
     prompt_tokens = sum(choice.sequence.prompt_tokens for choice in choices)
     completion_tokens = sum(choice.produced for choice in choices)
     return {
@@ -141,7 +141,7 @@ def usage(choices: list[Choice]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every body of one response on the OpenAI routes has in common; TGI leaves the id empty."""
+    """The common fields of all bodies of one response on OpenAI's routes. TGI leaves the id empty."""
 
     model: str
     created: int
@@ -149,11 +149,11 @@ class Envelope:
 
     @classmethod
     def new(cls, model: str, *, chat: bool) -> "Envelope":
-        """Return the envelope of a response that begins now."""
+        """Return the envelope of a response that starts now."""
         return cls(model, int(time.time()), chat)
 
     def template(self) -> ChunkTemplate:
-        """Return the template of its token events."""
+        """Return the template of the token events."""
         chat = (',"delta":{"role":"assistant","content":"', '"}')
         before, after = chat if self.chat else (',"text":"', '"')
         return ChunkTemplate(
@@ -164,7 +164,7 @@ class Envelope:
         )
 
     def usage_event(self, choices: list[Choice]) -> str:
-        """Return the event that ends a stream with `include_usage`."""
+        """Return the last event of a stream with `include_usage`."""
         counts = msgspec.json.encode(usage(choices)).decode()
         return f'data: {self._head(chunk=True)},"choices":[],"usage":{counts}}}\n\n'
 

@@ -1,4 +1,4 @@
-"""Where an answer's length comes from: never from anything that a gateway in front could see."""
+"""The true length of each answer. It does not depend on anything that a gateway can see."""
 
 import math
 import random
@@ -12,19 +12,19 @@ from backends.simulator.workload import read_truth, read_workload, sha_of
 
 DRAW_MEDIAN_TOKENS = 120
 DRAW_SIGMA = 1.2
-"""The lognormal for unknown prompts: about the spread of open chat, median 120 and 90th percentile 560 tokens."""
+"""The lognormal distribution for unknown prompts. Like open chat, its median is 120 and its p90 is 560 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLength:
-    """What is known of a request: `input_tokens` is None where only the request itself can tell."""
+    """The length of one answer. `input_tokens` is None if the number of prompt tokens is not known."""
 
     output_tokens: int
     input_tokens: int | None = None
 
 
 class Truth:
-    """Answers by the SHA-1 of the last user message or prompt; for others one is drawn, the same at every run."""
+    """Lengths by the SHA-1 of the last user message or prompt. Other lengths are drawn, the same at every run."""
 
     def __init__(self, answers: Iterable[tuple[str, AnswerLength]] = (), *, seed: int = 0) -> None:
         self._seed = seed
@@ -34,11 +34,11 @@ class Truth:
 
     @classmethod
     def load(cls, *, truth: Path | None = None, workload: Path | None = None, seed: int = 0) -> Self:
-        """Read the truth file if there is one, else the workload file if there is one.
+        """Read the truth file if one is given, else the workload file if one is given.
 
         Raises:
-            WorkloadError: a line of it is wrong.
-            OSError: it cannot be read.
+            WorkloadError: a line of the file is wrong.
+            OSError: the file cannot be read.
         """
         if truth is not None:
             rows = ((row.sha, AnswerLength(row.output_tokens, row.input_tokens)) for row in read_truth(truth))
@@ -56,9 +56,9 @@ class Truth:
         return cls(seed=seed)
 
     def answer(self, sha: str, index: int = 0) -> AnswerLength:
-        """Return the answer to a prompt; several rows of one prompt serve in turn.
+        """Return the answer's length. If a prompt has several rows, they are used in turn.
 
-        `index` tells apart the drawn answers to one prompt, as with `n` > 1.
+        `index` distinguishes the choices of one prompt (`n` > 1), so that their drawn lengths differ.
         """
         if (answers := self._answers.get(sha)) is not None:
             answers.rotate(-1)

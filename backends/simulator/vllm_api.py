@@ -1,4 +1,4 @@
-"""The HTTP that vLLM speaks, for the kinds 'vllm' and 'static'."""
+"""vLLM's HTTP API, for the kinds `vllm` and `static`."""
 
 import time
 from typing import Any
@@ -160,5 +160,5 @@ async def _stream(
 
 
 def _out_of_memory() -> HttpError:
-    """Return what becomes of a static batch that outgrows the memory, in PyTorch's words."""
+    """Return the error of a static batch that ran out of memory, with PyTorch's text."""
     return vllm_error(500, "InternalServerError", OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""vLLM's requests, as far as they are used, and its bodies."""
+"""vLLM's request bodies (only the fields in use) and response bodies."""
 
 import time
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 
 class StreamOptions(msgspec.Struct):
-    """When a stream tells its usage."""
+    """Options of a stream."""
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
 
 class GenerationRequest(msgspec.Struct, kw_only=True):
-    """What chat and text completions share."""
+    """The common fields of chat and text completions."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -36,7 +36,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     @property
     def output_limit(self) -> int | None:
-        """The most tokens that the client asks for, None where it leaves that to the context length."""
+        """Largest number of tokens that the client asks for; None leaves it to the context length."""
         return self.max_tokens
 
 
@@ -48,7 +48,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def output_limit(self) -> int | None:
-        """`max_completion_tokens`, or its older name."""
+        """`max_completion_tokens`, or its older name `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -69,7 +69,7 @@ class TokenizeRequest(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The prompt, or all that the messages say."""
+        """The prompt, or the text of all messages."""
         return self.prompt or "".join(message.text for message in self.messages or [])
 
 
@@ -81,19 +81,19 @@ class DetokenizeRequest(msgspec.Struct):
 
 
 def vllm_error(status: int, kind: str, message: str, param: str | None = None) -> HttpError:
-    """Return an error in vLLM's shape."""
+    """Return an error in vLLM's format."""
     return HttpError(status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
 
 
 def bad_request(message: str, param: str | None = None, value: int | None = None) -> HttpError:
-    """Return a 400; where a parameter's value is at fault vLLM repeats both at the end of the message."""
+    """Return a 400. vLLM repeats the wrong parameter and its value at the end of the message."""
     if param is not None and value is not None:
         message = f"{message} (parameter={param}, value={value})"
     return vllm_error(400, "BadRequestError", message, param)
 
 
 def usage(choices: list[Choice], prompts: int) -> dict[str, Any]:
-    """Sum the usage of a request's choices; a prompt counts once, however many choices it has."""
+    """Return the usage of a request, summed over its choices. A prompt with several choices counts once."""
     prompt_tokens = sum(choice.sequence.prompt_tokens for choice in choices[:: len(choices) // prompts])
     completion_tokens = sum(choice.produced for choice in choices)
     return {
@@ -106,7 +106,7 @@ def usage(choices: list[Choice], prompts: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every body of one response has in common."""
+    """The common fields of all bodies of one response."""
 
     id: str
     model: str
@@ -115,11 +115,11 @@ class Envelope:
 
     @classmethod
     def new(cls, request_id: str, model: str, *, chat: bool) -> "Envelope":
-        """Return the envelope of a response that begins now."""
+        """Return the envelope of a response that starts now."""
         return cls(f"{'chatcmpl' if chat else 'cmpl'}-{request_id}", model, int(time.time()), chat)
 
     def template(self, *, with_usage: bool) -> ChunkTemplate:
-        """Return the template of its token events; `with_usage` is vLLM's `continuous_usage_stats`."""
+        """Return the template of the token events. `with_usage` is vLLM's `continuous_usage_stats`."""
         before, after = (',"delta":{"content":"', '"}') if self.chat else (',"text":"', '"')
         return ChunkTemplate(
             opening=f'{self._chunk_head()},"choices":[{{"index":',
@@ -130,7 +130,7 @@ class Envelope:
         )
 
     def role_events(self, choices: int) -> str:
-        """Return the events that begin each choice of a chat; a completion has none."""
+        """Return the first event of each choice of a chat. A text completion has none."""
         if not self.chat:
             return ""
         return "".join(
@@ -140,7 +140,7 @@ class Envelope:
         )
 
     def usage_event(self, counts: dict[str, Any]) -> str:
-        """Return the event that ends a stream with `include_usage`."""
+        """Return the last event of a stream with `include_usage`."""
         return f'{self._chunk_head()},"choices":[],"usage":{msgspec.json.encode(counts).decode()}}}\n\n'
 
     def body(self, choices: list[Choice], counts: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a request to what the engine runs: vLLM's checks, and the answer's length from the truth."""
+"""vLLM's checks of a request, and the sequences that the engine runs for it."""
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.engine import Sequence
@@ -11,26 +11,26 @@ ENDLESS = 2**31
 
 
 class SequenceBuilder:
-    """Checks requests and turns them into sequences."""
+    """Checks requests and builds their sequences."""
 
     def __init__(self, config: EngineConfig, truth: Truth) -> None:
         self._config = config
         self._truth = truth
 
     def check_model(self, model: str | None) -> None:
-        """Accept the served model, or none named.
+        """Accept the served model, or no model.
 
         Raises:
-            HttpError: 404, it is another.
+            HttpError: 404, the request names another model.
         """
         if model not in (None, self._config.model):
             raise vllm_error(404, "NotFoundError", f"The model `{model}` does not exist.", "model")
 
     def sequences(self, request: GenerationRequest, prompts: list[Prompt]) -> list[Sequence]:
-        """Return a sequence for each choice, prompt by prompt.
+        """Return one sequence per choice, prompt by prompt.
 
         Raises:
-            HttpError: 404 or 400, what vLLM would not run.
+            HttpError: 404 or 400, the request is one that vLLM would reject.
         """
         self.check_model(request.model)
         n = 1 if request.n is None else request.n
@@ -56,7 +56,7 @@ class SequenceBuilder:
         )
 
     def _output_room(self, prompt_tokens: int, limit: int | None) -> int:
-        """Return the most tokens that the answer may have, by the client's limit and the context length."""
+        """Return the largest number of answer tokens, from the client's limit and the context length."""
         context = self._config.context_tokens
         wanted = limit or 0
         if prompt_tokens + wanted > context:

@@ -1,8 +1,8 @@
-"""Workload rows and truth rows: JSON lines, plain or .gz.
+"""Workload files and truth files: JSON lines, plain or .gz.
 
-A workload row has a prompt (`prompt`, `user_input` or the last user message of `messages`) and, where known, its token
-counts. A truth row has the SHA-1 of that prompt in its place, so that an engine can know each answer's length while
-nobody can read the prompts from the file.
+A workload row has a prompt (`prompt`, `user_input`, or the last user message of `messages`) and, if known, its token
+counts. A truth row has the prompt's SHA-1 instead, so that an engine knows each answer's length but nobody can read the
+prompts from the file.
 """
 
 import gzip
@@ -15,11 +15,11 @@ import msgspec
 
 
 class WorkloadError(ValueError):
-    """A line of a workload or truth file is wrong; the message names the file, the line and the field."""
+    """A line of a workload or truth file is wrong. The message names the file, the line and the field."""
 
 
 class ContentPart(msgspec.Struct):
-    """One part of a message; only text counts."""
+    """One part of a message. Only text parts count."""
 
     text: str | None = None
 
@@ -32,14 +32,14 @@ class Message(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The text of all parts, one a line, as vLLM joins them."""
+        """The text of all parts, joined by newlines, as vLLM does."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content if part.text is not None)
         return self.content or ""
 
 
 class WorkloadRow(msgspec.Struct, kw_only=True):
-    """A past request; None is unknown. `t` is its arrival in seconds."""
+    """A past request. None means unknown. `t` is the arrival time in seconds."""
 
     app: str | None = None
     user: str | None = None
@@ -54,14 +54,14 @@ class WorkloadRow(msgspec.Struct, kw_only=True):
 
     @property
     def text(self) -> str | None:
-        """What the request is known by: its prompt or its last user message."""
+        """The text that identifies the request: its prompt or its last user message."""
         if self.messages is not None:
             return last_user_text(self.messages)
         return self.user_input if self.prompt is None else self.prompt
 
 
 class TruthRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How long one answer is."""
+    """The length of one answer in tokens."""
 
     sha: str
     input_tokens: int | None = None
@@ -89,11 +89,11 @@ def read_workload(path: Path) -> Iterator[WorkloadRow]:
     """Yield the rows of a workload file.
 
     Raises:
-        WorkloadError: a line is no JSON object, lacks a prompt, or has a field of a wrong type or range.
+        WorkloadError: a line is not a JSON object, has no prompt, or a field has a wrong type or value.
     """
     for line, row in _read_rows(path, WorkloadRow):
         if row.text is None:
-            raise WorkloadError(f"{path}:{line}: one of `prompt`, `user_input` and `messages` is needed")
+            raise WorkloadError(f"{path}:{line}: one of `prompt`, `user_input` and `messages` is required")
         _check_counts(path, line, row)
         yield row
 
@@ -102,7 +102,7 @@ def read_truth(path: Path) -> Iterator[TruthRow]:
     """Yield the rows of a truth file.
 
     Raises:
-        WorkloadError: a line is no JSON object, or a field is missing or of a wrong type or range.
+        WorkloadError: a line is not a JSON object, a field is missing, or a field has a wrong type or value.
     """
     for line, row in _read_rows(path, TruthRow):
         if len(row.sha) != 40 or not set(row.sha) <= set("0123456789abcdef"):
@@ -112,7 +112,7 @@ def read_truth(path: Path) -> Iterator[TruthRow]:
 
 
 def write_truth(path: Path, rows: Iterable[WorkloadRow]) -> int:
-    """Write the truth about the rows whose output length is known, in their order; return how many that were."""
+    """Write a truth file of the rows whose output length is known. Return the number of rows written."""
     written = 0
     with _open(path, "wb") as file:
         for row in rows:

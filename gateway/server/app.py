@@ -125,7 +125,7 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         recorder.start()
         try:
             async with tasks.running():
-                await maintainer.tried()
+                await maintainer.attempted()
                 try:
                     yield
                 finally:

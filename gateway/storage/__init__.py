@@ -1,1 +1,1 @@
-"""Every request's times and lengths in Postgres, with a journal on disk while Postgres is away."""
+"""Postgres: finished requests, statistics, API keys, backends; a journal on disk while Postgres is unreachable."""

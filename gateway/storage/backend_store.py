@@ -1,4 +1,4 @@
-"""Backends that were added while a gateway ran, kept for its next start."""
+"""Backends that were added at run time, stored for the gateway's next start."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from gateway.storage.tables import backends
 
 
 class StoredBackend(msgspec.Struct, frozen=True):
-    """One backend: its name, what else was set of it, and whether it drains."""
+    """One backend: its name, its other settings, and whether it is draining."""
 
     name: str
     fields: dict[str, Any]
@@ -25,7 +25,7 @@ class BackendStore:
         self._engine = engine
 
     async def list(self) -> list[StoredBackend]:
-        """List them, the oldest first."""
+        """Return the backends, the oldest first."""
         query = select(backends.c.name, backends.c.fields, backends.c.draining).order_by(
             backends.c.created_at, backends.c.name
         )
@@ -33,14 +33,14 @@ class BackendStore:
             return [StoredBackend(*row) for row in await connection.execute(query)]
 
     async def save(self, backend: StoredBackend) -> None:
-        """Keep a backend, in the place of the one of its name if there is one."""
+        """Store a backend. It replaces the stored backend with the same name, if there is one."""
         values = {"fields": backend.fields, "draining": backend.draining}
-        added = insert(backends).values(name=backend.name, **values)
-        kept = added.on_conflict_do_update(index_elements=["name"], set_={**values, "changed_at": func.now()})
+        inserted = insert(backends).values(name=backend.name, **values)
+        upsert = inserted.on_conflict_do_update(index_elements=["name"], set_={**values, "changed_at": func.now()})
         async with self._engine.begin() as connection:
-            await connection.execute(kept)
+            await connection.execute(upsert)
 
     async def remove(self, name: str) -> None:
-        """Forget a backend."""
+        """Delete a backend. An unknown name is no error."""
         async with self._engine.begin() as connection:
             await connection.execute(delete(backends).where(backends.c.name == name))

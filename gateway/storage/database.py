@@ -12,9 +12,9 @@ _COMMAND_TIMEOUT_S = 60
 
 
 def create_database_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:
-    """Create the engine for `url` (`postgresql+asyncpg://…`); it connects when it is first used.
+    """Create an engine for `url` (`postgresql+asyncpg://…`). It connects when it is first used.
 
-    Its errors do not show parameters, among which are prompts.
+    Its error messages do not contain parameters, because prompts are among them.
     """
     return create_async_engine(
         url,

@@ -1,4 +1,4 @@
-"""An embedded Postgres, for who has none: started with the gateway, stopped with it, its data kept."""
+"""An embedded Postgres for installations that have no server. It runs as long as the gateway; its data stays."""
 
 import asyncio
 import subprocess
@@ -14,9 +14,9 @@ from gateway.storage.postgres_supervisor import url_of_running
 
 
 class EmbeddedPostgres:
-    """PostgreSQL 18 under `home`, reached through a private socket; one owner at a time.
+    """PostgreSQL 18 in the directory `home`, reached through a private socket. One process may own it at a time.
 
-    The server belongs to a supervisor process (see `postgres_supervisor`), which ends it however we end.
+    The server belongs to a supervisor process (see `postgres_supervisor`), which stops it however this process ends.
 
     >>> async def serve() -> None:
     ...     async with EmbeddedPostgres(Path("~/.local/share/magnus/postgres")) as url:
@@ -29,15 +29,15 @@ class EmbeddedPostgres:
         self._supervisor: subprocess.Popen[str] | None = None
 
     async def start(self) -> str:
-        """Start the server and give the URL of its database, `postgresql+asyncpg://…`.
+        """Start the server and return the URL of its database, `postgresql+asyncpg://…`.
 
         Raises:
-            EmbeddedPostgresError: Another process owns the directory, or the server does not start.
+            EmbeddedPostgresError: another process owns the directory, or the server does not start.
         """
         return await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
-        """Stop the server and wait for its end; connections that are still open are closed."""
+        """Stop the server and wait for its end. Open connections are closed."""
         await asyncio.to_thread(self._stop)
 
     async def __aenter__(self) -> str:
@@ -49,7 +49,7 @@ class EmbeddedPostgres:
         await self.stop()
 
     def _start(self) -> str:
-        # A session of its own: a terminal's Ctrl-C is for the gateway, which still has rows to write.
+        # A new session: Ctrl-C in a terminal must not reach the supervisor, because the gateway still writes rows.
         self._supervisor = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -58,30 +58,32 @@ class EmbeddedPostgres:
             start_new_session=True,
         )
         assert self._supervisor.stdout is not None
-        said = self._supervisor.stdout.readline().strip()
-        if said.startswith("postgresql"):
-            return said
+        line = self._supervisor.stdout.readline().strip()
+        if line.startswith("postgresql"):
+            return line
         self._stop()
         raise EmbeddedPostgresError(
-            said or f"the supervisor of the embedded Postgres in {self.home} ended without a word"
+            line or f"the supervisor of the embedded Postgres in {self.home} ended without an error message"
         )
 
     def _stop(self) -> None:
-        ending, self._supervisor = self._supervisor, None
-        if ending is None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
             return
-        ending.communicate()
-        if ending.returncode < 0:
-            # Killed: a successor without an owner ends the server that it left behind.
+        supervisor.communicate()
+        if supervisor.returncode < 0:
+            # The supervisor was killed. A second one, whose stdin is closed, stops the server that is still running.
             subprocess.run(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
 
 
 @asynccontextmanager
 async def database_url(url: str, data_dir: Path) -> AsyncGenerator[str]:
-    """Give a database to a command beside the gateway: the configured one, the running embedded one, or one started.
+    """Yield the URL of the database: the configured one, the running embedded one, or one that is started.
+
+    For commands that run beside the gateway.
 
     Raises:
-        EmbeddedPostgresError: The embedded Postgres does not start.
+        EmbeddedPostgresError: the embedded Postgres does not start.
     """
     home = data_dir / "postgres"
     if url != "embedded":

@@ -1,8 +1,9 @@
-"""An append-only journal on disk: records wait in it while Postgres is away.
+"""An append-only journal on disk, which stores records while Postgres is unreachable.
 
-Its lines are numbered segments, `00000001.jsonl` and up; a segment that was replayed is removed whole. A crash can tear
-the last line of a segment, never more, because each run and each failed write begin a new one. Blocking: callers on an
-event loop use a thread.
+The journal consists of numbered files, the segments `00000001.jsonl` and up. A replayed segment is deleted. Each run of
+the gateway and each failed write start a new segment, so a crash can damage only the last line of a segment. All
+methods
+block: on an event loop, call them in a thread.
 """
 
 import fcntl
@@ -28,7 +29,7 @@ class Segment(msgspec.Struct):
 
 
 class Journal:
-    """Lines in `directory` (0700), at most `max_bytes` of them; one process at a time."""
+    """The journal in `directory` (mode 0700), at most `max_bytes` large. One process may use it at a time."""
 
     def __init__(self, directory: Path, *, max_bytes: int = 256 * 2**20, segment_bytes: int = 2**20) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,17 +45,17 @@ class Journal:
 
     @property
     def size_bytes(self) -> int:
-        """What the lines that wait take on disk."""
+        """Size of all segments on disk."""
         return sum(segment.size_bytes for segment in self._segments)
 
     def append(self, lines: Sequence[bytes]) -> int:
-        """Add lines, on disk when this returns; stop at the first that does not fit.
+        """Append lines and sync them to disk. Stop at the first line that exceeds `max_bytes`.
 
         Returns:
-            How many lines were added.
+            The number of lines that were appended.
 
         Raises:
-            OSError: The disk does not take them. Some may have been added.
+            OSError: the disk did not accept the lines. Some of them may have been written.
         """
         room = self.max_bytes - self.size_bytes
         fitting = bytearray()
@@ -67,33 +68,33 @@ class Journal:
         return len(lines)
 
     def oldest(self) -> Segment | None:
-        """Give the segment to replay next; what is appended from now on goes to a later one."""
+        """Return the oldest segment, or None. Later lines are appended to another segment."""
         if len(self._segments) == 1:
             self._seal()
         return self._segments[0] if self._segments else None
 
     def read(self, segment: Segment) -> list[bytes]:
-        """Give a segment's lines."""
+        """Return the lines of a segment."""
         return segment.path.read_bytes().splitlines()
 
     def remove(self, segment: Segment) -> None:
-        """Forget the oldest segment: all of it was replayed."""
+        """Delete a segment after its replay."""
         segment.path.unlink()
-        self.leave(segment)
+        self.skip(segment)
 
-    def leave(self, segment: Segment) -> None:
-        """Leave a segment to the next run: it cannot be read or removed now."""
+    def skip(self, segment: Segment) -> None:
+        """Skip a segment that cannot be read or deleted. The next run tries it again."""
         self._segments.remove(segment)
 
-    def set_aside(self, line: bytes) -> None:
-        """Keep a line that can never be replayed in `refused.jsonl`, for a person to see, while that is small."""
+    def append_refused(self, line: bytes) -> None:
+        """Append a line that Postgres will never accept to `refused.jsonl`, until that file is full."""
         path = self.directory / _REFUSED
         with open(path, "ab", opener=_private) as file:
             if file.tell() + len(line) < _MAX_REFUSED_BYTES:
                 file.write(line + b"\n")
 
     def close(self) -> None:
-        """Close the files and let another process have the journal."""
+        """Close the files and release the lock on the directory."""
         self._seal()
         os.close(self._lock_fd)
 
@@ -115,7 +116,7 @@ class Journal:
     def _begin_segment(self) -> None:
         self._seal()
         path = self.directory / f"{self._next_number:08}.jsonl"
-        self._open = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115  open for as long as it is filled
+        self._open = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115  stays open while lines are appended
         self._next_number += 1
         self._segments.append(Segment(path, 0))
 
@@ -135,5 +136,5 @@ def _lock(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise JournalInUse(f"another process keeps its journal in {directory}") from error
+        raise JournalInUse(f"another process uses the journal in {directory}") from error
     return fd

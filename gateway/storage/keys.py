@@ -1,4 +1,4 @@
-"""API keys: shown once when they are created, kept as their SHA-256."""
+"""API keys. A key is shown once, when it is created. The database stores its SHA-256."""
 
 import hashlib
 import secrets
@@ -16,11 +16,11 @@ from gateway.storage.tables import api_keys, applications
 
 _PREFIX = "mg-"
 _RANDOM_BYTES = 24
-_SHOWN_CHARACTERS = len(_PREFIX) + 6
+_PREFIX_CHARACTERS = len(_PREFIX) + 6
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """What is known of a key, for people: `prefix` is its beginning, enough to tell it from others."""
+    """A stored key. `prefix` is the start of the key, by which people recognise it."""
 
     id: int
     app: str
@@ -31,12 +31,12 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 
 def generate_key() -> str:
-    """Make a key: `mg-` and 32 URL-safe characters, 192 random bits."""
+    """Return a new key: `mg-` and 32 URL-safe characters (192 random bits)."""
     return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def hash_key(key: str) -> bytes:
-    """Give what is stored of a key. Keys are random, so a fast hash without salt is enough.
+    """Return the hash that is stored. Keys are random, so a fast hash without salt is enough.
 
     >>> hash_key("mg-").hex()[:8]
     '9bfe1ab2'
@@ -52,25 +52,25 @@ class KeyStore:
         self._on_fallback = on_fallback
 
     async def create(self, app: str, label: str = "") -> tuple[str, ApiKey]:
-        """Create a key for an application, and that too where it is new.
+        """Create a key, and its application if that does not exist.
 
         Returns:
-            The key, which cannot be had again, and what is kept of it.
+            The key, which cannot be read again later, and the stored data.
         """
         key = generate_key()
         async with self._engine.begin() as connection:
             values = {
                 "application_id": await _application_id(connection, app),
                 "sha256": hash_key(key),
-                "prefix": key[:_SHOWN_CHARACTERS],
+                "prefix": key[:_PREFIX_CHARACTERS],
                 "label": label,
             }
-            kept = insert(api_keys).values(values).returning(api_keys.c.id, api_keys.c.created_at)
-            key_id, created_at = (await connection.execute(kept)).one()
-        return key, ApiKey(key_id, app, key[:_SHOWN_CHARACTERS], label, created_at, None)
+            statement = insert(api_keys).values(values).returning(api_keys.c.id, api_keys.c.created_at)
+            key_id, created_at = (await connection.execute(statement)).one()
+        return key, ApiKey(key_id, app, key[:_PREFIX_CHARACTERS], label, created_at, None)
 
     async def list(self, app: str | None = None) -> list[ApiKey]:
-        """List the keys, those of one application or all, revoked ones too, oldest first."""
+        """Return the keys of one application, or of all if `app` is None, the oldest first. Includes revoked keys."""
         columns = (api_keys.c.id, applications.c.name, api_keys.c.prefix, api_keys.c.label)
         query = (
             select(*columns, api_keys.c.created_at, api_keys.c.revoked_at).join(applications).order_by(api_keys.c.id)
@@ -81,7 +81,7 @@ class KeyStore:
             return [ApiKey(*row) for row in await connection.execute(query)]
 
     async def revoke(self, key_id: int) -> bool:
-        """Revoke a key for good. Returns whether it was valid until now."""
+        """Revoke a key permanently. Return whether it was valid before."""
         valid = (api_keys.c.id == key_id) & api_keys.c.revoked_at.is_(None)
         async with self._engine.begin() as connection:
             revoked = await connection.execute(update(api_keys).where(valid).values(revoked_at=func.now()))

@@ -1,4 +1,4 @@
-"""The database as the gateway sees it: made ready when it can be had, and not needed while it cannot."""
+"""The task that migrates the database at start-up and maintains it while the gateway runs."""
 
 import asyncio
 import logging
@@ -18,14 +18,15 @@ _log = logging.getLogger(__name__)
 
 
 class DatabaseMaintainer:
-    """Migrates, warms up, and keeps the partitions in order.
+    """Runs the migrations, restores the gateway's memory from the database, and maintains the partitions.
 
     Args:
-        url: where it is.
-        engine: connections to it.
-        warm_up: reads what the gateway wants to know from earlier runs; called once, after the migrations.
-        keep_days: how long requests are kept.
-        on_failure: told when it could not be made ready, or not be kept in order.
+        url: the database's URL.
+        engine: connections to the database.
+        warm_up: reads the data of earlier runs; called once, after the migrations.
+        keep_days: number of days that requests are kept.
+        clock: the gateway's clock.
+        on_failure: called when the database could not be prepared or maintained.
     """
 
     def __init__(
@@ -44,23 +45,23 @@ class DatabaseMaintainer:
         self._keep_days = keep_days
         self._clock = clock
         self._on_failure = on_failure
-        self._tried = asyncio.Event()
+        self._attempted = asyncio.Event()
         self._ready = asyncio.Event()
 
-    async def tried(self) -> None:
-        """Wait for the first attempt to make it ready: with luck a warm start, in any case no wait for ever."""
-        await self._tried.wait()
+    async def attempted(self) -> None:
+        """Wait for the end of the first attempt, successful or not, so that start-up never waits for ever."""
+        await self._attempted.wait()
 
     async def ready(self) -> None:
-        """Wait until it can be used."""
+        """Wait until the database can be used."""
         await self._ready.wait()
 
     async def run(self) -> None:
-        """Make the database ready, trying until it is, and keep it in order; ends by being cancelled."""
+        """Prepare the database, retry until that succeeds, then maintain it until the task is cancelled."""
         while not await self._attempt(self._prepare):
-            self._tried.set()
+            self._attempted.set()
             await asyncio.sleep(RETRY_S)
-        self._tried.set()
+        self._attempted.set()
         self._ready.set()
         while True:
             await self._attempt(self._maintain)
@@ -73,13 +74,13 @@ class DatabaseMaintainer:
     async def _maintain(self) -> None:
         dropped = await maintain(self._engine, today=self._clock.now().date(), keep_days=self._keep_days)
         if dropped:
-            _log.info("Forgot %d days of requests older than %d days", dropped, self._keep_days)
+            _log.info("Deleted %d days of requests that were older than %d days", dropped, self._keep_days)
 
     async def _attempt(self, step: Callable[[], Awaitable[None]]) -> bool:
         try:
             await step()
         except DATABASE_ERRORS as error:
-            _log.warning("The database is not ready; requests go to the journal: %s", error)
+            _log.warning("The database is unreachable; requests are written to the journal: %s", error)
             self._on_failure()
             return False
         return True

@@ -1,4 +1,4 @@
-"""Brings a database to the schema that this version of the gateway uses."""
+"""Migrations of a database to the schema of this version."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +12,23 @@ from sqlalchemy.pool import NullPool
 from gateway.storage.database import CONNECT_TIMEOUT_S
 
 _ADVISORY_LOCK = 0x6D61676E7573
-"""Two gateways that start at once migrate one after the other."""
+"""The lock makes two gateways that start together migrate one after the other."""
 
 
 def migrations_directory() -> Path:
-    """Find the migrations: inside an installed package, or beside it in a checkout."""
+    """Return the directory of the migrations: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
-    """Apply the migrations up to `revision` that the database at `url` lacks, all of them or none."""
+    """Apply the missing migrations up to `revision` to the database at `url`, in one transaction."""
     await _migrate(url, lambda config: command.upgrade(config, revision))
 
 
 async def downgrade(url: str, revision: str) -> None:
-    """Take back the migrations after `revision`; what they had created is dropped, with its rows."""
+    """Revert the migrations after `revision`. This drops their tables and columns."""
     await _migrate(url, lambda config: command.downgrade(config, revision))
 
 

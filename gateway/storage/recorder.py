@@ -1,9 +1,9 @@
-"""Takes finished requests off the request path and brings each of them into Postgres once.
+"""Writes finished requests to Postgres, each exactly once, outside the request path.
 
-A record is appended to a queue in memory; one task writes batches. While Postgres is away the batches go to the
-journal, and from there, oldest first, to Postgres once it is back, at the latest in the gateway's next run. Every step
-may happen twice, because inserting a record again changes nothing; hence a record leaves the queue, and a segment the
-journal, only after the step that follows has succeeded.
+A record is appended to a queue in memory, and one task writes batches. While Postgres is unreachable, batches go to the
+journal. When Postgres is back, at the latest in the gateway's next run, they are written from there, oldest first. Each
+step may be repeated, because inserting a record twice changes nothing. So a record leaves the queue, and a segment the
+journal, only after the next step has succeeded.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes records in the background; its counters say what became of them.
+    """Writes records in the background and counts them.
 
     Attributes:
-        written: Rows that were inserted without a detour.
-        journaled: Records that went to the journal.
-        replayed: Rows that came from the journal.
-        dropped: Records that are lost, because the queue or the journal was full or the disk failed.
-        refused: Records that Postgres never takes; set aside in the journal's directory.
-        left_segments: Segments of the journal that the disk does not give; the next run tries again.
+        written: rows inserted directly.
+        journaled: records written to the journal.
+        replayed: rows inserted from the journal.
+        dropped: records lost because the queue or the journal was full, or the disk failed.
+        refused: records that Postgres will never accept; they are in `refused.jsonl` in the journal's directory.
+        left_segments: segments of the journal that could not be read or deleted; the next run tries again.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Recorder:
 
     @property
     def pending(self) -> int:
-        """Records in memory that are neither in Postgres nor in the journal."""
+        """Number of records in memory that are neither in Postgres nor in the journal."""
         return len(self._queue)
 
     @property
@@ -72,12 +72,12 @@ class Recorder:
         return self._retry_at is None
 
     def counts(self) -> dict[str, int]:
-        """Count the records since the start by what became of them."""
+        """Return the counters and the number of pending records, by name."""
         names = ("pending", "written", "journaled", "replayed", "dropped", "refused")
         return {name: getattr(self, name) for name in names}
 
     def record(self, record: RequestRecord) -> None:
-        """Take a record. Never blocks, never raises; called on the event loop."""
+        """Queue a record. Call it on the event loop. It never blocks and never raises."""
         if self._closing or len(self._queue) >= self._max_pending:
             self.dropped += 1
             return
@@ -86,16 +86,16 @@ class Recorder:
             self._wake.set()
 
     def start(self) -> None:
-        """Begin to write, first of all what an earlier run left in the journal."""
+        """Start the task, which first replays the journal of an earlier run."""
         self._task = asyncio.create_task(self._run(), name="recorder")
 
     async def flush(self) -> None:
-        """Wait until all that was recorded so far is in Postgres or, while that is away, in the journal."""
+        """Wait until all records so far are in Postgres or, while it is unreachable, in the journal."""
         async with self._storing:
             await self._drain()
 
     async def aclose(self) -> None:
-        """Take no more records, bring those taken to safety, and close the journal."""
+        """Stop accepting records, store the queued records, and close the journal."""
         self._closing = True
         self._wake.set()
         try:
@@ -124,7 +124,7 @@ class Recorder:
             self._wake.clear()
 
     async def _drain(self) -> None:
-        """Store what is in the queue now. A record leaves it when it is stored, so a cancelled drain loses nothing."""
+        """Store the queued records. A record leaves the queue when it is stored, so a cancelled drain loses none."""
         remaining = len(self._queue)
         while remaining > 0:
             batch = list(islice(self._queue, min(remaining, self._batch_size)))
@@ -134,26 +134,28 @@ class Recorder:
                 self._queue.popleft()
 
     async def _store(self, batch: Sequence[RequestRecord]) -> None:
-        written, left = await self._write(batch) if self._worth_trying() else (0, batch)
+        written, left = await self._write(batch) if self._may_try() else (0, batch)
         self.written += written
         await self._append_to_journal(left)
 
     async def _replay(self) -> None:
-        """Write the journal's oldest segment; one at a time, so that new records do not wait for a long journal."""
+        """Write the journal's oldest segment. One per cycle, so that new records do not wait for a long journal."""
         segment = self._journal.oldest()
-        if segment is None or not self._worth_trying():
+        if segment is None or not self._may_try():
             return
         try:
             if await self._replay_segment(segment):
                 await asyncio.to_thread(self._journal.remove, segment)
                 self._wake.set()
         except OSError as error:
-            _log.error("%s waits for the next run: %s", segment.path, error)
+            _log.error(
+                "The journal segment %s cannot be read or deleted; the next run tries again: %s", segment.path, error
+            )
             self.left_segments += 1
-            self._journal.leave(segment)
+            self._journal.skip(segment)
 
     async def _replay_segment(self, segment: Segment) -> bool:
-        """Write a segment's records. Returns whether none is left because Postgres is away."""
+        """Write the records of a segment. Return False if some are left because Postgres is unreachable."""
         records = await self._decode(await asyncio.to_thread(self._journal.read, segment))
         for start in range(0, len(records), self._batch_size):
             written, left = await self._write(records[start : start + self._batch_size])
@@ -163,10 +165,10 @@ class Recorder:
         return True
 
     async def _write(self, batch: Sequence[RequestRecord]) -> tuple[int, list[RequestRecord]]:
-        """Write a batch, in halves where a record in it is refused, until that one is alone.
+        """Write a batch. If Postgres refuses a record, split the batch in halves until that record is alone.
 
         Returns:
-            How many rows were new, and the records that are left because Postgres is away.
+            The number of new rows, and the records that are left because Postgres is unreachable.
         """
         parts, written = [batch], 0
         while parts:
@@ -180,10 +182,10 @@ class Recorder:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
             except DatabaseUnavailable as error:
-                self._note_unavailable(error)
+                self._mark_unavailable(error)
                 return written, [record for left in (part, *reversed(parts)) for record in left]
             else:
-                self._note_available()
+                self._mark_available()
         return written, []
 
     async def _append_to_journal(self, batch: Sequence[RequestRecord]) -> None:
@@ -193,12 +195,12 @@ class Recorder:
         for record in batch:
             try:
                 lines.append(msgspec.json.encode(record))
-            except ValueError as error:  # half of a surrogate pair: no encoding has it
+            except ValueError as error:  # one half of a surrogate pair has no encoding
                 await self._refuse(_repr(record), error)
         try:
             appended = await asyncio.to_thread(self._journal.append, lines)
         except OSError as error:
-            _log.error("The journal takes no records: %s", error)
+            _log.error("The journal cannot be written: %s", error)
             appended = 0
         self.journaled += appended
         self.dropped += len(lines) - appended
@@ -208,32 +210,34 @@ class Recorder:
         for line in lines:
             try:
                 records.append(msgspec.json.decode(line, type=RequestRecord))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:  # torn by a crash
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:  # damaged by a crash
                 await self._refuse(line, error)
         return records
 
     async def _refuse(self, line: bytes, reason: Exception) -> None:
         self.refused += 1
-        _log.warning("A request is not recorded but set aside: %s", reason)
+        _log.warning("Postgres refused a request record, which goes to refused.jsonl: %s", reason)
         try:
-            await asyncio.to_thread(self._journal.set_aside, line)
+            await asyncio.to_thread(self._journal.append_refused, line)
         except OSError as error:
-            _log.error("It is lost, the journal's directory takes nothing: %s", error)
+            _log.error("A refused request record is lost, because refused.jsonl cannot be written: %s", error)
 
-    def _worth_trying(self) -> bool:
+    def _may_try(self) -> bool:
         return self._retry_at is None or asyncio.get_running_loop().time() >= self._retry_at
 
-    def _note_unavailable(self, error: DatabaseUnavailable) -> None:
+    def _mark_unavailable(self, error: DatabaseUnavailable) -> None:
         if self._retry_at is None:
-            _log.warning("Postgres is away, requests are recorded in %s: %s", self._journal.directory, error)
+            _log.warning(
+                "Postgres is unreachable; requests are written to the journal in %s: %s", self._journal.directory, error
+            )
         self._retry_at = asyncio.get_running_loop().time() + self._retry_s
 
-    def _note_available(self) -> None:
+    def _mark_available(self) -> None:
         if self._retry_at is not None:
-            _log.warning("Postgres is back")
+            _log.warning("Postgres is reachable again")
         self._retry_at = None
 
 
 def _repr(record: RequestRecord) -> bytes:
-    """Give a record that may have no encoding as one line that a person can read."""
+    """Return a record that has no encoding as one readable line."""
     return repr(record).encode(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""Requests in Postgres: writes batches of records, reads what the predictor starts warm with.
+"""The `requests` table: writes batches of records, and reads the data for the predictor's warm start.
 
-A batch travels as one JSON document and is taken apart by Postgres, names resolved to ids by a join: three statements
-whatever its size, next to no work on the event loop, and no cache of names that could be wrong.
+A batch is sent as one JSON document, which Postgres unpacks; a join resolves names to ids. So a batch of any size takes
+three statements and almost no CPU on the event loop, and there is no cache of names that could become wrong.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from gateway.storage.record import RequestRecord
 from gateway.storage.tables import requests
 
 _REFUSALS = ("22", "23")
-"""SQLSTATE classes that blame the row: data exceptions, integrity violations."""
+"""SQLSTATE classes of errors in a row: data exceptions and integrity violations."""
 
 _WRITE_TIMEOUT_S = 15
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,14 +53,14 @@ class Repository:
         self._partitioned: set[date] = set()
 
     async def write(self, records: Sequence[RequestRecord]) -> int:
-        """Insert records, all or none; those that are in the table already are left as they are.
+        """Insert all records or none. Records that are already in the table do not change.
 
         Returns:
-            How many rows were new.
+            The number of new rows.
 
         Raises:
-            DatabaseUnavailable: Postgres is away, or does not take writes now.
-            RecordsRefused: A record can never be stored.
+            DatabaseUnavailable: Postgres is unreachable, or does not accept writes now.
+            RecordsRefused: Postgres will never accept one of the records.
         """
         if not records:
             return 0
@@ -69,10 +69,10 @@ class Repository:
                 await self._ensure_partitions({utc_day(record.arrived_at) for record in records})
                 async with self._engine.begin() as connection:
                     return await insert(connection, records)
-        except (UnicodeEncodeError, OverflowError) as error:  # half of a surrogate pair; the end of the calendar
+        except (UnicodeEncodeError, OverflowError) as error:  # one half of a surrogate pair; a date after the year 9999
             raise RecordsRefused(str(error)) from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise _blame(error) from error
+            raise _classify(error) from error
 
     async def length_counts(self, *, since: datetime | None = None, limit: int = 50_000) -> list[LengthCount]:
         """Count the answers' lengths over the newest `limit` requests that were answered whole."""
@@ -96,14 +96,14 @@ class Repository:
 
 
 async def insert(connection: AsyncConnection, records: Sequence[RequestRecord]) -> int:
-    """Insert records within the caller's transaction, and the applications and users that are new.
+    """Insert records, and the applications and users that are new, in the caller's transaction.
 
     Returns:
-        How many rows were new.
+        The number of new rows.
 
     Raises:
-        UnicodeEncodeError: a record has half of a surrogate pair, which no encoding has.
-        DBAPIError: Postgres is away or takes them not.
+        UnicodeEncodeError: a record contains one half of a surrogate pair, which has no encoding.
+        DBAPIError: Postgres is unreachable, or does not accept the records.
     """
     batch = msgspec.json.encode(records).decode()
     apps = sorted({record.app for record in records})
@@ -114,15 +114,15 @@ async def insert(connection: AsyncConnection, records: Sequence[RequestRecord]) 
     return inserted.rowcount
 
 
-def _blame(error: Exception) -> DatabaseUnavailable | RecordsRefused:
-    """Tell a row that is at fault from a database that is."""
+def _classify(error: Exception) -> DatabaseUnavailable | RecordsRefused:
+    """Return the error as one of the row or one of the database."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     reason = str(cause).partition("\n")[0] or type(cause).__name__
     sqlstate: str | None = getattr(cause, "sqlstate", None)
     return RecordsRefused(reason) if (sqlstate or "").startswith(_REFUSALS) else DatabaseUnavailable(reason)
 
 
-# A name that is known costs no sequence value; one that another gateway adds meanwhile is no conflict.
+# A known name takes no sequence value. A name that another gateway adds at the same time is no conflict.
 _ADD_APPLICATIONS = text("""
     INSERT INTO applications (name)
     SELECT app FROM unnest(CAST(:apps AS text[])) AS batch (app)
@@ -143,8 +143,8 @@ _ADD_END_USERS = text("""
 
 _OWN_COLUMNS = [column.name for column in requests.columns if not column.foreign_keys]
 
-# A column's value comes from the record's field of the same name, converted to the column's own type; JSON has no
-# bytes, so those travel as base64.
+# A column gets the record's field of the same name, converted to the column's type. JSON has no bytes,
+# so they are sent as base64.
 _VALUES = [
     f"decode(document ->> '{name}', 'base64')" if isinstance(requests.c[name].type, LargeBinary) else f"record.{name}"
     for name in _OWN_COLUMNS

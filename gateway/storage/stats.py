@@ -1,7 +1,7 @@
-"""What Postgres knows for `GET /admin/stats`: exact figures per application and per user, in one query each.
+"""The statistics of `GET /admin/stats` that come from Postgres: exact figures per application and per user.
 
-Counts cover every request. Lengths, predictions and times describe the requests that were answered whole (`ok`);
-quantiles interpolate linearly, as numpy's do. Predictions are judged per sequence.
+Each takes one query. Counts include every request. Lengths, predictions and times include only completely answered
+requests (`ok`). Quantiles interpolate linearly, as in numpy. Prediction errors are per sequence.
 """
 
 import logging
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class TokenStats(msgspec.Struct, frozen=True):
-    """Output lengths in tokens; no mean and no quantile of nothing."""
+    """Output lengths in tokens. Mean and quantiles are None if there are no answers."""
 
     total: int
     mean: float | None
@@ -45,7 +45,7 @@ class TokenStats(msgspec.Struct, frozen=True):
 
 
 class PredictionStats(msgspec.Struct, frozen=True):
-    """Mean absolute error in tokens, and the share of answers that stayed within their predicted p90."""
+    """Mean absolute error in tokens, and the share of answers that were not longer than their predicted p90."""
 
     mae: float | None
     p90_coverage: float | None
@@ -59,7 +59,7 @@ class LatencyStats(msgspec.Struct, frozen=True):
 
 
 class AppStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One application's requests. `errors` were rejected, evicted or failed; a client that went is none."""
+    """One application's requests. `errors` counts rejected, evicted and failed requests, but not cancelled ones."""
 
     app: str
     requests: int
@@ -86,7 +86,7 @@ class UserStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """All requests that the filters let through, by how they ended."""
+    """All requests that match the filters, by status."""
 
     requests: int
     ok: int
@@ -99,7 +99,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """The part of `/admin/stats` that history has."""
+    """The part of `/admin/stats` that comes from Postgres."""
 
     apps: list[AppStats]
     users: list[UserStats]
@@ -139,14 +139,14 @@ async def read_stats(
     since: datetime | None = None,
     max_users: int = 100,
 ) -> Stats:
-    """Compute the figures over the requests of an application, of a user, since a moment; of all by default.
+    """Return the statistics of the requests that match all given filters.
 
     Args:
-        engine: Where history is.
-        app: The application's name.
-        user: The end user's name; users of that name in several applications are told apart in the result alone.
-        since: Aware; the first arrival that counts.
-        max_users: How many users are listed, the most active first.
+        engine: connections to the database.
+        app: the application's name.
+        user: the end user's name. Users with this name in several applications are listed separately.
+        since: the first arrival time, with a time zone.
+        max_users: largest number of users in the result, the most active first.
     """
     which = _filter(app, user, since)
     source = requests.join(applications)
@@ -197,7 +197,7 @@ def _mean(expression: ColumnElement[Any]) -> ColumnElement[float]:
 
 
 def _quantiles(column: ColumnElement[Any], *ranks: float) -> list[ColumnElement[float]]:
-    """Give one column per rank; Postgres sorts once for all that share the input."""
+    """Return one column per rank. Postgres sorts once for all columns with the same input."""
     of_rank = {rank: func.percentile_cont(rank).within_group(column) for rank in ranks}
     return [_of_ok(quantile).label(f"{column.key}_p{round(rank * 100)}") for rank, quantile in of_rank.items()]
 

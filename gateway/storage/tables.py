@@ -1,4 +1,4 @@
-"""The tables of history. `migrations/` creates them; a test proves that the two agree."""
+"""The database's tables. `migrations/` creates them; a test compares the two."""
 
 from sqlalchemy import (
     BigInteger,
@@ -99,7 +99,7 @@ requests = Table(
     Index(None, "features_version", "arrived_at"),
     postgresql_partition_by="RANGE (arrived_at)",
 )
-"""One row per finished request, a partition per UTC day (see `partitions`)."""
+"""One row per finished request. There is one partition per UTC day (see `partitions`)."""
 
 length_models = Table(
     "length_models",
@@ -118,8 +118,11 @@ length_models = Table(
     CheckConstraint("status IN ('challenger', 'serving', 'retired', 'rejected')", name="status"),
     Index("uq_length_models_serving", "status", unique=True, postgresql_where=text("status = 'serving'")),
 )
-"""Every trained length model. `served_at` is when it last began to serve; it was fitted to rows that arrived from
-`window_start` to `fitted_until`, and judged on those from there to `window_end`."""
+"""Every trained length model.
+
+`served_at` is the last time that it began to serve. It was fitted to rows that arrived from `window_start` to
+`fitted_until`, and evaluated on those from `fitted_until` to `window_end`.
+"""
 
 backends = Table(
     "backends",
@@ -130,12 +133,12 @@ backends = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
-"""Backends added at run time; `fields` are those of the settings, keys among them."""
+"""Backends that were added at run time. `fields` contains their settings, including API keys."""
 
 DEFAULT_PARTITION = "requests_default"
-"""Takes the rows of days that have no partition of their own yet."""
+"""Contains the rows of days that have no partition yet."""
 
 
 def is_declared(name: str | None, type_: str, _parents: object = None) -> bool:
-    """Tell Alembic what to compare: the tables above, not the partitions that come and go with the days."""
+    """Return whether Alembic compares the object: the tables above, but not the daily partitions."""
     return type_ != "table" or name in metadata.tables

@@ -249,7 +249,7 @@ async def test_key_may_come_as_anthropic_sends_it(start_gateway: StartGateway, s
     [
         (b'{"detail":"Not Found"}', "Not Found"),
         (b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', "File Not Found"),
-        (b"", "the engine answered 404 without saying why"),
+        (b"", "the engine answered 404 without an error message"),
     ],
     ids=["FastAPI's", "llama.cpp's", "an empty one"],
 )

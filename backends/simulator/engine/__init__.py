@@ -1,7 +1,8 @@
-"""The simulated engine without a clock: what an inference engine decides at each step, and how long the step takes.
+"""The simulated engine without a clock: its decisions at each step, and the duration of each step.
 
-Nothing here reads the time, sleeps or does I/O. A caller submits sequences, calls `step` and is told how long the step
-takes and who got a token; it may live that long (the server) or add it to a virtual time (a discrete-event simulation).
+Nothing here reads the time, sleeps or does I/O. The caller submits sequences and calls `step`, which returns the step's
+duration and the sequences that got a token. A server sleeps for the duration; a discrete-event simulation adds it to
+its virtual time.
 """
 
 from backends.simulator.engine.base import Engine

@@ -1,6 +1,6 @@
-"""Steps as a discrete-event simulation needs them: no list of everybody who got a token, only of those worth a message.
+"""Steps for a discrete-event simulation: a step lists only the sequences that report progress, not every token.
 
-An answer is worth one when its first token is there and, after that, every `progress_tokens` tokens.
+An answer reports progress at its first token and then every `progress_tokens` tokens.
 """
 
 from collections.abc import Sequence as Seq
@@ -13,17 +13,17 @@ from backends.simulator.engine.sequence import Sequence, SequenceId, StepResult
 
 @dataclass(slots=True)
 class Advance:
-    """One step, or several in a row. The tokens are there when `duration_s` has passed.
+    """One step, or several consecutive steps. The tokens are available when `duration_s` has passed.
 
     Attributes:
-        duration_s: from the first step's begin to the last one's end.
-        tokens: how many were generated.
-        kv_token_s: memory in use times seconds; those that end in a step hold theirs to its end.
-        grown: who has become worth a message and goes on, with the tokens of the answer so far.
-        first: who got the first token.
-        finished: who got the last.
-        preempted: who went back to the engine's queue.
-        failed: who is lost, out of memory.
+        duration_s: time from the start of the first step to the end of the last.
+        tokens: number of generated tokens.
+        kv_token_s: memory in use times seconds. A sequence that ends in a step holds its memory to the step's end.
+        grown: sequences that report progress and have not ended, with their number of answer tokens so far.
+        first: sequences that got their first token.
+        finished: sequences that got their last token.
+        preempted: sequences that went back to the engine's queue.
+        failed: sequences that were lost because memory ran out.
     """
 
     duration_s: float
@@ -36,7 +36,7 @@ class Advance:
     failed: Seq[SequenceId] = ()
 
     def then(self, later: "Advance") -> "Advance":
-        """Return both as one, where the later one follows at once."""
+        """Return this advance and a later one that follows at once, as one."""
         return Advance(
             self.duration_s + later.duration_s,
             self.tokens + later.tokens,
@@ -50,21 +50,21 @@ class Advance:
 
 
 class AdvancingEngine(Protocol):
-    """An engine for a simulation."""
+    """The interface of an engine in a simulation."""
 
     @property
     def preemptions(self) -> int:
-        """Sequences that lost their KV memory, since the start."""
+        """Number of preemptions since the start."""
         ...
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Sequences that are queued inside the engine."""
+        """Number of sequences in the engine's own queue."""
         ...
 
     @property
@@ -74,11 +74,11 @@ class AdvancingEngine(Protocol):
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV memory in all, in tokens."""
+        """Size of the KV memory, in tokens."""
         ...
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; raises `SequenceTooLongError` if it can never fit."""
+        """Queue a sequence. Raises `SequenceTooLongError` if it does not fit the memory even alone."""
         ...
 
     def advance(self) -> Advance:
@@ -87,11 +87,11 @@ class AdvancingEngine(Protocol):
 
 
 class SteppedEngine:
-    """Any engine, advanced by its own steps.
+    """Adapter that runs any `Engine` step by step.
 
     Args:
         engine: the engine.
-        progress_tokens: an answer is worth a message every so many tokens.
+        progress_tokens: an answer reports progress every `progress_tokens` tokens.
     """
 
     def __init__(self, engine: Engine, progress_tokens: int = 16) -> None:
@@ -101,17 +101,17 @@ class SteppedEngine:
 
     @property
     def preemptions(self) -> int:
-        """Sequences that lost their KV memory, since the start."""
+        """Number of preemptions since the start."""
         return self._engine.preemptions
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         return self._engine.running
 
     @property
     def waiting(self) -> int:
-        """Sequences that are queued inside the engine."""
+        """Number of sequences in the engine's own queue."""
         return self._engine.waiting
 
     @property
@@ -121,14 +121,14 @@ class SteppedEngine:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV memory in all, in tokens."""
+        """Size of the KV memory, in tokens."""
         return self._engine.kv_capacity_tokens
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence.
 
         Raises:
-            SequenceTooLongError: it can never fit.
+            SequenceTooLongError: the sequence does not fit the memory even alone.
         """
         self._engine.submit(sequence)
         self._generated[sequence.id] = 0
@@ -149,20 +149,20 @@ class SteppedEngine:
 def advance_of(
     step: StepResult, kv_used_tokens: int, grown: list[tuple[SequenceId, int]], progress_tokens: int
 ) -> Advance:
-    """Return a step as an advance.
+    """Convert a step to an advance.
 
     Args:
-        step: what the engine said.
-        kv_used_tokens: memory in use during it.
-        grown: who got a token and goes on, with the tokens of the answer so far.
-        progress_tokens: an answer is worth a message every so many tokens.
+        step: the engine's result.
+        kv_used_tokens: memory in use during the step.
+        grown: sequences that got a token and have not ended, with their number of answer tokens so far.
+        progress_tokens: an answer reports progress every `progress_tokens` tokens.
     """
-    worth = 1 % progress_tokens
+    remainder = 1 % progress_tokens
     return Advance(
         step.duration_s,
         len(step.emitted),
         kv_used_tokens * step.duration_s,
-        [(sequence_id, tokens) for sequence_id, tokens in grown if tokens % progress_tokens == worth],
+        [(sequence_id, tokens) for sequence_id, tokens in grown if tokens % progress_tokens == remainder],
         step.first,
         step.finished,
         step.preempted,

@@ -1,4 +1,4 @@
-"""What every simulated engine can do."""
+"""The interface of every simulated engine."""
 
 from typing import Protocol
 
@@ -6,21 +6,18 @@ from backends.simulator.engine.sequence import Sequence, SequenceId, StepResult
 
 
 class Engine(Protocol):
-    """An inference engine that knows no clock.
-
-    `preemptions` counts since the start.
-    """
+    """An inference engine without a clock. `preemptions` is the number of preemptions since the start."""
 
     preemptions: int
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Sequences that are queued inside the engine, preempted ones among them."""
+        """Number of sequences in the engine's own queue, including preempted ones."""
         ...
 
     @property
@@ -30,21 +27,21 @@ class Engine(Protocol):
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV memory in all, in tokens."""
+        """Size of the KV memory, in tokens."""
         ...
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence.
 
         Raises:
-            SequenceTooLongError: it can never fit.
+            SequenceTooLongError: the sequence does not fit the memory even alone.
         """
         ...
 
     def step(self) -> StepResult:
-        """Run one forward pass over the batch; a step with nothing to do takes no time."""
+        """Run one forward pass over the batch. A step without work takes no time."""
         ...
 
     def abort(self, sequence_id: SequenceId) -> bool:
-        """Drop a sequence and free its memory at once; tell whether it was still there."""
+        """Remove a sequence and free its memory. Return whether it was still in the engine."""
         ...

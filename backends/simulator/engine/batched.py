@@ -1,11 +1,12 @@
-"""The continuous engine for long simulations: what all running sequences do alike is counted once, not once each.
+"""A faster continuous engine for long simulations: it updates all decoding sequences together.
 
-Between two events (someone is admitted, ends, or finds no block) every running sequence gets one token a step. So a
-sequence's counts are the engine's clock of steps and an offset; who ends at a step, who needs a block and whose answer
-is worth a message is looked up by that clock. A step costs what happens in it, not the size of the batch.
+Between two events (an admission, an end, or a missing block) every decoding sequence gets one token per step. So the
+position of a sequence is the engine's step counter plus a fixed offset. Tables indexed by the counter say which
+sequences end, need a block or report progress at a step. The cost of a step depends on its events, not on the size of
+the batch.
 
-Everything out of the ordinary (a block is missing, a prompt is prefilled in chunks, an abort) is left to the parent
-class, on states brought up to date; `tests/property/test_batched_engine.py` holds the two against each other.
+All other cases (a missing block, chunked prefill, an abort) are left to the parent class, after the states have been
+brought up to date. `tests/property/test_batched_engine.py` compares the two engines step by step.
 """
 
 from backends.simulator.engine.advance import Advance, advance_of
@@ -17,7 +18,7 @@ from backends.simulator.engine.waiting import WaitingQueue
 
 
 class _Decoding:
-    """A sequence whose prompt is computed. The KV of `offset + clock` of its tokens is in memory."""
+    """A sequence whose prompt is computed. The KV of its first `offset + clock` tokens is in memory."""
 
     __slots__ = ("offset", "place", "state")
 
@@ -28,15 +29,15 @@ class _Decoding:
 
 
 class BatchedStepEngine(ContinuousEngine):
-    """A `ContinuousEngine` on paged memory whose steps cost little.
+    """A `ContinuousEngine` with paged memory whose steps are cheap.
 
     Args:
-        step_time: of a step.
-        kv_cache: the memory.
+        step_time: the model of a step's duration.
+        kv_cache: the KV memory.
         waiting: the engine's own queue.
-        max_num_seqs: most sequences in the batch.
-        max_num_batched_tokens: most tokens computed in a step.
-        progress_tokens: an answer is worth a message every so many tokens.
+        max_num_seqs: largest number of sequences in the batch.
+        max_num_batched_tokens: largest number of tokens computed in a step.
+        progress_tokens: an answer reports progress every `progress_tokens` tokens.
     """
 
     def __init__(
@@ -56,44 +57,46 @@ class BatchedStepEngine(ContinuousEngine):
         self._block_size = kv_cache.block_size
         self._progress_tokens = progress_tokens
         self._clock = 0
-        self._places = 0
+        self._next_place = 0
         self._kv_read = 0
         self._decoding: dict[SequenceId, _Decoding] = {}  # in the order of admission
-        self._ends: dict[int, list[_Decoding]] = {}  # by the clock after the step that is the last
+        self._ends: dict[int, list[_Decoding]] = {}  # by the clock after the last step
         self._blocks_due = [0] * self._block_size  # by the clock before the step, modulo block size
-        self._worth: list[dict[SequenceId, _Decoding]] = [{} for _ in range(progress_tokens)]  # by the clock after it
+        self._reporting: list[dict[SequenceId, _Decoding]] = [
+            {} for _ in range(progress_tokens)
+        ]  # by the clock after the step
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         return len(self._decoding) + len(self._running)
 
     def holds(self, sequence_id: SequenceId) -> bool:
-        """Tell whether a sequence is in the engine, running or waiting."""
+        """Return whether the sequence is in the engine, running or waiting."""
         return sequence_id in self._states
 
     def generated(self, sequence_id: SequenceId) -> int:
-        """Return the tokens of an answer so far."""
+        """Return the number of tokens that an answer has so far."""
         if (decoding := self._decoding.get(sequence_id)) is not None:
             return decoding.offset + self._clock + 1 - decoding.state.prompt_tokens
         state = self._states[sequence_id]
         return state.tokens - state.prompt_tokens
 
     def abort(self, sequence_id: SequenceId) -> bool:
-        """Drop a sequence and free its memory at once; tell whether it was still there."""
-        self._write_out()
+        """Remove a sequence and free its memory. Return whether it was still in the engine."""
+        self._flush_states()
         return super().abort(sequence_id)
 
     def step(self) -> StepResult:
-        """Run one step and list everybody who got a token."""
-        self._write_out()
+        """Run one step. The result lists every sequence that got a token."""
+        self._flush_states()
         return super().step()
 
     def advance(self) -> Advance:
-        """Run one step, and list only those who are worth a message."""
+        """Run one step. The result lists only the sequences that report progress."""
         size, due = len(self._decoding), self._blocks_due[self._clock % self._block_size]
         if self._running or due > self._paged.free_blocks or size > self._max_num_batched_tokens:
-            return self._told(self.step())
+            return self._to_advance(self.step())
         if due:
             self._paged.take_blocks(due)
         budget = self._max_num_batched_tokens - size
@@ -101,7 +104,7 @@ class BatchedStepEngine(ContinuousEngine):
         while budget and len(self._waiting) and size + len(joining) < self._max_num_seqs:
             state = self._waiting.peek()
             reused = self._paged.reusable(state)
-            if state.tokens - reused > budget:  # a chunk of its prompt, if anything
+            if state.tokens - reused > budget:  # only a chunk of the prompt fits, or nothing
                 return self._finish_step_in_chunks(joining, budget)
             state.computed, state.chunk = reused, state.tokens - reused
             if not self._paged.admit(state, state.chunk, beside_others=bool(size or joining)):
@@ -112,12 +115,12 @@ class BatchedStepEngine(ContinuousEngine):
         return self._decode(joining)
 
     def upcoming(self, most: int) -> list[float]:
-        """Return how long each of the next steps takes, as far ahead as nothing but decoding happens in them.
+        """Return the durations of the next steps, as long as they only decode.
 
-        The last one may be somebody's last. Empty if something else happens in the very next step.
+        A sequence may end in the last of these steps. The list is empty if the very next step does more than decode.
 
         Args:
-            most: steps to look ahead.
+            most: largest number of steps.
         """
         size, clock, kv_read, free = len(self._decoding), self._clock, self._kv_read, self._paged.free_blocks
         if self._running or not 0 < size <= self._max_num_batched_tokens or self._will_admit():
@@ -134,7 +137,7 @@ class BatchedStepEngine(ContinuousEngine):
         return durations
 
     def decode(self, steps: int) -> Advance:
-        """Run several steps at once, no more than `upcoming` has just foretold."""
+        """Run several steps together. `steps` must not exceed the number that `upcoming` has just returned."""
         size, since = len(self._decoding), self._clock
         duration_s = kv_token_s = 0.0
         for _ in range(steps):
@@ -151,7 +154,7 @@ class BatchedStepEngine(ContinuousEngine):
         return Advance(duration_s, size * steps, kv_token_s, grown, finished=finished)
 
     def _will_admit(self) -> bool:
-        """Whether the next step admits the head of the queue. While nobody ends it will not later either."""
+        """Return whether the next step admits the head of the queue. This does not change until a sequence ends."""
         size = len(self._decoding)
         budget = self._max_num_batched_tokens - size
         if not len(self._waiting) or size >= self._max_num_seqs or not budget:
@@ -161,12 +164,12 @@ class BatchedStepEngine(ContinuousEngine):
         return self._paged.would_admit(head, chunk, beside_others=True, due=due)
 
     def _grown_at(self, clock: int) -> list[tuple[SequenceId, int]]:
-        """Who became worth a message at a clock, not long ago, and goes on."""
-        worth = self._worth[clock % self._progress_tokens]
-        return [(i, decoding.offset + clock + 1 - decoding.state.prompt_tokens) for i, decoding in worth.items()]
+        """Return the sequences that reported progress at `clock`, a recent step, and have not ended."""
+        reporting = self._reporting[clock % self._progress_tokens]
+        return [(i, decoding.offset + clock + 1 - decoding.state.prompt_tokens) for i, decoding in reporting.items()]
 
     def _decode(self, joining: list[SequenceState]) -> Advance:
-        """Give everybody a token: the running and those whose whole prompt is computed in this step."""
+        """Give one token to every decoding sequence and to each whose whole prompt is computed in this step."""
         self._clock += 1
         clock, size = self._clock, len(self._decoding)
         self._kv_read += size
@@ -177,7 +180,7 @@ class BatchedStepEngine(ContinuousEngine):
         finished = self._end_due(clock)
         grown = self._grown_at(clock)
         first = [state.id for state in joining if state.tokens == state.prompt_tokens]
-        worth = 1 % self._progress_tokens
+        reporting = 1 % self._progress_tokens
         for state in joining:
             state.computed = state.tokens
             state.tokens += 1
@@ -186,7 +189,7 @@ class BatchedStepEngine(ContinuousEngine):
                 finished.append(state.id)
                 continue
             self._join(state)
-            if (generated := state.tokens - state.prompt_tokens) % self._progress_tokens == worth:
+            if (generated := state.tokens - state.prompt_tokens) % self._progress_tokens == reporting:
                 grown.append((state.id, generated))
         return Advance(duration_s, scheduled, used * duration_s, grown, first, finished)
 
@@ -207,15 +210,15 @@ class BatchedStepEngine(ContinuousEngine):
 
     def _join(self, state: SequenceState) -> None:
         offset = state.computed - self._clock
-        decoding = self._decoding[state.id] = _Decoding(state, offset, self._places)
-        self._places += 1
+        decoding = self._decoding[state.id] = _Decoding(state, offset, self._next_place)
+        self._next_place += 1
         self._kv_read += state.computed
         self._ends.setdefault(state.final_tokens - 1 - offset, []).append(decoding)
         self._blocks_due[-offset % self._block_size] += 1
-        self._worth[(state.prompt_tokens - offset) % self._progress_tokens][state.id] = decoding
+        self._reporting[(state.prompt_tokens - offset) % self._progress_tokens][state.id] = decoding
 
     def _leave(self, decoding: _Decoding) -> None:
-        """Take a sequence out of the counts and bring its state up to date."""
+        """Remove a sequence from the tables and bring its state up to date."""
         state, offset = decoding.state, decoding.offset
         state.computed = offset + self._clock
         state.tokens = state.computed + 1
@@ -223,9 +226,9 @@ class BatchedStepEngine(ContinuousEngine):
         del self._decoding[state.id]
         self._kv_read -= state.computed
         self._blocks_due[-offset % self._block_size] -= 1
-        del self._worth[(state.prompt_tokens - offset) % self._progress_tokens][state.id]
+        del self._reporting[(state.prompt_tokens - offset) % self._progress_tokens][state.id]
 
-    def _write_out(self) -> None:
+    def _flush_states(self) -> None:
         """Hand all sequences over to the parent class."""
         for decoding in list(self._decoding.values()):
             self._leave(decoding)
@@ -233,18 +236,18 @@ class BatchedStepEngine(ContinuousEngine):
         self._ends.clear()
 
     def _finish_step_in_chunks(self, joining: list[SequenceState], budget: int) -> Advance:
-        """Let the parent class finish a step in which the running have their blocks and some have been admitted."""
-        self._write_out()
+        """Let the parent class finish a step that has its blocks and has admitted `joining`."""
+        self._flush_states()
         for state in self._running:
             state.chunk = 1
             if state.computed == state.held:
                 state.held += self._block_size
         self._running += joining
         self._admit_waiting(budget)
-        return self._told(self._execute([]))
+        return self._to_advance(self._execute([]))
 
-    def _told(self, step: StepResult) -> Advance:
-        """Return the parent's step as an advance, and take over again as soon as nobody is prefilled in chunks."""
+    def _to_advance(self, step: StepResult) -> Advance:
+        """Convert the parent's result. Take the sequences back when no prompt is being prefilled in chunks."""
         grown = [
             (sequence_id, self.generated(sequence_id)) for sequence_id in step.emitted if sequence_id in self._states
         ]

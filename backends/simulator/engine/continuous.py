@@ -1,9 +1,9 @@
 """Continuous batching: sequences join and leave the batch at every step.
 
-The order of decisions is vLLM's (v1 scheduler): first the running sequences get their next token or their next chunk of
-prefill, oldest first, and where a block is missing someone is preempted; then, unless someone was, the queue's head is
-admitted while it fits. A preempted sequence loses its KV and later prefills its prompt and what it had generated again,
-but for what its memory still has of them.
+The order of decisions is that of vLLM's V1 scheduler. First each running sequence, oldest first, gets its next token or
+its next chunk of prefill; if a block is missing, a sequence is preempted. Then, unless a sequence was preempted, the
+engine admits sequences from the head of its queue while they fit. A preempted sequence loses its KV memory. Later it
+prefills its prompt and its generated tokens again, except for blocks that are still in memory.
 """
 
 from backends.simulator.engine.kv_cache import KVCache
@@ -13,7 +13,7 @@ from backends.simulator.engine.waiting import WaitingQueue
 
 
 class ContinuousEngine:
-    """An engine that fills one token budget a step with decodes and chunks of prefill."""
+    """An engine that fills one token budget per step with decodes and chunks of prefill."""
 
     def __init__(
         self,
@@ -36,12 +36,12 @@ class ContinuousEngine:
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that are queued inside the engine, preempted ones among them."""
+        """Number of sequences in the engine's own queue, including preempted ones."""
         return len(self._waiting)
 
     @property
@@ -51,14 +51,14 @@ class ContinuousEngine:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV memory in all, in tokens."""
+        """Size of the KV memory, in tokens."""
         return self._kv.capacity_tokens
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence.
 
         Raises:
-            SequenceTooLongError: it would not fit the memory even alone.
+            SequenceTooLongError: the sequence does not fit the memory even alone.
         """
         state = SequenceState(sequence, self._arrivals)
         if not self._kv.fits_alone(state):
@@ -68,7 +68,7 @@ class ContinuousEngine:
         self._waiting.push(state)
 
     def abort(self, sequence_id: SequenceId) -> bool:
-        """Drop a sequence and free its memory at once; tell whether it was still there."""
+        """Remove a sequence and free its memory. Return whether it was still in the engine."""
         state = self._states.pop(sequence_id, None)
         if state is None:
             return False
@@ -80,14 +80,14 @@ class ContinuousEngine:
         return True
 
     def step(self) -> StepResult:
-        """Schedule one step and carry it out."""
+        """Schedule one step and run it."""
         budget, preempted = self._schedule_running()
         if not preempted:
             self._admit_waiting(budget)
         return self._execute(preempted)
 
     def _schedule_running(self) -> tuple[int, list[SequenceId]]:
-        """Give each running sequence its chunk; return what is left of the budget, and who was preempted for it."""
+        """Assign a chunk to each running sequence. Return the rest of the budget and the preempted sequences."""
         budget = self._max_num_batched_tokens
         preempted: list[SequenceId] = []
         running, grow = self._running, self._kv.grow
@@ -102,7 +102,7 @@ class ContinuousEngine:
                 continue
             victim = self._waiting.victim(running)
             position = running.index(victim)
-            if position < index:  # its chunk is given back with its place
+            if position < index:  # its place in the batch is gone, so its chunk returns to the budget
                 budget += victim.chunk
                 index -= 1
             self._preempt(position)
@@ -117,7 +117,7 @@ class ContinuousEngine:
         self.preemptions += 1
 
     def _admit_waiting(self, budget: int) -> None:
-        """Admit from the queue's head, and stop at the first that does not fit: nobody overtakes."""
+        """Admit sequences from the head of the queue. Stop at the first that does not fit, so none overtakes."""
         while budget and len(self._waiting) and len(self._running) < self._max_num_seqs:
             state = self._waiting.peek()
             state.computed = self._kv.reusable(state)
@@ -130,14 +130,14 @@ class ContinuousEngine:
             self._running.append(self._waiting.pop())
 
     def _execute(self, preempted: list[SequenceId]) -> StepResult:
-        """Compute every chunk; a sequence whose tokens are all computed gets its next one."""
+        """Compute every chunk. A sequence gets its next token when all its tokens are computed."""
         emitted: list[SequenceId] = []
         first: list[SequenceId] = []
         finished: list[SequenceState] = []
         scheduled = kv_tokens = prefill_tokens = 0
         for state in self._running:
             if not (chunk := state.chunk):
-                continue  # the budget ran out before its turn
+                continue  # the budget ran out before this sequence
             scheduled += 1
             state.computed += chunk
             kv_tokens += state.computed

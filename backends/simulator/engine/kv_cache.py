@@ -1,11 +1,11 @@
-"""The engine's KV memory, under the two admission rules in use: paged (vLLM) and reserved up front (TGI)."""
+"""The engine's KV memory, with two admission rules: paged (vLLM) and reserved in advance (TGI)."""
 
 from typing import Protocol
 
 from backends.simulator.engine.sequence import SequenceState
 
 WATERMARK = 0.01
-"""Share of the blocks that are left free when a sequence is admitted beside others."""
+"""Share of the blocks that must stay free when a sequence is admitted while others run."""
 
 
 class KVCache(Protocol):
@@ -13,47 +13,47 @@ class KVCache(Protocol):
 
     @property
     def used_tokens(self) -> int:
-        """Tokens' worth of memory taken."""
+        """Memory in use, in tokens."""
         ...
 
     @property
     def capacity_tokens(self) -> int:
-        """Tokens' worth of memory in all."""
+        """Size of the memory, in tokens."""
         ...
 
     def fits_alone(self, state: SequenceState) -> bool:
-        """Tell whether the sequence could run to its end with the memory to itself."""
+        """Return whether the sequence can run to its end if it has the whole memory."""
         ...
 
     def reusable(self, state: SequenceState) -> int:
-        """Return how many of a waiting sequence's tokens have their KV in memory still."""
+        """Return how many tokens of a waiting sequence still have their KV in memory."""
         ...
 
     def admit(self, state: SequenceState, chunk: int, *, beside_others: bool) -> bool:
-        """Take memory for a sequence's first chunk beyond what is `computed`; False takes nothing."""
+        """Take memory for a sequence's first chunk after its `computed` tokens. Return False if there is not enough."""
         ...
 
     def grow(self, state: SequenceState, chunk: int) -> bool:
-        """Take memory for `chunk` more tokens of a running sequence; False takes nothing."""
+        """Take memory for `chunk` more tokens of a running sequence. Return False if there is not enough."""
         ...
 
     def free(self, state: SequenceState) -> None:
-        """Give a sequence's memory back."""
+        """Free the memory of a sequence."""
         ...
 
     def preempt(self, state: SequenceState) -> None:
-        """Take a sequence's memory away from it."""
+        """Free the memory of a sequence that is preempted."""
         ...
 
 
 class PagedKV:
-    """Blocks of `block_size` tokens, taken as sequences grow; block 0 is reserved, as in vLLM.
+    """Blocks of `block_size` tokens, taken as sequences grow. Block 0 is reserved, as in vLLM.
 
     Args:
-        num_gpu_blocks: all blocks.
-        block_size: tokens in each.
-        watermark: share of the blocks that is left free when a sequence is admitted beside others.
-        whole_input: whether a sequence is admitted only if all of its tokens so far fit, not the first chunk alone.
+        num_gpu_blocks: number of blocks, including block 0.
+        block_size: tokens per block.
+        watermark: share of the blocks that must stay free when a sequence is admitted while others run.
+        whole_input: whether all tokens of a sequence must fit for its admission, not only its first chunk.
     """
 
     def __init__(
@@ -67,50 +67,50 @@ class PagedKV:
 
     @property
     def used_tokens(self) -> int:
-        """Tokens in the blocks that are taken, whether filled or not."""
+        """Size of the blocks that are taken, in tokens."""
         return (self.num_gpu_blocks - 1 - self.free_blocks) * self.block_size
 
     @property
     def capacity_tokens(self) -> int:
-        """Tokens in all usable blocks."""
+        """Size of all usable blocks, in tokens."""
         return (self.num_gpu_blocks - 1) * self.block_size
 
     def fits_alone(self, state: SequenceState) -> bool:
-        """Compare the whole sequence with the usable blocks."""
+        """Return whether the whole sequence fits the usable blocks."""
         return state.final_tokens <= self.capacity_tokens
 
     def reusable(self, state: SequenceState) -> int:
-        """Return none: what is freed is forgotten."""
+        """Return 0: freed blocks are not reused."""
         del state
         return 0
 
     def admit(self, state: SequenceState, chunk: int, *, beside_others: bool) -> bool:
-        """Take blocks for the first chunk if the watermark stays free; a sequence alone may take all."""
+        """Take blocks for the first chunk if the watermark stays free. A sequence alone may take all blocks."""
         if not self.would_admit(state, chunk, beside_others=beside_others):
             return False
         return self._take(state, chunk)
 
     def would_admit(self, state: SequenceState, chunk: int, *, beside_others: bool, due: int = 0) -> bool:
-        """Tell whether a sequence would be admitted, after `due` blocks have been taken by others."""
+        """Return whether a sequence would be admitted after others have taken `due` blocks."""
         spare = due + (self._watermark_blocks if beside_others else 0)
         missing = self._missing(state, state.tokens - state.computed if self.whole_input else chunk)
         return missing + spare <= self.free_blocks
 
     def grow(self, state: SequenceState, chunk: int) -> bool:
-        """Take the blocks that `chunk` more tokens need, down to the last one."""
+        """Take the blocks for `chunk` more tokens. The last free block may be used."""
         return self._take(state, chunk)
 
     def free(self, state: SequenceState) -> None:
-        """Give the blocks back."""
+        """Free the blocks."""
         self.free_blocks += state.held // self.block_size
         state.held = 0
 
     def preempt(self, state: SequenceState) -> None:
-        """Give the blocks back."""
+        """Free the blocks."""
         self.free(state)
 
     def take_blocks(self, blocks: int) -> None:
-        """Take free blocks; there must be as many."""
+        """Take free blocks. The caller makes sure that there are enough."""
         self.free_blocks -= blocks
 
     def _missing(self, state: SequenceState, chunk: int) -> int:
@@ -126,23 +126,23 @@ class PagedKV:
 
 
 class ReservedKV:
-    """Prompt and `max_new_tokens` are reserved before the first token, so that nothing is ever preempted."""
+    """Memory for the prompt and `max_new_tokens` is reserved before the first token, so no sequence is preempted."""
 
     def __init__(self, capacity_tokens: int) -> None:
         self.capacity_tokens = capacity_tokens
         self.used_tokens = 0
 
     def fits_alone(self, state: SequenceState) -> bool:
-        """Compare the reservation with the whole memory."""
+        """Return whether the reservation fits the whole memory."""
         return _reservation(state) <= self.capacity_tokens
 
     def reusable(self, state: SequenceState) -> int:
-        """Return none: nobody comes back."""
+        """Return 0: no sequence is preempted, so none returns."""
         del state
         return 0
 
     def admit(self, state: SequenceState, chunk: int, *, beside_others: bool) -> bool:
-        """Reserve for the whole sequence, whatever the chunk."""
+        """Reserve memory for the whole sequence, whatever the chunk."""
         if self.used_tokens + _reservation(state) > self.capacity_tokens:
             return False
         state.held = _reservation(state)
@@ -150,16 +150,16 @@ class ReservedKV:
         return True
 
     def grow(self, state: SequenceState, chunk: int) -> bool:
-        """Grant it: the reservation covers it."""
+        """Return True: the reservation includes the growth."""
         return True
 
     def free(self, state: SequenceState) -> None:
-        """Give the reservation back."""
+        """Free the reservation."""
         self.used_tokens -= state.held
         state.held = 0
 
     def preempt(self, state: SequenceState) -> None:
-        """Give the reservation back; nothing here ever asks for it."""
+        """Free the reservation. The engine never calls this."""
         self.free(state)
 
 

@@ -1,4 +1,4 @@
-"""What goes into an engine, what comes out of a step, and what the engine notes in between."""
+"""The input of an engine, the result of a step, and an engine's state of one sequence."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ SequenceId = int | str
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One prompt and the answer that it will get.
+    """One prompt and its answer.
 
-    `output_tokens` is the answer's true length, which the engine uses only to know when to stop; it stops at
-    `max_new_tokens` if that comes first. Lower `priority` goes first where the engine heeds it. Sequences of one
-    `batch` share a static batch with nobody else; None mixes.
+    Attributes:
+        output_tokens: the answer's true length. The engine uses it only to stop; it stops earlier at `max_new_tokens`.
+        priority: a lower value goes first, if the engine schedules by priority.
+        batch: a static engine batches only sequences with the same value.
     """
 
     id: SequenceId
@@ -29,17 +30,17 @@ class Sequence:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that will be generated."""
+        """Number of tokens that will be generated."""
         return min(self.output_tokens, self.max_new_tokens)
 
     @property
     def final_tokens(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Number of tokens of prompt and answer together."""
         return self.prompt_tokens + self.answer_tokens
 
 
 class SequenceTooLongError(ValueError):
-    """The sequence cannot fit the KV memory even when it runs alone."""
+    """The sequence does not fit the KV memory even when it runs alone."""
 
     def __init__(self, sequence: Sequence, capacity_tokens: int) -> None:
         super().__init__(f"sequence {sequence.id!r} does not fit {capacity_tokens} tokens of KV memory")
@@ -47,11 +48,16 @@ class SequenceTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did. The tokens are there when `duration_s` has passed.
+    """The result of one step. The tokens are available when `duration_s` has passed.
 
-    `emitted` got one token each; for those in `first` it was the first one, for those in `finished` the last. A static
-    engine emits nothing until a whole batch is in `finished`. `preempted` went back to the queue; `failed` are lost,
-    out of memory. `kv_used_tokens` is the memory in use during the step, where those that end in it still have theirs.
+    Attributes:
+        duration_s: the duration of the step.
+        emitted: sequences that got one token.
+        first: sequences that got their first token.
+        finished: sequences that got their last token. A static engine emits nothing before a whole batch is finished.
+        preempted: sequences that went back to the queue.
+        failed: sequences that were lost because memory ran out.
+        kv_used_tokens: memory in use during the step, including the sequences that end in it.
     """
 
     duration_s: float
@@ -64,10 +70,13 @@ class StepResult:
 
 
 class SequenceState:
-    """A sequence inside an engine.
+    """An engine's state of one sequence.
 
-    `tokens` is the prompt and what was generated; the KV of the first `computed` of them is in memory, which holds
-    `held` tokens. The last generated token has no KV until the next step reads it; `chunk` is what that step computes.
+    Attributes:
+        tokens: tokens of the prompt and of the answer so far.
+        computed: the KV of this many tokens is in memory. The last generated token gets its KV in the next step.
+        held: size of the memory that the sequence has taken, in tokens.
+        chunk: number of tokens that the next step computes.
     """
 
     __slots__ = ("chunk", "computed", "final_tokens", "held", "id", "order", "prompt_tokens", "sequence", "tokens")
@@ -75,7 +84,7 @@ class SequenceState:
     def __init__(self, sequence: Sequence, order: int) -> None:
         self.sequence = sequence
         self.order = order
-        self.id = sequence.id  # this and the counts are read for every token: not through the sequence
+        self.id = sequence.id  # copied from the sequence, because they are read for every token
         self.prompt_tokens = sequence.prompt_tokens
         self.tokens = sequence.prompt_tokens
         self.final_tokens = sequence.final_tokens
@@ -85,5 +94,5 @@ class SequenceState:
 
     @property
     def rank(self) -> tuple[int, float, int]:
-        """Place under the 'priority' policy: the lowest goes first and is preempted last."""
+        """The order under the `priority` policy. The lowest rank runs first and is preempted last."""
         return (self.sequence.priority, self.sequence.arrival_s, self.order)

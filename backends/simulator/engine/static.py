@@ -1,4 +1,4 @@
-"""Static batching: one batch at a time, padded to its longest prompt, back together when its longest answer ends."""
+"""Static batching: one batch at a time, padded to its longest prompt, finished when its longest answer ends."""
 
 from collections import deque
 
@@ -7,10 +7,10 @@ from backends.simulator.engine.step_time import StepTime
 
 
 class StaticEngine:
-    """An engine in the manner of `model.generate()`: every member of a batch pays for its longest prompt and answer.
+    """An engine like `model.generate()`: every sequence of a batch takes as long as the longest one.
 
-    A batch is admitted if its padded prompts fit; what it will generate is not known then, so it may run out of memory
-    later. All its members fail together, as they would in PyTorch.
+    A batch is admitted if its padded prompts fit. The lengths of the answers are not known then, so the batch may run
+    out of memory later. Then all its sequences fail together, as in PyTorch.
     """
 
     def __init__(self, step_time: StepTime, kv_capacity_tokens: int, *, max_batch_size: int = 7) -> None:
@@ -26,12 +26,12 @@ class StaticEngine:
 
     @property
     def running(self) -> int:
-        """Sequences in the current batch."""
+        """Number of sequences in the current batch."""
         return len(self._batch)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for the next batches."""
+        """Number of sequences in the queue."""
         return len(self._waiting)
 
     @property
@@ -43,14 +43,14 @@ class StaticEngine:
         """Queue a sequence.
 
         Raises:
-            SequenceTooLongError: it would not fit the memory even alone.
+            SequenceTooLongError: the sequence does not fit the memory even alone.
         """
         if sequence.final_tokens > self.kv_capacity_tokens:
             raise SequenceTooLongError(sequence, self.kv_capacity_tokens)
         self._waiting.append(sequence)
 
     def abort(self, sequence_id: SequenceId) -> bool:
-        """Drop a sequence and free its share of the memory at once; tell whether it was still there."""
+        """Remove a sequence and free its share of the memory. Return whether it was still in the engine."""
         if self._batch.pop(sequence_id, None) is not None:
             self._answer_tokens = self._longest_answer()
             return True
@@ -61,7 +61,7 @@ class StaticEngine:
         return False
 
     def step(self) -> StepResult:
-        """Prefill the next batch, or decode the current one by one token."""
+        """Prefill the next batch, or decode one token of the current batch."""
         prefill = not self._batch
         if prefill and not self._form_batch():
             return StepResult(0.0)
@@ -75,7 +75,7 @@ class StaticEngine:
         return StepResult(duration_s, first=ids, finished=ids)
 
     def _form_batch(self) -> bool:
-        """Take from the queue's head what shares a batch, up to the batch size and the memory for padded prompts."""
+        """Take sequences that may share a batch from the head of the queue, up to the batch size and the memory."""
         self._prompt_tokens = self._generated = 0
         while self._waiting and len(self._batch) < self._max_batch_size:
             head = self._waiting[0]

@@ -1,4 +1,4 @@
-"""How long a forward pass takes, and the presets for it."""
+"""The duration of a forward pass, and presets of models on GPUs."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,10 +6,10 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one step: `a + b * running + c * kv_tokens + d * prefill_tokens`.
+    """The duration of one step in seconds: `a + b * running + c * kv_tokens + d * prefill_tokens`.
 
-    `running` counts the sequences in the step, `kv_tokens` the KV entries that attention reads, `prefill_tokens` the
-    prompt tokens computed in it.
+    `running` is the number of sequences in the step, `kv_tokens` the number of KV entries that attention reads, and
+    `prefill_tokens` the number of prompt tokens computed in it.
     """
 
     a: float
@@ -46,7 +46,13 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A model on a GPU: its step time, the KV tokens that fit beside the weights, and the model's context length."""
+    """A model on a GPU.
+
+    Attributes:
+        step_time: the duration of a step.
+        kv_tokens: the KV tokens that fit into the memory beside the weights.
+        max_model_len: the model's context length in tokens.
+    """
 
     step_time: StepTime
     kv_tokens: int

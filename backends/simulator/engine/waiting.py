@@ -13,32 +13,32 @@ class WaitingQueue(Protocol):
     def __len__(self) -> int: ...
 
     def push(self, state: SequenceState) -> None:
-        """Add an arrival."""
+        """Add a new sequence."""
         ...
 
     def push_preempted(self, state: SequenceState) -> None:
-        """Take back one that was running."""
+        """Put back a preempted sequence."""
         ...
 
     def peek(self) -> SequenceState:
-        """Return the next one to admit."""
+        """Return the sequence to admit next."""
         ...
 
     def pop(self) -> SequenceState:
-        """Remove and return the next one to admit."""
+        """Remove and return the sequence to admit next."""
         ...
 
     def remove(self, state: SequenceState) -> None:
-        """Remove an aborted one."""
+        """Remove an aborted sequence."""
         ...
 
     def victim(self, running: list[SequenceState]) -> SequenceState:
-        """Choose whom to preempt among the running, who are in the order of their admission."""
+        """Return the sequence to preempt. `running` is in the order of admission."""
         ...
 
 
 class FcfsQueue:
-    """First come, first served: the preempted return to the head, and the newest is preempted first."""
+    """First come, first served. Preempted sequences return to the head; the newest sequence is preempted first."""
 
     def __init__(self) -> None:
         self._states: deque[SequenceState] = deque()
@@ -47,11 +47,11 @@ class FcfsQueue:
         return len(self._states)
 
     def push(self, state: SequenceState) -> None:
-        """Add an arrival at the tail."""
+        """Add a new sequence at the tail."""
         self._states.append(state)
 
     def push_preempted(self, state: SequenceState) -> None:
-        """Take back one that was running, at the head."""
+        """Put back a preempted sequence at the head."""
         self._states.appendleft(state)
 
     def peek(self) -> SequenceState:
@@ -63,45 +63,45 @@ class FcfsQueue:
         return self._states.popleft()
 
     def remove(self, state: SequenceState) -> None:
-        """Remove an aborted one."""
+        """Remove an aborted sequence."""
         self._states.remove(state)
 
     def victim(self, running: list[SequenceState]) -> SequenceState:
-        """Choose the newest."""
+        """Return the newest sequence."""
         return running[-1]
 
 
 class PriorityQueue:
-    """Lowest priority value first, then arrival; the preempted rank as they did when they came."""
+    """Lowest priority value first, then earliest arrival. A preempted sequence keeps its rank."""
 
     def __init__(self) -> None:
-        self._states: list[SequenceState] = []  # the next one last, where popping is cheap
+        self._states: list[SequenceState] = []  # the next one is last, where pop is cheap
 
     def __len__(self) -> int:
         return len(self._states)
 
     def push(self, state: SequenceState) -> None:
-        """Add an arrival at its rank."""
+        """Insert a new sequence at its rank."""
         insort(self._states, state, key=_reversed_rank)
 
     def push_preempted(self, state: SequenceState) -> None:
-        """Take back one that was running, at its rank."""
+        """Insert a preempted sequence at its rank."""
         self.push(state)
 
     def peek(self) -> SequenceState:
-        """Return the one with the lowest rank."""
+        """Return the sequence with the lowest rank."""
         return self._states[-1]
 
     def pop(self) -> SequenceState:
-        """Remove and return the one with the lowest rank."""
+        """Remove and return the sequence with the lowest rank."""
         return self._states.pop()
 
     def remove(self, state: SequenceState) -> None:
-        """Remove an aborted one."""
+        """Remove an aborted sequence."""
         self._states.remove(state)
 
     def victim(self, running: list[SequenceState]) -> SequenceState:
-        """Choose the one with the highest rank."""
+        """Return the sequence with the highest rank."""
         return max(running, key=lambda state: state.rank)
 
 

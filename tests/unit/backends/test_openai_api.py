@@ -47,7 +47,7 @@ def test_an_unknown_shape_is_quoted(body: bytes):
 
 
 def test_an_empty_body_still_has_a_message():
-    assert read_error(502, b" ").message == "the engine answered 502 without saying why"
+    assert read_error(502, b" ").message == "the engine answered 502 without an error message"
 
 
 def test_cards_are_of_the_operators_models_with_the_engines_lengths():

@@ -17,7 +17,7 @@ def test_connects_every_kind(kind: str):
 
 
 def test_an_unknown_kind_is_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match="'gpu-0': unknown kind 'vlm', known are vllm, tgi, openai, static"):
+    with pytest.raises(ValueError, match="'gpu-0': kind 'vlm' is unknown; use one of vllm, tgi, openai, static"):
         connect(spec("vlm"), NOWHERE, 1.0)
 
 

@@ -185,7 +185,7 @@ def test_a_stream_holds_back_what_may_be_a_stop_sequence(tokens, reason, shown):
     ("data", "words"),
     [
         (b'data:{"error":"Request failed","error_type":"generation"}\n\n', "Request failed"),
-        (b"data:<html>\n\n", "not TGI's"),
+        (b"data:<html>\n\n", "not in TGI's format"),
     ],
 )
 def test_an_error_in_the_stream_stays_one_and_is_no_end(data, words):

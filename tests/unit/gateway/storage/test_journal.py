@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_not_added(directory: Path):
 def test_only_the_owner_can_read_it(directory: Path):
     journal = Journal(directory)
     journal.append([b"one"])
-    journal.set_aside(b"two")
+    journal.append_refused(b"two")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
     journal.close()
@@ -87,7 +87,7 @@ def test_only_the_owner_can_read_it(directory: Path):
 
 def test_what_is_set_aside_is_not_replayed(directory: Path):
     journal = Journal(directory)
-    journal.set_aside(b"poison")
+    journal.append_refused(b"poison")
     journal.close()
     journal = Journal(directory)
     assert journal.oldest() is None
