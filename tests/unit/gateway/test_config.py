@@ -121,14 +121,56 @@ def test_other_variables_are_nobody_s_business():
     assert load(None, environ) == Settings()
 
 
+def test_variables_of_a_kubernetes_service_are_not_settings():
+    environ = {
+        "MAGNUS_SERVICE_HOST": "10.0.0.7",
+        "MAGNUS_SERVICE_PORT": "8080",
+        "MAGNUS_SERVICE_PORT_HTTP": "8080",
+        "MAGNUS_PORT": "tcp://10.0.0.7:8080",
+        "MAGNUS_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        "MAGNUS_PORT_8080_TCP_PROTO": "tcp",
+        "MAGNUS_PORT_8080_TCP_PORT": "8080",
+        "MAGNUS_PORT_8080_TCP_ADDR": "10.0.0.7",
+        "MAGNUS_SERVER_PORT": "tcp://10.0.0.8:80",
+        "MAGNUS_DB_SERVICE_HOST": "10.0.0.9",
+    }
+    assert load(None, environ) == Settings()
+    assert load(None, {**environ, "MAGNUS_SERVER_PORT": "9000"}).server.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[server]\nprot = 1", "server.prot: no such setting; did you mean port?"),
+        ("[log]\nx = 1", "log.x: no such setting; expected one of level, format"),
+        ('[server]\nport = "80"', "server.port: expected a whole number, got text"),
+        ("[server]\nport = 65536", "server.port: expected a whole number <= 65535"),
+        ("server = 7", "server: expected a table, got a whole number"),
+        ('[auth]\nmode = "closed"', "auth.mode: 'closed' is not one of open, keys"),
+        (GPU + 'resolve = "all"', "backends[0].resolve: 'all' is not one of once, each"),
+        (GPU + "kv_tokens = false", "backends[0].kv_tokens: expected a whole number, got true or false"),
+        ('[[backends]]\nname = "a"', "backends[0].kind: missing, but required"),
+        (
+            "[models.defaults.m]\ntokens = 1",
+            "models.defaults[...].tokens: no such setting; did you mean max_tokens?",
+        ),
+    ],
+)
+def test_error_says_what_would_be_right(config, text, message):
+    path = config(text)
+    with pytest.raises(SettingsError) as refusal:
+        load(path, {})
+    assert str(refusal.value) == f"{path}: {message}"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("[server]\nprot = 1", ["server", "prot"]),
         ("[sevrer]\nport = 1", ["sevrer"]),
         ("server = 7", ["server"]),
-        ('[server]\nport = "80"', ["server.port", "int"]),
-        ("[server]\nport = true", ["server.port", "int"]),
+        ('[server]\nport = "80"', ["server.port", "whole number"]),
+        ("[server]\nport = true", ["server.port", "whole number"]),
         ("[server]\nport = 65536", ["server.port", "65535"]),
         ("[server]\nbody_timeout_s = 0", ["server.body_timeout_s"]),
         ("[server]\nbody_timeout_s = nan", ["server.body_timeout_s"]),
@@ -142,7 +184,7 @@ def test_other_variables_are_nobody_s_business():
         ("[scheduling]\nalpha = nan", ["scheduling.alpha"]),
         ("[scheduling]\npriorities = 1", ["scheduling.priorities"]),
         ("[scheduling.priorities]\nmail = 11", ["scheduling.priorities", "10"]),
-        ("[scheduling.priorities]\nmail = 0.5", ["scheduling.priorities", "int"]),
+        ("[scheduling.priorities]\nmail = 0.5", ["scheduling.priorities", "whole number"]),
         ('[[backends]]\nname = "a"', ["backends[0]", "kind"]),
         (GPU.replace("gpu-0", "gpu 0", 1), ["backends[0].name"]),
         (GPU + GPU.replace("vllm", "llama.cpp"), ["backends[1].kind", "llama.cpp"]),
@@ -269,7 +311,7 @@ def test_what_can_be_made_again_is_kept_where_the_user_s_cache_is(environ, path)
 
 
 def test_an_admin_key_that_is_guessed_easily_is_refused():
-    with pytest.raises(SettingsError, match=r"^auth\.admin_key: at least 16"):
+    with pytest.raises(SettingsError, match=r"^auth\.admin_key: too short; expected at least 16"):
         load(None, {"MAGNUS_AUTH_ADMIN_KEY": "x" * 15})
 
 

@@ -8,9 +8,12 @@ import gateway.protocol
 import gateway.scheduling
 
 MODULES = [
-    module.name
-    for package in (gateway.scheduling, gateway.protocol)
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    "gateway.config",
+    *(
+        module.name
+        for package in (gateway.scheduling, gateway.protocol)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ),
 ]
 
 
