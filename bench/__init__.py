@@ -1,1 +1,1 @@
-"""What produced the figures in the documentation: each script takes paths to data and prints a table."""
+"""The benchmarks that produced the figures of the documentation: `python -m bench NAME`."""

@@ -1,1 +1,1 @@
-"""Load generators that others wrote, run against a gateway."""
+"""Load generators of other projects, run against a gateway."""

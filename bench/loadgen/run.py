@@ -1,37 +1,34 @@
-"""Run `vllm bench serve` or guidellm against a gateway, streaming, and fail on the first request that fails.
+"""`python -m bench loadgen`: runs `vllm bench serve` or guidellm against a gateway, with streams.
 
-    python -m bench.loadgen.run vllm --program V/bin/vllm --url http://127.0.0.1:8080 --model M --tokenizer FOLDER
-    python -m bench.loadgen.run guidellm --program G/bin/guidellm ...
-
-Each tool needs an environment of its own (`tests/vllm/install.py` makes one that has vLLM; `pip install guidellm` in
-another). The tokenizer is a folder, so that nothing is fetched. Prints one JSON object.
+Each tool needs an environment of its own: `tests/vllm/install.py` makes one that has vLLM; `pip install guidellm` makes
+another. The tokenizer is a folder, so that the tools download nothing.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gateway.cli.options import failed, print_json
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 TIMEOUT_S = 1800
 LOG_TAIL_CHARS = 2000
 
 
-class LoadError(Exception):
-    """The tool ended in an error; the message has the end of what it said."""
+class ToolError(Exception):
+    """The tool failed. The message contains the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of the gateway: prompts and answers of random words, arriving at random."""
+    """Load on the gateway: prompts and answers of random words at random times."""
 
     url: str
     model: str
@@ -43,8 +40,8 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it, in the tool's own count."""
+class LoadResult:
+    """Result of a run, as the tool reports it."""
 
     completed: int
     failed: int
@@ -52,7 +49,7 @@ class Outcome:
     ttft_mean_ms: float
 
 
-def run_vllm(program: str, load: Load, folder: Path) -> Outcome:
+def run_vllm(program: str, load: Load, folder: Path) -> LoadResult:
     """Run `vllm bench serve` on the chat route."""
     _run(
         *(program, "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
@@ -62,12 +59,12 @@ def run_vllm(program: str, load: Load, folder: Path) -> Outcome:
         *("--request-rate", load.per_second, "--ignore-eos", "--disable-tqdm"),
         *("--save-result", "--result-dir", folder, "--result-filename", "result.json"),
     )
-    told = json.loads((folder / "result.json").read_text())
-    return Outcome(told["completed"], told["failed"], told["request_throughput"], told["mean_ttft_ms"])
+    result = json.loads((folder / "result.json").read_text())
+    return LoadResult(result["completed"], result["failed"], result["request_throughput"], result["mean_ttft_ms"])
 
 
-def run_guidellm(program: str, load: Load, folder: Path) -> Outcome:
-    """Run guidellm on the chat route; it streams by itself."""
+def run_guidellm(program: str, load: Load, folder: Path) -> LoadResult:
+    """Run guidellm on the chat route; it streams by default."""
     result = folder / "result.json"
     _run(
         *(program, "run", "--backend"),
@@ -80,7 +77,7 @@ def run_guidellm(program: str, load: Load, folder: Path) -> Outcome:
     )
     metrics: dict[str, Any] = json.loads(result.read_text())["benchmarks"][0]["metrics"]
     totals = metrics["request_totals"]
-    return Outcome(
+    return LoadResult(
         totals["successful"],
         totals["errored"] + totals["incomplete"],
         metrics["requests_per_second"]["successful"]["mean"],
@@ -88,7 +85,9 @@ def run_guidellm(program: str, load: Load, folder: Path) -> Outcome:
     )
 
 
-TOOLS: dict[str, Callable[[str, Load, Path], Outcome]] = {"vllm": run_vllm, "guidellm": run_guidellm}
+Tool = Literal["vllm", "guidellm"]
+
+TOOLS: dict[Tool, Callable[[str, Load, Path], LoadResult]] = {"vllm": run_vllm, "guidellm": run_guidellm}
 
 
 def _run(*command: object) -> None:
@@ -101,26 +100,25 @@ def _run(*command: object) -> None:
         check=False,
     )
     if done.returncode:
-        raise LoadError(f"{command[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-LOG_TAIL_CHARS:]}")
+        raise ToolError(f"{command[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-LOG_TAIL_CHARS:]}")
 
 
-def main() -> int:
-    """Run the tool, print what came of it, and return 1 where a request failed or is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tool", choices=TOOLS)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--tokenizer", required=True, type=Path)
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--per-second", type=float, default=20.0)
-    given = parser.parse_args()
-    load = Load(given.url, given.model, given.tokenizer, given.requests, given.per_second)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = TOOLS[given.tool](given.program, load, Path(folder))
-    sys.stdout.write(json.dumps({"tool": given.tool, **asdict(outcome)}) + "\n")
-    return 0 if outcome.failed == 0 and outcome.completed >= load.requests else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def command(
+    tool: Annotated[Tool, typer.Argument(help="The load generator.")],
+    program: Annotated[str, typer.Option(help="Path of its program.")],
+    url: Annotated[str, typer.Option(help="URL of the gateway, without /v1.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.", exists=True, file_okay=False)],
+    requests: Annotated[int, typer.Option(help="Number of requests.")] = 200,
+    per_second: Annotated[float, typer.Option(help="Mean requests per second.")] = 20.0,
+) -> None:
+    """Run a load generator against a gateway; exit with 1 if a request fails or is missing. Prints one JSON object."""
+    load = Load(url, model, tokenizer, requests, per_second)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = TOOLS[tool](program, load, Path(folder))
+    except ToolError as error:
+        failed(error)
+    print_json({"tool": tool, **asdict(outcome)})
+    if outcome.failed or outcome.completed < load.requests:
+        raise typer.Exit(1)

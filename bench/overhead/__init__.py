@@ -1,1 +1,1 @@
-"""What the gateway itself costs: CPU a request, added latency, memory. About its process, not its scheduling."""
+"""The gateway's own cost: CPU per request, added latency, memory. It measures the process, not the scheduling."""

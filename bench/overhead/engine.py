@@ -1,9 +1,9 @@
-"""An engine that costs next to nothing: canned answers over HTTP/1.1, with vLLM's pages for who asks how it is.
+"""An engine that uses almost no CPU: canned answers over HTTP/1.1, and vLLM's pages for models and metrics.
 
-How an answer comes is told by two ordinary fields of the request, which every proxy passes on: `max_tokens` is the
-number of a stream's chunks, and `seed` the milliseconds between them.
+Two ordinary request fields, which every proxy forwards, control the answer: `max_tokens` is the number of chunks of a
+stream, and `seed` is the time between two chunks in milliseconds.
 
-Run as `python -m bench.overhead.engine`; it prints its URL, and ends when its stdin does.
+Run it as `python -m bench.overhead.engine`. It prints its URL, and ends when its standard input ends.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ import uvloop
 
 MODEL = "canned"
 BLOCKS, BLOCK_TOKENS = 1_000_000, 16
-"""More memory than any run needs: nothing is to wait."""
+"""More memory than any run needs, so that no request waits."""
 
 MEAN_TOKENS = 100
-"""What one running request counts for in the memory in use."""
+"""KV memory that one running request occupies, in tokens."""
 
 _CHUNKS = re.compile(rb'"max_tokens": ?(\d+)')
 _PACE_MS = re.compile(rb'"seed": ?(\d+)')
@@ -61,14 +61,14 @@ LAST_CHUNK = _chunk_event('"content":""', '"stop"')
 
 
 def stream_end(chunks: int, *, with_usage: bool) -> bytes:
-    """Return all that follows a stream's last token."""
+    """Return the bytes that follow the last token of a stream."""
     usage = _USAGE.format(total=120 + chunks, tokens=chunks)
-    told = _event(f'{{{_ID},"object":"chat.completion.chunk","choices":[],"usage":{usage}}}') if with_usage else b""
-    return LAST_CHUNK + told + _event("[DONE]") + b"0\r\n\r\n"
+    last = _event(f'{{{_ID},"object":"chat.completion.chunk","choices":[],"usage":{usage}}}') if with_usage else b""
+    return LAST_CHUNK + last + _event("[DONE]") + b"0\r\n\r\n"
 
 
 def metrics_page(running: int) -> bytes:
-    """Return vLLM's metrics of an engine with so many requests."""
+    """Return vLLM's metrics page for this number of running requests."""
     usage = min(1.0, running * MEAN_TOKENS / (BLOCKS * BLOCK_TOKENS))
     return _page(
         "text/plain; version=0.0.4",
@@ -80,17 +80,17 @@ def metrics_page(running: int) -> bytes:
     )
 
 
-class Engine:
-    """What all connections share: how many answers are under way."""
+class CannedEngine:
+    """State that all connections share: the number of running streams."""
 
     def __init__(self) -> None:
         self.running = 0
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request, its answer, the next one."""
+    """One connection. It answers one request after the other; the parser calls the `on_` methods."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: CannedEngine) -> None:
         self._engine = engine
         self._parser = httptools.HttpRequestParser(self)
         self._stream: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -98,40 +98,40 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not derive from it
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop what is under way."""
+        """Stop the running stream."""
         self._end_stream()
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Parse received bytes; close the connection if they are not HTTP."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._transport.close()
 
     def on_url(self, url: bytes) -> None:
-        """Begin a request."""
+        """Start a request."""
         self._path, self._body = url, bytearray()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of its body."""
+        """Store a part of the body."""
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Answer it."""
+        """Answer the request."""
         if self._path == b"/metrics":
             self._transport.write(metrics_page(self._engine.running))
         elif self._path == b"/v1/models":
             self._transport.write(MODELS)
         elif b'"stream":true' in self._body or b'"stream": true' in self._body:
-            self._begin_stream()
+            self._start_stream()
         else:
             self._transport.write(ANSWER)
 
-    def _begin_stream(self) -> None:
+    def _start_stream(self) -> None:
         chunks, pace = _CHUNKS.search(self._body), _PACE_MS.search(self._body)
         self._chunks = self._left = int(chunks[1]) if chunks else 1
         self._pace_s = int(pace[1]) / 1000 if pace else 0.0
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._next_chunk()
 
     def _next_chunk(self) -> None:
-        """Write one token's event, a write of its own, and come back for the next."""
+        """Write the event of one token by itself, and schedule the next."""
         if not self._left:
             self._transport.write(stream_end(self._chunks, with_usage=self._with_usage))
             self._end_stream()
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    engine = Engine()
+    engine = CannedEngine()
     server = await loop.create_server(lambda: Connection(engine), sock=listener, backlog=4096)
     sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""LiteLLM as the peer to compare with, in an environment of its own."""
+"""LiteLLM, the proxy to compare with, in an environment of its own."""
 
 import shutil
 import socket
@@ -10,18 +10,21 @@ from pathlib import Path
 
 import msgspec
 
+from bench.overhead.accounting import ProcessAccounts
 from bench.overhead.engine import MODEL
-from bench.overhead.processes import StartError, Target, proxy
+from bench.overhead.scenarios import Target
+from bench.warm_gateway import StartError, answers, environ, running, wait_until
 
+NAME = "litellm"
 VERSION = "1.106.0"
 KEY = "sk-litellm"
 
 
 def install(cache: Path) -> Path:
-    """Return the environment that has LiteLLM's proxy, made now if the cache lacks it: some minutes.
+    """Return the environment that contains LiteLLM's proxy; make it if the cache does not have it (some minutes).
 
     Raises:
-        StartError: pip could not.
+        StartError: the installation failed.
     """
     environment = cache / f"litellm-{VERSION}"
     if (environment / "bin" / "litellm").exists():
@@ -40,7 +43,7 @@ def install(cache: Path) -> Path:
 
 @contextmanager
 def serving(environment: Path, folder: Path, engine_url: str, core: set[int]) -> Iterator[Target]:
-    """Run the proxy, one worker and no database, until the block ends.
+    """Run the proxy with one worker and without a database until the block ends.
 
     Raises:
         StartError: it does not start.
@@ -51,19 +54,17 @@ def serving(environment: Path, folder: Path, engine_url: str, core: set[int]) ->
         "general_settings": {"master_key": KEY},
         "litellm_settings": {"telemetry": False},
     }
-    config = folder / "litellm.yaml"
-    config.write_bytes(msgspec.json.encode(settings))  # which is YAML, too
+    config, log = folder / "litellm.yaml", folder / "litellm.log"
+    config.write_bytes(msgspec.json.encode(settings))  # JSON is valid YAML
     port = _free_port()
     command = [str(environment / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
-    with proxy(
-        "litellm",
-        [*command, "--port", str(port), "--num_workers", "1"],
-        url=f"http://127.0.0.1:{port}",
-        key=KEY,
-        log=folder / "litellm.log",
-        core=core,
-    ) as target:
-        yield target
+    command += ["--port", str(port), "--num_workers", "1"]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, environ({"LITELLM_LOCAL_MODEL_COST_MAP": "True"}), log) as process:
+        wait_until(lambda: answers(f"{url}/health/liveliness"), process, log)
+        accounts = ProcessAccounts(process.pid)
+        accounts.pin(core)
+        yield Target(NAME, url, KEY, accounts)
 
 
 def _free_port() -> int:

@@ -1,10 +1,10 @@
-"""Prompts and past requests, made up: words of a vocabulary in Zipf's proportions, a few applications, many users."""
+"""Generated prompts and past requests: words in Zipf's proportions, a few applications, many users."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
-from bench.overhead.client import Prompt
 from bench.overhead.engine import MODEL
 
 WORDS = 20_000
@@ -14,8 +14,17 @@ CUES = ("Summarize", "Explain in detail", "List 10", "Translate", "Write a short
 TOKENS_BY_CUE = (80, 400, 150, 60, 600, 5)
 
 
-def made_up(count: int, seed: int = 0) -> Iterator[tuple[Prompt, int]]:
-    """Yield prompts, each with the tokens of an answer that its first words ask for."""
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The texts of one request, and its end user."""
+
+    system: str
+    text: str
+    user: str
+
+
+def generated_prompts(count: int, seed: int = 0) -> Iterator[tuple[Prompt, int]]:
+    """Yield prompts with the tokens of their answers; the first words of a prompt determine the mean length."""
     draw = Random(seed)
     words = ["".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(WORDS)]
     weights = list(accumulate(1.0 / rank for rank in range(1, WORDS + 1)))
@@ -27,12 +36,12 @@ def made_up(count: int, seed: int = 0) -> Iterator[tuple[Prompt, int]]:
     for _ in range(count):
         cue = draw.randrange(len(CUES))
         tokens = max(1, round(TOKENS_BY_CUE[cue] * draw.lognormvariate(0.0, 0.4)))
-        asked = f"{CUES[cue]}: {text(max(3, round(draw.lognormvariate(4.0, 0.6))))}?"
-        yield Prompt(draw.choice(systems), asked, f"user-{draw.randrange(USERS)}"), tokens
+        question = f"{CUES[cue]}: {text(max(3, round(draw.lognormvariate(4.0, 0.6))))}?"
+        yield Prompt(draw.choice(systems), question, f"user-{draw.randrange(USERS)}"), tokens
 
 
 def past_row(prompt: Prompt, tokens: int, app: str) -> dict[str, object]:
-    """Return a past request as `magnus history import` reads it."""
+    """Return a past request in the format of `magnus history import`."""
     return {
         "app": app,
         "user": prompt.user,

@@ -1,4 +1,4 @@
-"""The paper's predictors beside ours, on the same rows: `python -m bench.prediction.baselines FILE... [--json]`.
+"""`python -m bench prediction baselines`: the paper's predictors beside ours, on the same rows.
 
 Application mean; UILO, a line on the input's length per application; RAFT, a random forest per application on the
 input's length; INST, one forest on the length and the instruction's embedding; USIN, that and the user input's
@@ -7,10 +7,7 @@ embedding. The forests see the embeddings compressed to 4 and 16 dimensions, as 
 Source: Cheng et al., Enabling Efficient Batch Serving for LMaaS via Generation Length Prediction (arXiv 2406.04785).
 """
 
-import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,10 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
+from bench.prediction.options import FilesArgument, InstructionsOption, SeedOption
 from bench.prediction.rows import print_table, read_rows
+from gateway.cli.options import JsonOption
+from gateway.config import cache_dir
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.evaluation import Scored, kendall_tau, learn_history, score, split_by_group
 from gateway.prediction.features import FEATURE_NAMES, SYSTEM_EMBEDDING, TEXT_EMBEDDING, FeatureExtractor
@@ -74,22 +74,20 @@ def compare(train: TrainingSet, test: TrainingSet, ours: Scored) -> list[dict[st
     return [*rows, _row("ours", ours.mean, ours.median, test)]
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--instructions", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = read_rows(options.files, options.instructions)
-    train_rows, test_rows = split_by_group(rows, seed=options.seed)
-    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", options.cache)))
+def command(
+    files: FilesArgument,
+    instructions: InstructionsOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the predictors of the paper and ours on the same rows."""
+    rows = read_rows(files, instructions)
+    train_rows, test_rows = split_by_group(rows, seed=seed)
+    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", cache_dir())))
     train = learn_history(predictor.extractor, train_rows)
     test = learn_history(FeatureExtractor(predictor.extractor.embedder), test_rows)
     predictor.serve(fit_predictor(train))
-    print_table(compare(train, test, score(predictor, test_rows)), as_json=options.json)
+    print_table(compare(train, test, score(predictor, test_rows)), as_json=as_json)
 
 
 def _row(name: str, mean: Floats, median: Floats, test: TrainingSet) -> dict[str, Any]:
@@ -134,7 +132,3 @@ def _pooled(train: TrainingSet, test: TrainingSet, *, with_text: bool) -> Floats
         return np.hstack([*columns, text(part.X[:, TEXT_EMBEDDING])] if with_text else columns)
 
     return np.asarray(_forest().fit(inputs(train), train.tokens).predict(inputs(test)))
-
-
-if __name__ == "__main__":
-    main()

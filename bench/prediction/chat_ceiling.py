@@ -1,34 +1,34 @@
-"""How well one draw of an answer predicts another: `python -m bench.prediction.chat_ceiling LENGTHS [--json]`.
+"""`python -m bench prediction chat-ceiling`: how well one sampled answer predicts another.
 
-LENGTHS has one prompt a line and the lengths that one model's answers took when sampled again (columns `L_t0.5` and
-`L_t0.7`). No predictor that sees the prompt alone can know more of an answer than its distribution; another draw, and
-the best line on it, show about how much that is.
+LENGTHS has one prompt per line and the lengths of one model's sampled answers (columns `L_t0.5` and `L_t0.7`). A
+predictor that sees only the prompt can know no more than the distribution of the answers. Another sample, and the best
+line on it, show about how much that is.
 """
 
-import argparse
 import csv
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from bench.prediction.rows import print_table
+from gateway.cli.options import JsonOption
 from gateway.prediction.evaluation import kendall_tau
 
 Floats = NDArray[np.float64]
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("lengths", type=Path)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with gzip.open(options.lengths, "rt") as file:
+def command(
+    lengths: Annotated[Path, typer.Argument(help="Table of lengths, .csv.gz.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well one sampled answer predicts another answer to the same prompt."""
+    with gzip.open(lengths, "rt") as file:
         draws = np.array([(float(row["L_t0.5"]), float(row["L_t0.7"])) for row in csv.DictReader(file)])
-    print_table(ceiling(draws[:, 0], draws[:, 1]), as_json=options.json)
+    print_table(ceiling(draws[:, 0], draws[:, 1]), as_json=as_json)
 
 
 def ceiling(seen: Floats, drawn: Floats) -> list[dict[str, Any]]:
@@ -48,7 +48,3 @@ def ceiling(seen: Floats, drawn: Floats) -> list[dict[str, Any]]:
         }
         for name, predicted in predictors.items()
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,19 @@
-"""Applications never seen in training: `python -m bench.prediction.cold_start FILE... [--requests N] [--json]`.
+"""`python -m bench prediction cold-start`: applications that were not in the training.
 
-Each application in turn is held out whole. The model trained on the others then serves it: N requests to learn its
-history and calibration from, the rest to measure. Beside it, the same rows with the application in the training.
+Each application in turn is held out. A model that was trained on the others serves it: the first requests teach its
+history and calibration, and the next ones are measured. The same rows are also measured with the application in the
+training.
 """
 
-import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from bench.prediction.options import FilesArgument, InstructionsOption, SeedOption, TreesOption
 from bench.prediction.rows import print_table, read_rows
+from gateway.cli.options import JsonOption
+from gateway.config import cache_dir
 from gateway.prediction.embedder import Embedder, load_embedder
 from gateway.prediction.evaluation import PastRequest, Scored, learn_history, score, split_by_group
 from gateway.prediction.features import FeatureExtractor
@@ -19,29 +22,25 @@ from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthPredictor
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--instructions", type=Path)
-    parser.add_argument(
-        "--requests", type=int, default=50, help="that a new application has made before it is measured"
-    )
-    parser.add_argument("--measured", type=int, default=500, help="requests that follow and are measured")
-    parser.add_argument("--trees", type=int, default=1000)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    embedder = load_embedder("static", options.cache)
-    train, test = split_by_group(read_rows(options.files, options.instructions), seed=options.seed)
-    warm = trained(train, embedder, options.trees)
+def command(
+    files: FilesArgument,
+    instructions: InstructionsOption = None,
+    requests: Annotated[int, typer.Option(help="Requests of a new application before it is measured.")] = 50,
+    measured: Annotated[int, typer.Option(help="Requests that are measured then.")] = 500,
+    trees: TreesOption = 1000,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure applications that were held out of the training."""
+    embedder = load_embedder("static", cache_dir())
+    train, test = split_by_group(read_rows(files, instructions), seed=seed)
+    warm = trained(train, embedder, trees)
     table = []
     for app in sorted({row.ask.app for row in test}):
-        rows = [row for row in test if row.ask.app == app][: options.requests + options.measured]
-        cold = trained([row for row in train if row.ask.app != app], embedder, options.trees)
-        table.append(compare(app, score(cold, rows), score(warm, rows), options.requests))
-    print_table(table, as_json=options.json)
+        rows = [row for row in test if row.ask.app == app][: requests + measured]
+        cold = trained([row for row in train if row.ask.app != app], embedder, trees)
+        table.append(compare(app, score(cold, rows), score(warm, rows), requests))
+    print_table(table, as_json=as_json)
 
 
 def trained(rows: Sequence[PastRequest], embedder: Embedder, trees: int) -> LengthPredictor:
@@ -64,7 +63,3 @@ def compare(app: str, cold: Scored, warm: Scored, requests: int) -> dict[str, An
         "ratio": cold_mae / warm_mae,
         "cold_p90_coverage": coverage,
     }
-
-
-if __name__ == "__main__":
-    main()

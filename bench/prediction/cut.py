@@ -1,22 +1,22 @@
-"""How likely `max_tokens` ends an answer: `python -m bench.prediction.cut FILE... [--json]`.
+"""`python -m bench prediction cut`: the probability that `max_tokens` cuts an answer.
 
-Every row is given a `max_tokens` drawn from the powers of two, and its answer is cut there. The table has the Brier
+Every row gets a random `max_tokens`, a power of two, and its answer is cut there. The table has the Brier
 score of the predicted probability beside that of each limit's base rate, and the share cut by predicted probability.
 """
 
-import argparse
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.prediction.cold_start import trained
+from bench.prediction.options import FilesArgument, TreesOption
 from bench.prediction.rows import print_table, read_rows
+from gateway.cli.options import JsonOption
+from gateway.config import cache_dir
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.evaluation import PastRequest, split_by_group
 from gateway.prediction.length_predictor import LengthPredictor
@@ -26,19 +26,17 @@ LIMITS = (16, 32, 64, 128, 256, 512)
 Floats = NDArray[np.float64]
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--trees", type=int, default=1000)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def command(
+    files: FilesArgument,
+    trees: TreesOption = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the predicted probability that `max_tokens` cuts an answer."""
     draws = random.Random(0)
-    rows = [limited(row, draws.choice(LIMITS)) for row in read_rows(options.files)]
+    rows = [limited(row, draws.choice(LIMITS)) for row in read_rows(files)]
     train, test = split_by_group(rows)
-    predictor = trained(train, load_embedder("static", options.cache), options.trees)
-    print_table(table(*served(predictor, test)), as_json=options.json)
+    predictor = trained(train, load_embedder("static", cache_dir()), trees)
+    print_table(table(*served(predictor, test)), as_json=as_json)
 
 
 def limited(row: PastRequest, max_tokens: int) -> PastRequest:
@@ -81,7 +79,3 @@ def _row(name: str, probabilities: Floats, base: Floats, cut: Floats) -> dict[st
         "brier": float(np.mean((probabilities - cut) ** 2)),
         "brier of base rate": float(np.mean((base - cut) ** 2)),
     }
-
-
-if __name__ == "__main__":
-    main()

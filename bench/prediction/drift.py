@@ -1,41 +1,40 @@
-"""Answers that triple at once: `python -m bench.prediction.drift FILE... [--factor X] [--json]`.
+"""`python -m bench prediction drift`: all answers of an application become longer at once.
 
-One application after the other: 1000 of its requests as they are, then as many with every answer longer by the factor.
-Nothing is trained again; history and calibration learn. The table has the coverage of the 0.9-quantile by hundreds of
-requests since the change, and the median's error beside what it was.
+The first half of an application's requests stays as it is; in the second half every answer is longer by the factor. The
+model is not trained again; history and calibration learn. The table shows the coverage of the 0.9-quantile for each
+hundred requests after the change, and the error of the median before and after it.
 """
 
-import argparse
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from bench.prediction.cold_start import trained
+from bench.prediction.options import FilesArgument, TreesOption
 from bench.prediction.rows import print_table, read_rows
+from gateway.cli.options import JsonOption
+from gateway.config import cache_dir
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.evaluation import PastRequest, score, split_by_group
 from gateway.prediction.length_predictor import LengthPredictor
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--factor", type=float, default=3.0)
-    parser.add_argument("--trees", type=int, default=1000)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    train, test = split_by_group(read_rows(options.files))
-    predictor = trained(train, load_embedder("static", options.cache), options.trees)
+def command(
+    files: FilesArgument,
+    factor: Annotated[float, typer.Option(help="Factor by which the answers become longer.")] = 3.0,
+    trees: TreesOption = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure coverage and error after all answers of an application become longer."""
+    train, test = split_by_group(read_rows(files))
+    predictor = trained(train, load_embedder("static", cache_dir()), trees)
     apps = sorted({row.ask.app for row in test})
-    table = [drifted(app, predictor, [r for r in test if r.ask.app == app], options.factor) for app in apps]
-    print_table(table, as_json=options.json)
+    table = [drifted(app, predictor, [r for r in test if r.ask.app == app], factor) for app in apps]
+    print_table(table, as_json=as_json)
 
 
 def drifted(app: str, predictor: LengthPredictor, rows: Sequence[PastRequest], factor: float) -> dict[str, Any]:
@@ -54,7 +53,3 @@ def drifted(app: str, predictor: LengthPredictor, rows: Sequence[PastRequest], f
     row["mae before x factor"] = factor * float(abs(scored.median - scored.actual)[:half].mean())
     row["mae from 200"] = float(abs(scored.median - scored.actual)[half + 200 :].mean())
     return row
-
-
-if __name__ == "__main__":
-    main()

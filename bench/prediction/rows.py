@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import typer
 
 from backends.simulator.workload import WorkloadRow
+from gateway.cli.options import print_json
 from gateway.prediction.evaluation import PastRequest
 from gateway.prediction.prediction_input import PredictionInput
 
@@ -45,15 +47,15 @@ def read_trace(path: Path, *, output: str = "output_tokens", with_size: bool = F
 
 
 def print_table(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Print rows of one table, aligned, or as one JSON array."""
+    """Print rows of one table, aligned, or as one JSON object with the rows."""
     if as_json:
-        print(json.dumps(rows))  # noqa: T201
+        print_json({"rows": rows})
         return
     cells = [[_cell(value) for value in row.values()] for row in rows]
     table = [list(rows[0]), *cells]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())  # noqa: T201
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(value: object) -> str:

@@ -1,15 +1,16 @@
-"""What a prediction and a training cost on one core: `python -m bench.prediction.timings FILE... [--json]`."""
+"""`python -m bench prediction timings`: the time of a prediction and of a training on one core."""
 
-import argparse
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from bench.prediction.options import FilesArgument
 from bench.prediction.rows import print_table, read_rows
+from gateway.cli.options import JsonOption
+from gateway.config import cache_dir
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.evaluation import learn_history, split_by_group
 from gateway.prediction.features import FeatureExtractor
@@ -19,17 +20,15 @@ from gateway.prediction.length_predictor import LengthPredictor
 BATCH = 64
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--training-rows", type=int, default=100_000)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "magnus-embedder")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", options.cache)))
-    train, test = split_by_group(read_rows(options.files))
-    training = repeated(learn_history(predictor.extractor, train), options.training_rows)
+def command(
+    files: FilesArgument,
+    training_rows: Annotated[int, typer.Option(help="Rows of the training.")] = 100_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the time of a prediction and of a training on one core."""
+    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", cache_dir())))
+    train, test = split_by_group(read_rows(files))
+    training = repeated(learn_history(predictor.extractor, train), training_rows)
     start = process_time()
     predictor.serve(fit_predictor(training))
     seconds = process_time() - start
@@ -40,7 +39,7 @@ def main() -> None:
         quantiles(f"batch of {BATCH}", predictor.predict, batches),
         {"what": f"training, {len(training)} rows, CPU time", "p50_ms": 1e3 * seconds, "p99_ms": 1e3 * seconds},
     ]
-    print_table(table, as_json=options.json)
+    print_table(table, as_json=as_json)
 
 
 def repeated(training: TrainingSet, n: int) -> TrainingSet:
@@ -60,7 +59,3 @@ def quantiles(what: str, predict: Callable[[Any], object], arguments: Iterable[A
         seconds.append(perf_counter() - start)
     p50, p99 = 1e3 * np.quantile(seconds, (0.5, 0.99))
     return {"what": what, "p50_ms": float(p50), "p99_ms": float(p99)}
-
-
-if __name__ == "__main__":
-    main()

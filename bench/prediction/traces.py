@@ -1,4 +1,4 @@
-"""Lengths without texts, in time order: `python -m bench.prediction.traces TRACE... [--output COLUMN] [--json]`.
+"""`python -m bench prediction traces`: lengths without texts, in time order.
 
 Predicts each answer from history alone, then learns from it. R2 is of the log length, from the second quarter of the
 trace on; `user_mean` is the reference, the mean of the same user's earlier logs, shrunk to all users' by three rows.
@@ -6,16 +6,17 @@ trace on; `user_mean` is the reference, the mean of the same user's earlier logs
 With `--size` the prompts' sizes are known, as they are to a gateway.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from bench.prediction.rows import print_table, read_trace
+from gateway.cli.options import JsonOption
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.evaluation import PastRequest, evaluate_online
 
@@ -24,20 +25,19 @@ Floats = NDArray[np.float64]
 SHRINKAGE = 3.0
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("traces", type=Path, nargs="+")
-    parser.add_argument("--output", default="output_tokens", help="column of the answers' tokens")
-    parser.add_argument("--size", action="store_true", help="let the predictor see the prompts' sizes")
-    parser.add_argument("--rows", type=int, default=30_000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def command(
+    traces: Annotated[list[Path], typer.Argument(help="Traces of arrivals and lengths, .csv.gz.")],
+    output: Annotated[str, typer.Option(help="Column with the tokens of the answers.")] = "output_tokens",
+    size: Annotated[bool, typer.Option("--size", help="Let the predictor see the sizes of the prompts.")] = False,
+    max_rows: Annotated[int, typer.Option("--rows", help="Rows of each trace, at most.")] = 30_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict lengths in time order from history alone."""
     table = []
-    for path in options.traces:
-        rows = list(read_trace(path, output=options.output, with_size=options.size))[: options.rows]
+    for path in traces:
+        rows = list(read_trace(path, output=output, with_size=size))[:max_rows]
         table.append({"trace": path.name.partition(".")[0], **online(rows)})
-    print_table(table, as_json=options.json)
+    print_table(table, as_json=as_json)
 
 
 def online(rows: Sequence[PastRequest]) -> dict[str, Any]:
@@ -81,7 +81,3 @@ def user_oracle(users: Sequence[str], logs: Floats) -> Floats:
     for user in set(users):
         means[names == user] = logs[names == user].mean()
     return means
-
-
-if __name__ == "__main__":
-    main()

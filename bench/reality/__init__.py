@@ -1,1 +1,1 @@
-"""The simulator beside real engines: step times fitted on one, the same load on both, and how far they are apart."""
+"""Compares the simulator with real engines: fits step times on an engine, and runs the same load on both."""

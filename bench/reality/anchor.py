@@ -1,8 +1,8 @@
-"""Steps as a client sees them: the tokens of one stream count them, the tokens of all others say what was in them.
+"""Derives an engine's steps from the tokens that its clients receive.
 
-A sequence that runs gets one token a step. So between two tokens of one stream, the anchor, lie as many steps as the
-anchor got tokens; the tokens that other streams got meanwhile are those that shared these steps, and a first token
-means that a prompt was computed.
+A running sequence gets one token per step. So the tokens of one stream, the anchor, count the steps. The tokens that
+other streams receive in the same time show which sequences shared these steps, and a first token shows that a prompt
+was computed.
 """
 
 from bisect import bisect_right
@@ -14,27 +14,27 @@ from bench.reality.fit import Sample
 
 @dataclass(slots=True)
 class StreamLog:
-    """When one stream's tokens came: `counts[i]` of them were there at `times_s[i]`, both rising."""
+    """Arrival times of one stream's tokens: `counts[i]` tokens had arrived at `times_s[i]`; both rise."""
 
     prompt_tokens: int
     times_s: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
 
     def add(self, time_s: float, count: int) -> None:
-        """Note a count."""
+        """Add a count."""
         self.times_s.append(time_s)
         self.counts.append(count)
 
     def tokens_at(self, time_s: float) -> int:
-        """How many tokens had come by then."""
+        """Return how many tokens had arrived at this time."""
         index = bisect_right(self.times_s, time_s)
         return self.counts[index - 1] if index else 0
 
 
 def samples_of(anchor: StreamLog, others: Sequence[StreamLog], *, steps: int) -> Iterator[Sample]:
-    """Cut the anchor's time into segments of at least `steps` steps, and yield one sample for each.
+    """Divide the anchor's time into segments of at least `steps` steps, and yield one sample for each.
 
-    The last segment is left out, since the anchor may be cut off within it.
+    The last segment is left out, because the anchor may end within it.
     """
     begin = 0
     for end in range(1, len(anchor.times_s)):
@@ -58,7 +58,7 @@ def _sample(anchor: StreamLog, others: Sequence[StreamLog], begin: int, end: int
 
 
 def kv_read(prompt_tokens: int, before: int, after: int) -> int:
-    """KV entries read for the tokens from `before` (exclusive) to `after`: token n reads the prompt and n - 1 others.
+    """Return the KV entries read for the tokens `before + 1` to `after`: token n reads the prompt and n - 1 tokens.
 
     >>> kv_read(10, 0, 3)
     33

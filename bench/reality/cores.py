@@ -1,7 +1,6 @@
-"""Gives the engine's own steps a core to themselves, as a GPU would have: what shares the machine must not slow them.
+"""Reserves a core for the engine's model, so that other processes do not slow its steps, as on a GPU.
 
-Without it the gateway, the clients and the engine's HTTP side take turns with the model on two cores, and what is
-measured is that.
+Otherwise the gateway, the client and the engine's HTTP server would compete with the model for the cores.
 """
 
 import os
@@ -14,14 +13,14 @@ MODEL_PROCESS = "VLLM::Worker"
 
 
 @contextmanager
-def apart(server: int) -> Iterator[bool]:
-    """Put the model of a running server on one core, and all else that is ours on the others, until the block ends.
+def model_on_own_core(server: int) -> Iterator[bool]:
+    """Keep the model of a running server on one core and this benchmark's other processes on the rest.
 
     Args:
-        server: the process that started the engine.
+        server: id of the process that started the engine.
 
     Yields:
-        Whether that was possible: with one core it is not.
+        Whether the model has a core of its own. It has none on a machine with one core.
     """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -30,14 +29,14 @@ def apart(server: int) -> Iterator[bool]:
     descendants = psutil.Process(server).children(recursive=True)
     models = [process for process in descendants if process.name().startswith(MODEL_PROCESS)]
     for process in descendants:
-        _put(process.pid, {cores[0]} if process in models else set(cores[1:]))
-    os.sched_setaffinity(0, cores[1:])  # and whatever is started from here: the gateway, its database
+        _pin(process.pid, {cores[0]} if process in models else set(cores[1:]))
+    os.sched_setaffinity(0, cores[1:])  # inherited by the gateway and its database
     try:
         yield bool(models)
     finally:
         os.sched_setaffinity(0, cores)
 
 
-def _put(pid: int, cores: set[int]) -> None:
+def _pin(pid: int, cores: set[int]) -> None:
     for thread in psutil.Process(pid).threads():
         os.sched_setaffinity(thread.id, cores)

@@ -1,4 +1,4 @@
-"""The one real engine of the benchmark: vLLM on the CPU, short of KV memory, with the answers' lengths inside."""
+"""The real engine of the benchmark: vLLM on the CPU with little KV memory, which knows the lengths of its answers."""
 
 import json
 import os
@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-import aiohttp
-
 from backends.metrics_text import read_samples
 from backends.simulator.engine.kv_cache import WATERMARK
 from backends.vllm import PREEMPTIONS
+from bench.load_client import LoadClient
 from bench.reality.rows import Row
 from tests.vllm.engine import BLOCK_TOKENS, MAX_MODEL_TOKENS, OFFLINE, Engine, EngineError, running_engine
 from tests.vllm.install import environment, is_complete
@@ -24,7 +23,7 @@ BLOCKS = 160
 MAX_SEQUENCES = 64
 MAX_BATCHED_TOKENS = 2048
 KV_TOKENS = (BLOCKS - 1) * BLOCK_TOKENS
-"""What the blocks hold but for the null block."""
+"""Tokens that fit into the blocks; vLLM reserves one block."""
 
 CONTEXT_TOKENS = MAX_MODEL_TOKENS
 DEEP_MODEL = Path(__file__).parents[2] / "tests" / "vllm" / "deep_model.py"
@@ -32,9 +31,9 @@ DEEP_MODEL = Path(__file__).parents[2] / "tests" / "vllm" / "deep_model.py"
 
 @contextmanager
 def vllm(folder: Path, rows: Iterable[Row]) -> Iterator[Engine]:
-    """Run the engine until the block ends; it knows the lengths of the rows' answers, and tells nobody.
+    """Run the engine until the block ends. It ends each answer at its row's length, which no client can see.
 
-    Prefixes are not cached: the simulator's are not, and repeated runs would each find another cache.
+    Prefix caching is off: the simulator has none, and repeated runs would find different caches.
 
     Raises:
         EngineError: it is not installed, or does not start.
@@ -63,13 +62,13 @@ def _deep_model(folder: Path) -> Path:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     made = subprocess.run(command, env=inherited | OFFLINE, capture_output=True, text=True, check=False)
     if made.returncode:
-        raise EngineError(f"no model was made:\n{made.stderr}")
+        raise EngineError(f"the model could not be created:\n{made.stderr}")
     return model
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What vLLM counts since it was started: steps, tokens computed in them and tokens generated, and preemptions."""
+    """vLLM's counters since its start: steps, tokens computed, tokens generated, and preemptions."""
 
     steps: int
     computed_tokens: int
@@ -77,14 +76,13 @@ class Counters:
     preemptions: int
 
     def since(self, before: "Counters") -> "Counters":
-        """Return what came on top."""
+        """Return the difference to earlier counters."""
         return Counters(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
-async def read_counters(http: aiohttp.ClientSession, url: str) -> Counters:
-    """Read the counters off the metrics page."""
-    async with http.get(f"{url}/metrics") as response:
-        response.raise_for_status()
-        page = await response.read()
+async def read_counters(client: LoadClient, url: str) -> Counters:
+    """Read the counters from the metrics page."""
+    async with client.get(f"{url}/metrics") as response:
+        page = await response.successful()
     families = read_samples(page, (STEPS, COMPUTED, GENERATED, PREEMPTIONS)).values()
     return Counters(*(round(sum(sample.value for sample in samples)) for samples in families))

@@ -1,39 +1,37 @@
-"""The measurement: one engine, calibrated, then the same loads direct and through the gateway, in turn."""
+"""The measurement: calibrate one engine, then run the same loads directly and through the gateway, in turn."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 
 from backends.simulator.engine import StepTime
+from bench.load_client import LoadClient, load_client
 from bench.reality import calibrate
 from bench.reality.anchor import kv_read
-from bench.reality.client import Answer, replay, session
-from bench.reality.cores import apart
+from bench.reality.cores import model_on_own_core
 from bench.reality.engine import CONTEXT_TOKENS, Counters, read_counters, vllm
 from bench.reality.fit import Sample, errors, fit_step_time, scaled
-from bench.reality.gateway import WarmGateway
 from bench.reality.predict import forecast, saturation_rate, simulate
 from bench.reality.quiet import ForeignLoad
+from bench.reality.replay import MODEL, TIMEOUT_S, ReplayedAnswer, replay
 from bench.reality.results import Calibration, Experiment, Plan, Run
 from bench.reality.rows import Parts, Row, poisson_times
 from bench.reality.summary import Timing, figures
+from bench.warm_gateway import WarmGateway
 from gateway.prediction.embedder import Embedder
 from gateway.simulation.core import DIRECT
 from gateway.simulation.lengths import Lengths
 
 ATTEMPTS = 3
-DRAIN_POLL_S = 0.2
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class MeasurementError(RuntimeError):
-    """A run did not come to a result that counts."""
+    """A run has no valid result."""
 
 
 @dataclass(slots=True)
@@ -41,60 +39,60 @@ class Bench:
     """One experiment.
 
     Args:
-        plan: what is run.
-        parts: the rows; their prompts are counted when the engine is up.
-        folder: for all that is written on the way.
-        embedder: as the gateway's.
-        say: told what is going on.
+        plan: what to run.
+        parts: the rows; the engine counts their prompt tokens once it runs.
+        folder: for temporary files.
+        embedder: the gateway's.
+        on_progress: called with a description of each step.
     """
 
     plan: Plan
     parts: Parts
     folder: Path
     embedder: Embedder
-    say: Say
+    on_progress: Progress
 
     async def run(self) -> Experiment:
         """Measure, simulate, and return both."""
-        self.say("starting vLLM")
-        with vllm(self.folder, self.parts.measured) as engine, apart(engine.process.pid) as alone:
-            self.say("the model has a core to itself" if alone else "all share the cores")
-            async with session() as http:
-                self.say("counting prompts with the engine's tokenizer")
-                parts = await self._counted(http, engine.url)
+        self.on_progress("starting vLLM")
+        with vllm(self.folder, self.parts.measured) as engine, model_on_own_core(engine.process.pid) as own_core:
+            self.on_progress("the model has a core to itself" if own_core else "all processes share the cores")
+            async with load_client(TIMEOUT_S) as client:
+                self.on_progress("counting prompts with the engine's tokenizer")
+                parts = await self._counted(client, engine.url)
                 samples = await calibrate.measure_steps(
-                    http, engine.url, parts.calibration, lambda n: self.say(f"calibrating: {n + 1} streams")
+                    client, engine.url, parts.calibration, lambda n: self.on_progress(f"calibrating: {n + 1} streams")
                 )
                 step_time = fit_step_time(samples)
-                self.say(f"{step_time}, {len(samples)} samples")
+                self.on_progress(f"{step_time}, {len(samples)} samples")
                 rate = self.plan.rate or self.plan.load * saturation_rate(step_time, parts.measured)
-                self.say("warming the gateway up: import and training")
-                gateway = WarmGateway(self.folder, engine.url)
-                gateway.warm_up(parts.past)
-                runs = await self._measure(http, engine.url, gateway, parts, rate)
-        self.say("simulating the same runs")
+                self.on_progress("importing history and training")
+                gateway = WarmGateway(self.folder / "warm", engine.url)
+                gateway.warm_up(map(_past_row, parts.past))
+                runs = await self._measure(client, engine.url, gateway, parts, rate)
+        self.on_progress("simulating the same runs")
         lengths = forecast(parts.past, parts.runs, self.embedder)
         runs = [self._simulated(run, step_time, parts, rate, lengths[run.repetition]) for run in runs]
         return Experiment(self.plan, _calibration(samples, step_time), rate, runs)
 
-    async def _counted(self, http: aiohttp.ClientSession, url: str) -> Parts:
-        past = await calibrate.count_prompts(http, url, self.parts.past)
-        calibration = await calibrate.count_prompts(http, url, self.parts.calibration)
-        runs = [await calibrate.count_prompts(http, url, run) for run in self.parts.runs]
-        # What is too long for the context would be cut by it, and is no answer of its true length.
+    async def _counted(self, client: LoadClient, url: str) -> Parts:
+        past = await calibrate.count_prompts(client, url, self.parts.past)
+        calibration = await calibrate.count_prompts(client, url, self.parts.calibration)
+        runs = [await calibrate.count_prompts(client, url, run) for run in self.parts.runs]
+        # The engine would cut an answer that exceeds its context.
         return Parts(past, _fitting(calibration), [_fitting(run) for run in runs])
 
     async def _measure(
-        self, http: aiohttp.ClientSession, url: str, gateway: WarmGateway, parts: Parts, rate: float
+        self, client: LoadClient, url: str, gateway: WarmGateway, parts: Parts, rate: float
     ) -> list[Run]:
         runs = []
         for repetition, rows in enumerate(parts.runs):
             times_s = poisson_times(len(rows), rate, self.plan.seed + repetition)
             for policy in (DIRECT, *self.plan.policies):
-                run = await self._best_of(http, url, gateway, policy, repetition, rows, times_s)
+                run = await self._best_of(client, url, gateway, policy, repetition, rows, times_s)
                 runs.append(run)
                 shown = run.measured
-                self.say(
+                self.on_progress(
                     f"{policy} {repetition + 1}/{len(parts.runs)}: mean {shown.mean_s:.2f} s, p50 {shown.p50_s:.2f} s, "
                     f"{shown.tok_per_s:.0f} tokens/s, {shown.preemptions:.0f} preemptions"
                 )
@@ -102,7 +100,7 @@ class Bench:
 
     async def _best_of(
         self,
-        http: aiohttp.ClientSession,
+        client: LoadClient,
         url: str,
         gateway: WarmGateway,
         policy: str,
@@ -110,47 +108,48 @@ class Bench:
         rows: Sequence[Row],
         times_s: Sequence[float],
     ) -> Run:
-        """Run until nobody else was on the machine; of runs that were all disturbed, keep the least so."""
+        """Repeat the run until no other process disturbs it, `ATTEMPTS` times at most; return the least disturbed."""
         attempts = []
         for attempt in range(ATTEMPTS):
             name = f"{policy}-{repetition}-{attempt}"
-            self.say(f"{policy} {repetition + 1}/{len(self.parts.runs)}: {len(rows)} requests")
+            self.on_progress(f"{policy} {repetition + 1}/{len(self.parts.runs)}: {len(rows)} requests")
             if policy == DIRECT:
-                run = await self._one(http, url, url, policy, repetition, rows, times_s)
+                run = await self._one(client, url, url, policy, repetition, rows, times_s)
             else:
-                with gateway.serving(policy, name) as entrance:
-                    run = await self._one(http, url, entrance, policy, repetition, rows, times_s)
+                settings = {"MAGNUS_SCHEDULING_POLICY": policy}
+                with gateway.copied(name) as copy, copy.serving(settings) as served:
+                    run = await self._one(client, url, served.url, policy, repetition, rows, times_s)
             attempts.append(run)
             if run.foreign_cores <= self.plan.foreign_cores:
                 break
-            self.say(f"{policy}: others took {run.foreign_cores:.2f} cores; once more")
+            self.on_progress(f"{policy}: other processes used {run.foreign_cores:.2f} cores; repeating")
         return min(attempts, key=lambda run: run.foreign_cores)
 
     async def _one(
         self,
-        http: aiohttp.ClientSession,
+        client: LoadClient,
         engine_url: str,
-        entrance: str,
+        target_url: str,
         policy: str,
         repetition: int,
         rows: Sequence[Row],
         times_s: Sequence[float],
     ) -> Run:
         foreign = ForeignLoad(self.folder)
-        before = await read_counters(http, engine_url)
+        before = await read_counters(client, engine_url)
         load_average = os.getloadavg()[0]
         foreign.start()
         loaded = before
 
-        async def look() -> None:
+        async def read_loaded() -> None:
             nonlocal loaded
-            loaded = await read_counters(http, engine_url)
+            loaded = await read_counters(client, engine_url)
 
-        answers = await replay(entrance, rows, times_s, look)
+        answers = await replay(target_url, rows, times_s, read_loaded)
         cores = foreign.cores()
         _check(answers)
         timings = [_timing(answer) for answer in answers]
-        counted = (await read_counters(http, engine_url)).since(before)
+        counted = (await read_counters(client, engine_url)).since(before)
         return Run(
             policy=policy,
             repetition=repetition,
@@ -170,24 +169,15 @@ class Bench:
         return run.with_simulated(*(figures(*simulate(run.policy, speed, rows, times_s, lengths)) for speed in speeds))
 
 
-def progress_line(text: str) -> None:
-    """Replace the progress line on a terminal; write another one elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-    else:
-        sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
-
-
 def _fitting(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.final_tokens < CONTEXT_TOKENS]
 
 
-def _check(answers: Sequence[Answer]) -> None:
-    """Refuse a run in which an answer failed or has another length than its row says.
+def _check(answers: Sequence[ReplayedAnswer]) -> None:
+    """Check that every answer succeeded with the length of its row.
 
     Raises:
-        MeasurementError: so it is; the message counts and shows one.
+        MeasurementError: an answer failed or has another length. The message counts them and shows the first.
     """
     failed = [answer for answer in answers if answer.error is not None]
     if failed:
@@ -196,17 +186,22 @@ def _check(answers: Sequence[Answer]) -> None:
     if wrong:
         first = wrong[0]
         raise MeasurementError(
-            f"{len(wrong)} of {len(answers)} answers have another length than their rows say: "
-            f"{first.output_tokens} tokens for {first.row.output_tokens}"
+            f"{len(wrong)} of {len(answers)} answers differ in length from their rows: "
+            f"{first.output_tokens} tokens instead of {first.row.output_tokens}"
         )
 
 
-def _timing(answer: Answer) -> Timing:
+def _past_row(row: Row) -> dict[str, object]:
+    tokens = {"input_tokens": row.prompt_tokens, "output_tokens": row.output_tokens}
+    return {"app": row.app, "model": MODEL, "prompt": row.prompt, **tokens}
+
+
+def _timing(answer: ReplayedAnswer) -> Timing:
     return Timing(answer.planned_s, answer.first_s, answer.done_s, answer.output_tokens)
 
 
-def _steps(answers: Sequence[Answer], counted: Counters) -> Sample:
-    """What all steps of a run computed; a prefill of a prompt, or of one that was preempted, gives a token too."""
+def _steps(answers: Sequence[ReplayedAnswer], counted: Counters) -> Sample:
+    """Return what all steps of a run computed. Each prefill, also one after a preemption, yields a token as well."""
     prefills = len(answers) + counted.preemptions
     return Sample(
         steps=counted.steps,

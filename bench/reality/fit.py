@@ -1,4 +1,4 @@
-"""The four constants of a step model from measured steps."""
+"""Fits the four constants of the step model to measured steps."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 N_CONSTANTS = 4
 PASSES = 10
 SMALLEST_SHARE = 1e-3
-"""Of the shortest sample: no weight is infinite, whatever a pass predicts."""
+"""Lower limit of a predicted time, as a share of the shortest sample, so that no weight is infinite."""
 
 
 class FitError(ValueError):
@@ -23,10 +23,14 @@ class FitError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What steps computed and how long they took, summed over `steps` of them.
+    """Work and duration of consecutive steps.
 
-    `running` counts a sequence once for each step that it was in, `kv_tokens` the KV entries that each read;
-    `prefill_tokens` are those of prompts that were computed meanwhile.
+    Attributes:
+        steps: number of steps.
+        running: running sequences, summed over the steps.
+        kv_tokens: KV entries read, summed over steps and sequences.
+        prefill_tokens: tokens of the prompts that were computed.
+        seconds: duration of all steps.
     """
 
     steps: int
@@ -37,11 +41,11 @@ class Sample:
 
     @property
     def work(self) -> tuple[float, float, float, float]:
-        """What the constants a, b, c and d are the prices of."""
+        """Quantities that the constants a, b, c and d multiply."""
         return (float(self.steps), self.running, self.kv_tokens, self.prefill_tokens)
 
     def predicted_s(self, step_time: StepTime) -> float:
-        """Seconds that the model says.
+        """Return the seconds that the step model predicts.
 
         >>> Sample(2, 4.0, 100.0, 8.0, 1.0).predicted_s(StepTime(a=0.5, b=0.25, c=0.0, d=0.125))
         3.0
@@ -52,14 +56,14 @@ class Sample:
 
 
 def fit_step_time(samples: Sequence[Sample]) -> StepTime:
-    """Fit the constants to samples by least squares; none can be negative.
+    """Fit the constants to samples by non-negative least squares.
 
-    A sample weighs by the inverse of what the previous pass predicts for it, since the noise grows with the time: few
-    long samples would else decide alone. By what it measured it must not: then a hiccup would weigh little, and the fit
-    be faster than the engine.
+    The noise grows with the duration, so each sample is weighted by the inverse of its predicted duration; otherwise a
+    few long samples would decide the fit. The measured duration cannot be the weight: disturbed samples would then
+    count less, and the fit would be faster than the engine.
 
     Raises:
-        FitError: fewer samples than constants, or one that took no time.
+        FitError: there are fewer samples than constants, or a sample has no duration.
 
     Source: Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23 (non-negative least squares); Carroll
     and Ruppert, Transformation and Weighting in Regression, 1988, section 2.1 (weights from the fit).
@@ -78,7 +82,7 @@ def fit_step_time(samples: Sequence[Sample]) -> StepTime:
 
 
 def _prices(work: Floats, seconds: Floats) -> Floats:
-    """Solve for (4,) constants; columns are scaled, since the constants are orders of magnitude apart."""
+    """Return the constants, (4,). Columns are scaled because the constants differ by orders of magnitude."""
     scale = work.max(axis=0)
     scale[scale == 0] = 1.0
     prices, _ = nnls(work / scale, seconds)
@@ -86,7 +90,7 @@ def _prices(work: Floats, seconds: Floats) -> Floats:
 
 
 def scaled(step_time: StepTime, factor: float) -> StepTime:
-    """Return the model of an engine that is slower by a factor.
+    """Return the step model of an engine that is slower by a factor.
 
     >>> scaled(StepTime(a=1.0, b=2.0, c=3.0, d=4.0), 2.0)
     StepTime(a=2.0, b=4.0, c=6.0, d=8.0)
@@ -95,5 +99,5 @@ def scaled(step_time: StepTime, factor: float) -> StepTime:
 
 
 def errors(samples: Sequence[Sample], step_time: StepTime) -> Floats:
-    """Return (n,) relative errors: predicted over measured, less one."""
+    """Return the relative errors, (n,): predicted / measured - 1."""
     return np.array([sample.predicted_s(step_time) / sample.seconds - 1.0 for sample in samples])

@@ -1,4 +1,4 @@
-"""Padded batches: what the static model says of them, and how lengths are put together."""
+"""Padded batches: their simulated times, and two ways to form them from rows."""
 
 import random
 from collections.abc import Sequence
@@ -14,7 +14,16 @@ UNBOUNDED_TOKENS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class MeasuredBatch:
-    """One batch as the real loop ran it: padded prompt, longest answer, tokens that were asked for, and the time."""
+    """One batch that the real loop ran.
+
+    Attributes:
+        kind: how the batch was formed.
+        size: number of sequences.
+        prompt_tokens: length of the padded prompts.
+        generated_tokens: length of the longest answer.
+        useful_tokens: tokens of all answers without padding.
+        seconds: duration.
+    """
 
     kind: str
     size: int
@@ -24,7 +33,7 @@ class MeasuredBatch:
     seconds: float
 
     def sample(self) -> Sample:
-        """Return what its passes computed: the first prefills the padded prompts, each reads all KV there is by then.
+        """Return the work of its passes: the first prefills the padded prompts, and each reads the whole KV cache.
 
         >>> MeasuredBatch("mixed", 2, 10, 3, 4, 1.0).sample()
         Sample(steps=3, running=6, kv_tokens=72, prefill_tokens=20, seconds=1.0)
@@ -34,7 +43,7 @@ class MeasuredBatch:
         return Sample(passes, self.size * passes, kv_tokens, self.size * self.prompt_tokens, self.seconds)
 
     def simulated_s(self, step_time: StepTime) -> float:
-        """Return the seconds that the simulated static engine takes for it."""
+        """Return the seconds that the simulated static engine needs for the batch."""
         engine = StaticEngine(step_time, UNBOUNDED_TOKENS, max_batch_size=self.size)
         for number in range(self.size):
             engine.submit(Request(number, self.prompt_tokens, self.generated_tokens, self.generated_tokens))
@@ -45,17 +54,17 @@ class MeasuredBatch:
 
 
 def homogeneous(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """Put answers of like length into batches."""
+    """Form batches of answers with similar lengths."""
     return _cut(sorted(rows, key=lambda row: (row.output_tokens, len(row.prompt))), size)
 
 
 def mixed(rows: Sequence[Row], size: int, seed: int) -> list[list[Row]]:
-    """Put rows into batches as they come."""
+    """Form batches in random order."""
     return _cut(random.Random(seed).sample(rows, len(rows)), size)
 
 
 def throughput(batches: Sequence[MeasuredBatch], step_time: StepTime | None = None) -> float:
-    """Return useful tokens a second over batches, measured or, with a step time, simulated."""
+    """Return the useful tokens per second of batches: measured, or simulated if a step time is given."""
     seconds = sum(batch.seconds if step_time is None else batch.simulated_s(step_time) for batch in batches)
     return sum(batch.useful_tokens for batch in batches) / seconds
 

@@ -1,4 +1,4 @@
-"""The same load on the simulator: the real scheduling core, and the engine by its calibrated step model."""
+"""Runs the same load on the simulator: the real scheduling core and a simulated engine with the calibrated steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from itertools import cycle, islice
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.engine import PRESETS, Preset, StepTime
-from bench.reality.client import MODEL
 from bench.reality.engine import CONTEXT_TOKENS, KV_TOKENS, MAX_BATCHED_TOKENS, MAX_SEQUENCES
+from bench.reality.replay import MODEL
 from bench.reality.rows import Row
 from bench.reality.summary import Timing
 from gateway.prediction.embedder import Embedder
@@ -26,27 +26,27 @@ from gateway.simulation.workload import Arrival
 from tests.vllm.engine import BLOCK_TOKENS
 
 BACKLOG = 1000
-"""Requests that saturate the engine, many times what it runs at once."""
+"""Requests of the saturation run, many times the number that the engine runs at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibratedConfig(EngineConfig):
-    """An engine of which the step time was measured, not derived from a data sheet."""
+    """An engine with a measured step time instead of a preset."""
 
     step_time: StepTime = field(default=PRESETS["llama-8b-a100"].step_time, kw_only=True)
 
     @property
     def hardware(self) -> Preset:
-        """The engine of this benchmark."""
+        """Step time and memory of this benchmark's engine."""
         return Preset(self.step_time, kv_tokens=KV_TOKENS, max_model_len=CONTEXT_TOKENS)
 
 
 def forecast(past: Sequence[Row], runs: Sequence[Sequence[Row]], embedder: Embedder) -> list[ForecastLengths]:
-    """Forecast the answers of runs as the gateway's trained predictor does that has the same past."""
+    """Return forecasts of each run's answers by a predictor that was trained on the gateway's history."""
     predictor = LengthPredictor(FeatureExtractor(embedder))
-    history = [PastRequest(_ask(row), row.output_tokens, input_tokens=row.prompt_tokens) for row in past]
+    history = [PastRequest(_input(row), row.output_tokens, input_tokens=row.prompt_tokens) for row in past]
     predictor.serve(fit_predictor(learn_history(predictor.extractor, history)))
-    return [ForecastLengths([predictor.predict_one(_ask(row)).length for row in run]) for run in runs]
+    return [ForecastLengths([predictor.predict_one(_input(row)).length for row in run]) for run in runs]
 
 
 def simulate(
@@ -59,14 +59,14 @@ def simulate(
     """Run a load in simulated time.
 
     Args:
-        policy: `direct`, or the gateway's.
-        step_time: of the engine.
-        rows: with the engine's counts of their prompts.
-        times_s: when each arrives.
-        lengths: what the gateway predicts; `direct` does not look at it.
+        policy: `direct`, or a policy of the gateway.
+        step_time: step model of the engine.
+        rows: requests with known prompt tokens.
+        times_s: arrival time of each.
+        lengths: the gateway's forecasts; `direct` ignores them.
 
     Returns:
-        The requests' times, the engine's preemptions, and its tokens a second up to the last arrival.
+        The requests' times, the engine's preemptions, and its tokens per second up to the last arrival.
     """
     backend = SimulatedBackend("gpu-0", _config(step_time))
     arrivals = [_arrival(i, row, time_s) for i, (row, time_s) in enumerate(zip(rows, times_s, strict=True))]
@@ -79,7 +79,7 @@ def simulate(
 
 
 def saturation_rate(step_time: StepTime, rows: Sequence[Row]) -> float:
-    """Return the requests a second that the engine can answer at most, by its step model."""
+    """Return the highest rate, in requests per second, that the engine can answer by its step model."""
     backlog = [_arrival(i, row, 0.0) for i, row in enumerate(islice(cycle(rows), BACKLOG))]
     return saturation(backlog, _config(step_time)).req_per_s
 
@@ -97,6 +97,6 @@ def _config(step_time: StepTime) -> CalibratedConfig:
     )
 
 
-def _ask(row: Row) -> PredictionInput:
+def _input(row: Row) -> PredictionInput:
     size = len(row.prompt.encode(errors="surrogatepass"))
     return PredictionInput(app=row.app, model=MODEL, text=row.prompt, text_bytes=size, last_user_bytes=size)

@@ -1,19 +1,22 @@
-"""How much of the machine others take: a measurement beside somebody's tests is none."""
+"""Measures how much CPU time processes outside the benchmark use, because they disturb it."""
 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 
 @dataclass(slots=True)
 class ForeignLoad:
-    """Cores that processes of others kept busy since `start`.
+    """Mean number of cores that other processes used since `start`.
 
-    What the machine did in all, less what our own processes did: all that descend from this one, and those that work
-    in our folder, as a Postgres does that its guard has let go. One of ours that both began and ended meanwhile counts
-    as another's.
+    This is the CPU time of the machine minus that of our own processes: the descendants of this process, and processes
+    whose working directory is in our folder, such as Postgres. A process of ours that started and ended in between
+    counts as foreign.
+
+    Args:
+        folder: the benchmark's folder.
     """
 
     folder: Path
@@ -22,11 +25,11 @@ class ForeignLoad:
     _ours_s: dict[int, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin anew."""
+        """Start the measurement."""
         self._start_s, self._busy_s, self._ours_s = time.monotonic(), _busy_s(), self._our_times()
 
     def cores(self) -> float:
-        """Return the mean so far."""
+        """Return the mean number of cores since `start`."""
         ours = sum(now_s - self._ours_s.get(pid, 0.0) for pid, now_s in self._our_times().items())
         return max(0.0, float(_busy_s() - self._busy_s - ours) / (time.monotonic() - self._start_s))
 
@@ -40,12 +43,12 @@ class ForeignLoad:
                     spent = process.cpu_times()
                     times[process.pid] = spent.user + spent.system
             except (psutil.Error, OSError):
-                # It ended between the listing and the look, or is somebody else's.
+                # The process has ended since, or belongs to another user.
                 continue
         return times
 
 
 def _busy_s() -> float:
-    """CPU seconds of all cores since boot that were neither idle nor waiting for a disk; stolen ones count."""
+    """Return the busy CPU seconds of all cores since boot, without idle and I/O wait, with stolen time."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)

@@ -1,4 +1,4 @@
-"""The experiment for people: a table on the terminal, and a page of the documentation."""
+"""The experiment as a table for the terminal, and as a page of the documentation."""
 
 from collections.abc import Sequence
 
@@ -41,13 +41,13 @@ def markdown(experiment: Experiment, comparisons: Sequence[Comparison], command:
         [
             "# The simulator and the gateway against a real vLLM",
             "",
-            f"vLLM on the CPU: where there are two cores or more the model has one to itself and all else shares the "
-            f"others; a deep, thin model, {BLOCKS} blocks of "
-            f"{BLOCK_TOKENS} tokens, {MAX_SEQUENCES} sequences: KV memory is what runs out. Answers end at their rows' "
-            "lengths inside the engine; requests carry no `max_tokens`, and nobody outside knows. "
-            f"{plan.requests} requests a run at {experiment.rate:.1f} requests/s (Poisson), {plan.repetitions} runs of "
-            f"each policy in turn, each repetition with rows of its own; medians. The gateway's predictor was trained "
-            f"on {plan.past} other rows.",
+            "vLLM runs on the CPU. On two cores or more the model has a core to itself, and all other processes share "
+            f"the rest. The model is deep and thin; it has {BLOCKS} blocks of {BLOCK_TOKENS} tokens and at most "
+            f"{MAX_SEQUENCES} sequences, so KV memory is the limit. The engine ends each answer at the length of its "
+            "row; requests carry no `max_tokens`, and no client knows the lengths. "
+            f"Each run has {plan.requests} requests at {experiment.rate:.1f} requests/s (Poisson). The policies take "
+            f"turns in {plan.repetitions} repetitions, each with rows of its own; the tables show medians. The "
+            f"gateway's predictor was trained on {plan.past} other rows.",
             "",
             "```",
             command,
@@ -56,20 +56,20 @@ def markdown(experiment: Experiment, comparisons: Sequence[Comparison], command:
             "## Simulated and measured",
             f"The step model `a + b·running + c·kv + d·prefill` was fitted on {calibration.samples} samples of "
             f"{calibration.steps} steps of a short calibration load: {_step(experiment)}; mean absolute error "
-            f"{calibration.mean_abs_error:.1%}, of the total {calibration.total_error:+.1%}. Then the simulator was "
-            "given the runs' arrivals and the engine's own prompt token counts. Errors are medians of each pair's; "
-            '"under load" is up to the last arrival, "steps\' time" is the error of the step model on the steps that '
-            "vLLM counted in the runs: the machine was that much faster or slower there than in the calibration. "
-            '"At speed" is the error with step times scaled by just that.',
+            f"{calibration.mean_abs_error:.1%}, of the total {calibration.total_error:+.1%}. The simulator then ran "
+            "the same arrivals with the engine's own prompt token counts. Errors are medians over the runs. "
+            '"Under load" counts up to the last arrival. "Steps\' time" is the error of the step model on the '
+            "steps that vLLM counted in the runs: the machine was that much faster or slower than in the calibration. "
+            '"At speed" is the error with step times scaled by this factor.',
             "",
             *_page_table([HEADINGS, *map(_figures, comparisons)]),
             "",
-            "Farthest from the truth in a single run: " + "; ".join(map(_worst, comparisons)) + ".",
+            "Largest errors of a single run: " + "; ".join(map(_worst, comparisons)) + ".",
             "",
             "## The gateway over direct",
             *_page_table([RATIO_HEADINGS, *map(_ratios, comparisons[1:])]),
             "",
-            f"Other processes took {disturbed:.2f} cores at most; the client was at most {1000 * late:.0f} ms late.",
+            f"Other processes used at most {disturbed:.2f} cores; the client was at most {1000 * late:.0f} ms late.",
             "",
         ]
     )
@@ -102,8 +102,8 @@ def _worst(comparison: Comparison) -> str:
 def _step(experiment: Experiment) -> str:
     fit = experiment.calibration
     return (
-        f"a {1e3 * fit.a:.2f} ms, b {1e6 * fit.b:.0f} µs a sequence, c {1e9 * fit.c:.0f} ns a KV token, "
-        f"d {1e6 * fit.d:.1f} µs a prompt token"
+        f"a {1e3 * fit.a:.2f} ms, b {1e6 * fit.b:.0f} µs per sequence, c {1e9 * fit.c:.0f} ns per KV token, "
+        f"d {1e6 * fit.d:.1f} µs per prompt token"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the experiment gives back, and the figures that are drawn from it."""
+"""Results of the experiment, and the comparison of measured and simulated runs."""
 
 from statistics import median
 
@@ -13,10 +13,17 @@ COMPARED = ("mean_s", "p50_s", "ttft_mean_s", "tok_per_s", "loaded_tok_per_s", "
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is run.
+    """What to run.
 
-    `rate` is in requests a second; 0 stands for `load` times what the calibrated simulator says saturates the engine.
-    `foreign_cores` is what others may take of the machine in a run that counts.
+    Attributes:
+        policies: policies of the gateway.
+        requests: requests of each run.
+        repetitions: runs of each policy.
+        rate: requests per second; 0 means `load` times the rate that saturates the calibrated simulator.
+        load: see `rate`.
+        past: rows of history.
+        seed: of rows and arrival times.
+        foreign_cores: cores that other processes may use in a valid run.
     """
 
     policies: tuple[str, ...]
@@ -30,9 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """The step model `a + b·running + c·kv_tokens + d·prefill_tokens`, in seconds, and how well it fits its samples.
+    """The step model `a + b·running + c·kv_tokens + d·prefill_tokens`, in seconds, and its errors on its samples.
 
-    `total_error` is that of the sum of all samples' times.
+    `total_error` is the relative error of the sum of all sample times.
     """
 
     a: float
@@ -46,16 +53,23 @@ class Calibration(msgspec.Struct, frozen=True):
 
     @property
     def step_time(self) -> StepTime:
-        """The model."""
+        """The step model."""
         return StepTime(self.a, self.b, self.c, self.d)
 
 
 class Run(msgspec.Struct, frozen=True):
     """One load under one policy, on the engine and in the simulator.
 
-    `steps` is what vLLM counted of its steps; `simulated_at_speed` has the step times scaled so that these steps would
-    have taken as long as they did. `late_s` is the longest that the client was behind its plan, `load_average` the
-    machine's just before.
+    Attributes:
+        policy: `direct`, or a policy of the gateway.
+        repetition: index of the run.
+        measured: figures of the engine.
+        steps: work and duration of the run's steps, from vLLM's counters.
+        simulated: figures of the simulator.
+        simulated_at_speed: the same with step times scaled to the duration of `steps`.
+        late_s: longest delay of the client behind its plan.
+        foreign_cores: cores that other processes used.
+        load_average: load average of the machine before the run.
     """
 
     policy: str
@@ -69,12 +83,12 @@ class Run(msgspec.Struct, frozen=True):
     load_average: float
 
     def with_simulated(self, simulated: Figures, at_speed: Figures) -> "Run":
-        """Return the run with the simulator's side."""
+        """Return the run with the figures of the simulator."""
         return msgspec.structs.replace(self, simulated=simulated, simulated_at_speed=at_speed)
 
 
 class Experiment(msgspec.Struct, frozen=True):
-    """All runs, in their order."""
+    """The plan, the calibration and all runs in their order."""
 
     plan: Plan
     calibration: Calibration
@@ -82,15 +96,24 @@ class Experiment(msgspec.Struct, frozen=True):
     runs: list[Run]
 
     def of(self, policy: str) -> list[Run]:
-        """Return a policy's runs, by repetition."""
+        """Return the runs of a policy by repetition."""
         return [run for run in self.runs if run.policy == policy]
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One policy over all repetitions: medians, the simulator's relative errors, and the ratios to direct.
+    """One policy over all repetitions: medians, relative errors of the simulator, and ratios to direct.
 
-    `errors` are medians of the pairs' relative errors, `worst` the ones that are farthest from 0. `steps_error` is the
-    step model's for all steps that vLLM counted in a run, `at_speed_errors` are what is left without it.
+    Attributes:
+        policy: `direct`, or a policy of the gateway.
+        measured: medians of the engine's figures.
+        simulated: medians of the simulator's figures.
+        errors: medians of the relative errors of all runs.
+        worst: the relative errors that are farthest from 0.
+        steps_error: relative error of the step model over all steps of a run.
+        at_speed_errors: the errors that remain without `steps_error`.
+        to_direct: measured ratios to direct.
+        to_direct_simulated: simulated ratios to direct.
+        preemptions_to_direct: ratio of preemptions; None if direct has none.
     """
 
     policy: str
@@ -106,7 +129,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(experiment: Experiment) -> list[Comparison]:
-    """Draw one comparison a policy, direct first."""
+    """Return one comparison for each policy, direct first."""
     policies = dict.fromkeys(run.policy for run in experiment.runs)
     return [_comparison(experiment, policy) for policy in policies]
 

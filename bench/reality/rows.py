@@ -1,4 +1,4 @@
-"""Rows of a workload in parts that share no input: what the gateway has seen, what calibrates, what is measured."""
+"""Divides the rows of a workload into history, calibration and measurement, which share no input."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,12 @@ from gateway.training.rows import PastRow, read_rows
 
 
 class TooFewRowsError(ValueError):
-    """The files do not have as many rows as the benchmark needs."""
+    """The files have fewer rows than the benchmark needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request and its answer's true length; `prompt_tokens` is the engine's count, 0 until it was asked."""
+    """One request and the true length of its answer; `prompt_tokens` is 0 until the engine has counted them."""
 
     app: str
     prompt: str
@@ -24,12 +24,12 @@ class Row:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The conversation."""
+        """Chat messages of the request."""
         return [{"role": "user", "content": self.prompt}]
 
     @property
     def final_tokens(self) -> int:
-        """Prompt and answer together."""
+        """Tokens of prompt and answer."""
         return self.prompt_tokens + self.output_tokens
 
 
@@ -48,15 +48,15 @@ class Parts:
 
 
 def read_files(paths: Iterable[Path], *, longest: int, seed: int) -> list[Row]:
-    """Read rows with a prompt and an answer, in random order; of those that share an input, one.
+    """Read rows with a prompt and an answer, in random order, without repeated inputs.
 
     Args:
         paths: JSON lines, plain or .gz.
-        longest: tokens beyond which an answer is left out: it would not fit the model's context.
-        seed: of the order.
+        longest: longest answer in tokens; longer ones would not fit the model's context.
+        seed: determines the order.
     """
     rows = [row for path in paths for row in read_rows(path)]
-    random.Random(seed).shuffle(rows)  # order alone; nothing secret
+    random.Random(seed).shuffle(rows)
     unique: dict[str, PastRow] = {}
     for row in rows:
         if row.text and 0 < row.output_tokens <= longest:
@@ -66,10 +66,10 @@ def read_files(paths: Iterable[Path], *, longest: int, seed: int) -> list[Row]:
 
 
 def divide(rows: Sequence[Row], *, past: int, calibration: int, runs: int, each: int) -> Parts:
-    """Deal the rows out, in their order.
+    """Divide the rows in their order.
 
     Raises:
-        TooFewRowsError: there are not enough.
+        TooFewRowsError: the parts need more rows.
     """
     needed = past + calibration + runs * each
     if len(rows) < needed:
@@ -83,7 +83,7 @@ def divide(rows: Sequence[Row], *, past: int, calibration: int, runs: int, each:
 
 
 def poisson_times(count: int, rate: float, seed: int) -> list[float]:
-    """Return arrival times in seconds, the first at 0."""
+    """Return arrival times in seconds of a Poisson process; the first is 0."""
     gaps = random.Random(seed)
     times, now = [], 0.0
     for _ in range(count):

@@ -1,25 +1,22 @@
-"""The static model against a real padded batch loop on this machine's CPU: `python -m bench.reality.static FILE...`.
+"""`python -m bench reality static`: the static step model beside a real padded batch loop on this machine's CPU."""
 
-`model.generate` answers batches of a workload's rows, put together by length or as they come. The step model is fitted
-on some batches and says what others take. `make test-vllm` installs what it needs. Nothing else should run meanwhile.
-"""
-
-import argparse
 import json
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
+import typer
 
-from bench.reality.experiment import progress_line
 from bench.reality.fit import fit_step_time
+from bench.reality.options import FilesArgument, ResultsOption, progress_line, write_results
 from bench.reality.padded import MeasuredBatch, homogeneous, mixed, throughput
 from bench.reality.rows import Row, TooFewRowsError, read_files
+from gateway.cli.options import JsonOption, bad_input, failed, print_json
 from gateway.errors import RowError
 from tests.vllm.engine import OFFLINE
 from tests.vllm.install import environment, is_complete
@@ -30,13 +27,13 @@ LONGEST_PROMPT_CHARS = 1500
 
 
 class LoopError(RuntimeError):
-    """The real loop is not installed, or died."""
+    """The real loop is not installed, or ended early."""
 
 
 class StaticResult(msgspec.Struct, frozen=True):
-    """The step model in seconds, its errors on batches that it was not fitted on, and tokens a second of both kinds.
+    """The step model in seconds, its errors on batches outside the fit, and tokens per second of both kinds of batches.
 
-    `gain` is homogeneous over mixed throughput.
+    `gain` is the throughput of homogeneous batches divided by that of mixed ones.
     """
 
     a: float
@@ -55,42 +52,53 @@ class StaticResult(msgspec.Struct, frozen=True):
     gain_simulated: float
 
 
-def main() -> int:
-    """Run the command."""
-    options = _options()
+def command(
+    files: FilesArgument,
+    count: Annotated[int, typer.Option("--rows", help="Rows to fit on, and as many others to test on.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Rows of each batch.")] = 16,
+    longest: Annotated[int, typer.Option(help="Longest answer in tokens; rows with longer ones are skipped.")] = 400,
+    seed: int = 0,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the static step model with a real padded batch loop on this machine's CPU.
+
+    `model.generate` answers batches of rows, grouped by length or in random order. The step model is fitted on some
+    batches and predicts the times of others. `make test-vllm` installs what it needs. Nothing else should run on the
+    machine.
+    """
     try:
-        rows = read_files(options.files, longest=options.longest, seed=options.seed)
-        result = measure(rows, options.rows, options.batch_size, options.seed)
+        result = measure(read_files(files, longest=longest, seed=seed), count, batch_size, seed)
     except (RowError, TooFewRowsError) as error:
-        return _failed(error, 2)
+        bad_input(error)
     except LoopError as error:
-        return _failed(error, 1)
-    if options.results:
-        options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / "reality-static.json").write_bytes(_json(result, indent=2) + b"\n")
-        (options.results / "reality-static.md").write_text(markdown(result))
-    sys.stdout.write((_json(result).decode() if options.json else "\n".join(_table(result))) + "\n")
-    return 0
+        failed(error)
+    if results:
+        write_results(results, "reality-static", markdown(result), result)
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo("\n".join(_table(result)))
 
 
 def measure(rows: Sequence[Row], count: int, size: int, seed: int) -> StaticResult:
-    """Fit on batches of some rows, and judge on those of as many others.
+    """Fit the step model on batches of `count` rows, and test it on batches of `count` other rows.
 
     Raises:
-        TooFewRowsError: there are not enough.
-        LoopError: the loop could not be run.
+        TooFewRowsError: there are fewer rows.
+        LoopError: the loop cannot run.
     """
     rows = [row for row in rows if len(row.prompt) <= LONGEST_PROMPT_CHARS]
     if len(rows) < 2 * count:
         raise TooFewRowsError(f"{2 * count} rows are needed, and the files have {len(rows)}")
     fitting = _batches(rows[:count], size, seed)
-    judging = _batches(rows[count : 2 * count], size, seed)
-    plan = [*fitting, *judging]
-    order = random.Random(seed).sample(range(len(plan)), len(plan))  # whatever drifts meanwhile is in all parts
+    testing = _batches(rows[count : 2 * count], size, seed)
+    plan = [*fitting, *testing]
+    order = random.Random(seed).sample(range(len(plan)), len(plan))  # a drift of the machine affects all parts alike
     measured = dict(zip(order, _run([plan[i] for i in order]), strict=True))
     fitted = [measured[i] for i in range(len(fitting))]
-    judged = [measured[i] for i in range(len(fitting), len(plan))]
-    return _result(fitted, judged, size)
+    tested = [measured[i] for i in range(len(fitting), len(plan))]
+    return _result(fitted, tested, size)
 
 
 def _batches(rows: Sequence[Row], size: int, seed: int) -> list[tuple[str, list[Row]]]:
@@ -99,7 +107,7 @@ def _batches(rows: Sequence[Row], size: int, seed: int) -> list[tuple[str, list[
 
 
 def _run(plan: Sequence[tuple[str, list[Row]]]) -> Iterator[MeasuredBatch]:
-    """Let the loop answer the batches, one after the other."""
+    """Send the batches to the loop one after the other, and yield their measurements."""
     home = environment()
     if not is_complete(home):
         raise LoopError("the environment of the real engine is not installed: run make test-vllm")
@@ -112,7 +120,7 @@ def _run(plan: Sequence[tuple[str, list[Row]]]) -> Iterator[MeasuredBatch]:
         text=True,
     ) as loop:
         if loop.stdin is None or loop.stdout is None:
-            raise LoopError("no pipes to the loop")
+            raise LoopError("the loop has no pipes")
         for number, (kind, rows) in enumerate(plan):
             progress_line(f"batch {number + 1}/{len(plan)}")
             lengths = [row.output_tokens for row in rows]
@@ -123,21 +131,21 @@ def _run(plan: Sequence[tuple[str, list[Row]]]) -> Iterator[MeasuredBatch]:
 
 def _read(line: str, kind: str, lengths: Sequence[int]) -> MeasuredBatch:
     if not line:
-        raise LoopError("the loop died; what it said stands above")
-    told = json.loads(line)
-    if told["generated_tokens"] != max(lengths):
-        raise LoopError(f"a batch went on for {told['generated_tokens']} tokens in place of {max(lengths)}")
-    return MeasuredBatch(kind=kind, useful_tokens=sum(lengths), **told)
+        raise LoopError("the loop ended early; see its output above")
+    measured = json.loads(line)
+    if measured["generated_tokens"] != max(lengths):
+        raise LoopError(f"a batch generated {measured['generated_tokens']} tokens instead of {max(lengths)}")
+    return MeasuredBatch(kind=kind, useful_tokens=sum(lengths), **measured)
 
 
-def _result(fitted: Sequence[MeasuredBatch], judged: Sequence[MeasuredBatch], size: int) -> StaticResult:
+def _result(fitted: Sequence[MeasuredBatch], tested: Sequence[MeasuredBatch], size: int) -> StaticResult:
     step_time = fit_step_time([batch.sample() for batch in fitted])
-    simulated = np.array([batch.simulated_s(step_time) for batch in judged])
-    real = np.array([batch.seconds for batch in judged])
+    simulated = np.array([batch.simulated_s(step_time) for batch in tested])
+    real = np.array([batch.seconds for batch in tested])
     off = simulated / real - 1.0
-    kinds = {kind: [batch for batch in judged if batch.kind == kind] for kind in (HOMOGENEOUS, MIXED)}
+    kinds = {kind: [batch for batch in tested if batch.kind == kind] for kind in (HOMOGENEOUS, MIXED)}
     speed = {kind: throughput(batches) for kind, batches in kinds.items()}
-    said = {kind: throughput(batches, step_time) for kind, batches in kinds.items()}
+    simulated_speed = {kind: throughput(batches, step_time) for kind, batches in kinds.items()}
     return StaticResult(
         a=step_time.a,
         b=step_time.b,
@@ -145,14 +153,14 @@ def _result(fitted: Sequence[MeasuredBatch], judged: Sequence[MeasuredBatch], si
         d=step_time.d,
         batch_size=size,
         fitted_on=len(fitted),
-        judged_on=len(judged),
+        judged_on=len(tested),
         mean_abs_error=float(np.abs(off).mean()),
         worst_error=float(off[np.abs(off).argmax()]),
         total_error=float(simulated.sum() / real.sum() - 1.0),
         tok_per_s=speed,
-        tok_per_s_simulated=said,
+        tok_per_s_simulated=simulated_speed,
         gain=speed[HOMOGENEOUS] / speed[MIXED],
-        gain_simulated=said[HOMOGENEOUS] / said[MIXED],
+        gain_simulated=simulated_speed[HOMOGENEOUS] / simulated_speed[MIXED],
     )
 
 
@@ -162,9 +170,9 @@ def _table(result: StaticResult) -> list[str]:
         for kind in (HOMOGENEOUS, MIXED)
     ]
     return [
-        f"step: a {1e3 * result.a:.2f} ms, b {1e6 * result.b:.0f} µs a sequence, c {1e9 * result.c:.0f} ns a KV token, "
-        f"d {1e6 * result.d:.1f} µs a prompt token",
-        f"batch time on {result.judged_on} others: mean absolute error {result.mean_abs_error:.1%}, "
+        f"step: a {1e3 * result.a:.2f} ms, b {1e6 * result.b:.0f} µs per sequence, "
+        f"c {1e9 * result.c:.0f} ns per KV token, d {1e6 * result.d:.1f} µs per prompt token",
+        f"batch time on {result.judged_on} other batches: mean absolute error {result.mean_abs_error:.1%}, "
         f"worst {result.worst_error:+.0%}, of the total {result.total_error:+.1%}",
         *speeds,
         f"homogeneous over mixed: {result.gain:.2f} measured, {result.gain_simulated:.2f} simulated",
@@ -172,46 +180,20 @@ def _table(result: StaticResult) -> list[str]:
 
 
 def markdown(result: StaticResult) -> str:
-    """Return the page."""
+    """Return the result as a Markdown page."""
     return "\n".join(
         [
             "# The static model against a real padded batch loop",
             "",
             f"`model.generate` of a tiny Llama on one CPU thread, batches of {result.batch_size} rows, padded on the "
-            "left; each answer ends at its row's length and waits for its batch's longest. The step model was fitted "
-            f"on {result.fitted_on} batches and judged on {result.judged_on} of other rows.",
+            "left. Each answer ends at its row's length and waits for the longest of its batch. The step model was "
+            f"fitted on {result.fitted_on} batches and tested on {result.judged_on} batches of other rows.",
             "",
             "```",
-            "python -m bench.reality.static FILE...",
+            "python -m bench reality static FILE...",
             "```",
             "",
             *(f"- {line}" for line in _table(result)),
             "",
         ]
     )
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="rows with prompts and output_tokens")
-    parser.add_argument("--rows", type=int, default=128, help="to fit on, and as many others to judge by")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--longest", type=int, default=400, help="longest answer that takes part, in tokens")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--results", type=Path, help="folder for reality-static.md and reality-static.json")
-    return parser.parse_args()
-
-
-def _json(result: StaticResult, indent: int = 0) -> bytes:
-    encoded = msgspec.json.encode(result)
-    return msgspec.json.format(encoded, indent=indent) if indent else encoded
-
-
-def _failed(error: Exception, code: int) -> int:
-    sys.stderr.write(f"\nbench.reality: {error}\n")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

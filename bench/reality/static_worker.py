@@ -1,8 +1,8 @@
-"""A real padded batch loop: `model.generate` on batches that come on standard input, timed one by one.
+"""A real padded batch loop: runs `model.generate` on batches from standard input, and times each one.
 
-Run inside the vLLM environment, whose Python has torch and transformers, with the model's folder. A batch is one JSON
-object a line, `prompts` and `output_tokens`; for each comes one line with the padded prompt's tokens and the seconds.
-Every answer stops at its own length, and the batch goes on until the longest one's, padding the others.
+It runs inside the vLLM environment, whose Python has torch and transformers; its argument is the model's folder. Each
+line is one batch, a JSON object with `prompts` and `output_tokens`. Each answer line has the tokens of the padded batch
+and the seconds. Every answer stops at its own length; the batch runs until the longest one ends.
 """
 
 import json
@@ -25,7 +25,7 @@ class TrueLengths(StoppingCriteria):
         self._ends = torch.tensor([prompt_tokens + tokens for tokens in output_tokens])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        """Return which rows are at their ends, (n,) of bool."""
+        """Return which rows have reached their lengths, (n,) of bool."""
         del scores, kwargs
         return input_ids.shape[1] >= self._ends
 
@@ -37,11 +37,11 @@ class Loop:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._model = AutoModelForCausalLM.from_pretrained(folder)
         self._model.train(mode=False)
-        # A random model may name the end at any time: rows end at their lengths and not before.
+        # A random model may emit the end token at any time; rows must end at their lengths only.
         self._model.generation_config.eos_token_id = None
 
     def run(self, prompts: Sequence[str], output_tokens: Sequence[int]) -> dict[str, Any]:
-        """Answer a batch; return its size, padded prompt and longest answer in tokens, and the seconds it took."""
+        """Answer a batch; return its size, the tokens of padded prompt and longest answer, and the seconds."""
         start_s = time.perf_counter()
         batch = self._tokenizer(list(prompts), return_tensors="pt", padding=True)
         prompt_tokens = batch["input_ids"].shape[1]
@@ -63,10 +63,10 @@ class Loop:
 
 
 def main(folder: Path, lines: Iterable[str]) -> None:
-    """Answer all batches, after one that does not count."""
+    """Answer all batches, after one that warms up."""
     torch.set_num_threads(1)
     loop = Loop(folder)
-    loop.run(["a first batch loads what is loaded on demand"], [WARM_UP_TOKENS])
+    loop.run(["the first batch loads what is loaded on demand"], [WARM_UP_TOKENS])
     for line in lines:
         sys.stdout.write(json.dumps(loop.run(**json.loads(line))) + "\n")
         sys.stdout.flush()

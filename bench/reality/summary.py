@@ -1,4 +1,4 @@
-"""What a run showed, and how runs compare."""
+"""Figures of a run, and ratios between runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One answered request: when it arrived, its first and its last token came, and how many there were."""
+    """One answered request: times of its arrival, first and last token, and the number of tokens."""
 
     arrival_s: float
     first_s: float
@@ -21,7 +21,7 @@ class Timing:
 class Figures(msgspec.Struct, frozen=True):
     """One run, measured or simulated. Times are end to end, in seconds.
 
-    `loaded_tok_per_s` is up to the last arrival: what comes later depends on how long the last few answers are.
+    `loaded_tok_per_s` counts up to the last arrival, because later tokens depend on the length of the last answers.
     """
 
     mean_s: float
@@ -36,7 +36,7 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class Ratios(msgspec.Struct, frozen=True):
-    """One run over another of the same load."""
+    """Figures of one run divided by those of another run of the same load."""
 
     mean: float
     p50: float
@@ -46,15 +46,15 @@ class Ratios(msgspec.Struct, frozen=True):
 
 
 def figures(timings: Sequence[Timing], preemptions: int, loaded_tok_per_s: float) -> Figures:
-    """Sum up a run, from the first arrival to the last token.
+    """Return the figures of a run, from the first arrival to the last token.
 
     Args:
-        timings: of all its requests.
-        preemptions: the engine's.
-        loaded_tok_per_s: tokens a second up to the last arrival.
+        timings: all answered requests.
+        preemptions: preemptions of the engine.
+        loaded_tok_per_s: tokens per second up to the last arrival.
 
     Raises:
-        ValueError: nothing was answered.
+        ValueError: there are no timings.
     """
     if not timings:
         raise ValueError("no request was answered")
@@ -75,7 +75,7 @@ def figures(timings: Sequence[Timing], preemptions: int, loaded_tok_per_s: float
 
 
 def ratios(run: Figures, base: Figures) -> Ratios:
-    """Divide a run's figures by another's."""
+    """Return the figures of a run divided by those of another."""
     return Ratios(
         mean=run.mean_s / base.mean_s,
         p50=run.p50_s / base.p50_s,
@@ -86,7 +86,7 @@ def ratios(run: Figures, base: Figures) -> Ratios:
 
 
 def relative_errors(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """Return predicted over measured, less one, pair by pair.
+    """Return predicted / measured - 1 for each pair.
 
     >>> relative_errors([1.5], [2.0])
     [-0.25]
@@ -98,7 +98,7 @@ def medians(runs: Sequence[Figures] | Sequence[Ratios]) -> dict[str, float]:
     """Return the median of each figure over runs.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no runs.
     """
     if not runs:
         raise ValueError("no runs")

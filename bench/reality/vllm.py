@@ -1,23 +1,20 @@
-"""The simulator and the gateway against a real vLLM on this machine's CPU: `python -m bench.reality.vllm FILE...`.
+"""`python -m bench reality vllm`: the simulator and the gateway beside a real vLLM on this machine's CPU."""
 
-The engine is short of KV memory and ends each answer at its row's length, which nobody outside knows. It is calibrated
-by a short load; then the same requests go straight to it and through the gateway under each policy, in turn, and
-through the simulator. `make test-vllm` installs the engine. Run it on a machine that does nothing else.
-"""
-
-import argparse
 import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
-import msgspec
+import typer
 
-from bench.reality.experiment import Bench, MeasurementError, progress_line
-from bench.reality.gateway import GatewayError
+from bench.reality.experiment import Bench, MeasurementError
+from bench.reality.options import FilesArgument, ResultsOption, progress_line, write_results
 from bench.reality.report import markdown, table
 from bench.reality.results import Experiment, Plan, compare
 from bench.reality.rows import TooFewRowsError, divide, read_files
+from bench.warm_gateway import StartError
+from gateway.cli.options import JsonOption, bad_input, failed, print_json
 from gateway.config import cache_dir
 from gateway.errors import RowError
 from gateway.prediction.embedder import load_embedder
@@ -27,80 +24,51 @@ LONGEST_ANSWER = 1000
 CALIBRATION_ROWS = 400
 
 
-def main() -> int:
-    """Run the command."""
-    options = _options()
-    plan = Plan(
-        policies=tuple(options.policy or ("fcfs",)),
-        requests=options.requests,
-        repetitions=options.repetitions,
-        rate=options.rate,
-        load=options.load,
-        past=options.past,
-        seed=options.seed,
-        foreign_cores=options.foreign_cores,
-    )
+def command(  # noqa: PLR0913 - one parameter for each option
+    files: FilesArgument,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Policy of the gateway; may be repeated (default: fcfs).")
+    ] = None,
+    requests: Annotated[int, typer.Option(help="Requests of each run.")] = 200,
+    repetitions: Annotated[int, typer.Option(help="Runs of every policy, each with rows of its own.")] = 3,
+    rate: Annotated[float, typer.Option(help="Requests per second; 0: as --load says.")] = 0.0,
+    load: Annotated[float, typer.Option(help="Rate relative to the one that saturates the simulator.")] = 1.5,
+    past: Annotated[int, typer.Option(help="Rows of history that train the gateway's predictor.")] = 3000,
+    seed: int = 0,
+    foreign_cores: Annotated[float, typer.Option(help="Cores that other processes may use in a valid run.")] = 0.3,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the simulator and the gateway with a real vLLM on this machine's CPU.
+
+    The engine has little KV memory and ends each answer at its row's length, which no client knows. A short load
+    calibrates its step model. Then the same requests go directly to it, through the gateway under each policy, and
+    through the simulator. `make test-vllm` installs the engine. Nothing else should run on the machine.
+    """
+    plan = Plan(tuple(policy or ("fcfs",)), requests, repetitions, rate, load, past, seed, foreign_cores)
     try:
-        experiment = measure(plan, options.files)
+        experiment = measure(plan, files)
     except (RowError, TooFewRowsError) as error:
-        return _failed(error, 2)
-    except (EngineError, GatewayError, MeasurementError) as error:
-        return _failed(error, 1)
+        bad_input(error)
+    except (EngineError, StartError, MeasurementError) as error:
+        failed(error)
     comparisons = compare(experiment)
-    if options.results:
-        options.results.mkdir(parents=True, exist_ok=True)
-        command = "python -m bench.reality.vllm FILE... " + " ".join(_without_files(sys.argv[1:], options.files))
-        (options.results / "reality.md").write_text(markdown(experiment, comparisons, command.strip()))
-        (options.results / "reality.json").write_bytes(_json(experiment, indent=2) + b"\n")
-    if options.json:
-        shown = {"comparisons": comparisons, "experiment": experiment}
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+    if results:
+        options = [argument for argument in sys.argv[1:] if argument not in {str(path) for path in files}]
+        page = markdown(experiment, comparisons, f"python -m bench {' '.join([*options[:2], 'FILE...', *options[2:]])}")
+        write_results(results, "reality", page, experiment)
+    if as_json:
+        print_json({"comparisons": comparisons, "experiment": experiment})
     else:
-        sys.stdout.write(table(experiment, comparisons) + "\n")
-    return 0
+        typer.echo(table(experiment, comparisons))
 
 
 def measure(plan: Plan, files: list[Path]) -> Experiment:
-    """Run the whole of it in a folder that is gone afterwards."""
+    """Run the whole experiment in a temporary folder."""
     rows = read_files(files, longest=LONGEST_ANSWER, seed=plan.seed)
     parts = divide(rows, past=plan.past, calibration=CALIBRATION_ROWS, runs=plan.repetitions, each=plan.requests)
-    progress_line("loading the embedding")
+    progress_line("loading the embedder")
     embedder = load_embedder("static", cache_dir())
     with tempfile.TemporaryDirectory(prefix="magnus-reality-") as folder:
         bench = Bench(plan, parts, Path(folder), embedder, progress_line)
         return asyncio.run(bench.run())
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="rows with prompts and output_tokens")
-    parser.add_argument("--policy", action="append", help="the gateway's; may be repeated (default: fcfs)")
-    parser.add_argument("--requests", type=int, default=200, help="in each run")
-    parser.add_argument("--repetitions", type=int, default=3, help="of every policy, each with its own rows")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests a second (default: by --load)")
-    parser.add_argument("--load", type=float, default=1.5, help="rate over what saturates the calibrated simulator")
-    parser.add_argument("--past", type=int, default=3000, help="rows that warm the gateway's predictor")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--foreign-cores", type=float, default=0.3, help="others may take in a run that counts")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--results", type=Path, help="folder for reality.md and reality.json")
-    return parser.parse_args()
-
-
-def _without_files(arguments: list[str], files: list[Path]) -> list[str]:
-    """Leave out where somebody's files are."""
-    names = {str(path) for path in files}
-    return [argument for argument in arguments if argument not in names]
-
-
-def _json(experiment: Experiment, indent: int) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(experiment), indent=indent)
-
-
-def _failed(error: Exception, code: int) -> int:
-    sys.stderr.write(f"\nbench.reality: {error}\n")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

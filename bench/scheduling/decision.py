@@ -1,18 +1,20 @@
-"""What the scheduling core costs, in CPU time: `python -m bench.scheduling.decision [--policy hrrn] [--json]`.
+"""`python -m bench scheduling`: CPU time of the scheduling core's steps.
 
-Everything is generated: a queue of requests with lognormal lengths before engines that are full, so that each answer
-that ends makes room for the next. Times are CPU time of the thread.
+The load is generated: a queue of requests with lognormal lengths, and engines that are full. Each answer that finishes
+makes room for the next one. Times are CPU time of the thread.
 """
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, cycle, islice
 from random import Random
 from statistics import NormalDist, median, quantiles
 from time import thread_time
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from bench.prediction.rows import print_table
+from gateway.cli.options import JsonOption
 from gateway.scheduling.kv_ledger import KvLedger
 from gateway.scheduling.length import LEVELS, LengthQuantiles
 from gateway.scheduling.messages import (
@@ -41,7 +43,7 @@ _Z = [NormalDist().inv_cdf(level) for level in LEVELS]
 
 
 class Requests:
-    """Makes requests that differ: lognormal lengths around lognormal medians."""
+    """Makes different requests: lognormal lengths around lognormal medians."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = Random(seed)
@@ -55,15 +57,14 @@ class Requests:
         return Request(str(number), MODEL, 1 + round(prompt), length, 1e-3 * number, 1e9)
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", default="hrrn")
-    parser.add_argument("--waiting", type=int, default=100_000)
-    parser.add_argument("--backends", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    print_table(rows(options.policy, options.waiting, options.backends), as_json=options.json)
+def command(
+    policy: Annotated[str, typer.Option(help="Policy of the queue.")] = "hrrn",
+    waiting: Annotated[int, typer.Option(help="Requests in the queue.")] = 100_000,
+    backends: Annotated[int, typer.Option(help="Backends.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the CPU time of the scheduling core's steps."""
+    print_table(rows(policy, waiting, backends), as_json=as_json)
 
 
 def rows(policy: str, waiting: int, backends: int) -> list[dict[str, Any]]:
@@ -184,7 +185,3 @@ def row(
             times.append(1e6 * seconds / done)
     low, middle, high = quantiles(times, n=100)[9], median(times), quantiles(times, n=100)[98]
     return {"what": what, "n": len(times), "p10_us": low, "p50_us": middle, "p99_us": high}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 import asyncio
 
-from bench.overhead.engine import Connection, Engine, metrics_page
+from bench.overhead.engine import CannedEngine, Connection, metrics_page
 
 
-class Written(asyncio.Transport):
+class RecordingTransport(asyncio.Transport):
     def __init__(self):
         super().__init__()
         self.data = b""
@@ -17,7 +17,7 @@ class Written(asyncio.Transport):
 
 
 def connected(engine=None):
-    connection, transport = Connection(engine or Engine()), Written()
+    connection, transport = Connection(engine or CannedEngine()), RecordingTransport()
     connection.connection_made(transport)
     return connection, transport
 
@@ -32,7 +32,7 @@ async def turns(count):
         await asyncio.sleep(0)
 
 
-def test_json_answer_is_as_long_as_it_says():
+def test_json_answer_has_the_announced_length():
     connection, transport = connected()
     connection.data_received(request(b'{"model":"canned"}'))
     head, _, body = transport.data.partition(b"\r\n\r\n")
@@ -40,7 +40,7 @@ def test_json_answer_is_as_long_as_it_says():
     assert b'"completion_tokens":3' in body
 
 
-def test_one_connection_answers_request_after_request():
+def test_connection_answers_one_request_after_the_other():
     connection, transport = connected()
     one = request(b'{"model":"canned"}')
     connection.data_received(one + one[:20])
@@ -48,7 +48,7 @@ def test_one_connection_answers_request_after_request():
     assert transport.data.count(b"HTTP/1.1 200 OK") == 2
 
 
-async def test_stream_has_as_many_chunks_as_max_tokens_says_and_usage_if_asked():
+async def test_max_tokens_is_the_number_of_chunks_and_usage_follows_on_request():
     connection, transport = connected()
     connection.data_received(request(b'{"stream":true,"max_tokens":5,"stream_options":{"include_usage":true}}'))
     await turns(10)
@@ -57,7 +57,7 @@ async def test_stream_has_as_many_chunks_as_max_tokens_says_and_usage_if_asked()
     assert transport.data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
-async def test_no_usage_comes_unasked():
+async def test_stream_has_no_usage_without_the_option():
     connection, transport = connected()
     connection.data_received(request(b'{"stream":true,"max_tokens":2}'))
     await turns(5)
@@ -66,7 +66,7 @@ async def test_no_usage_comes_unasked():
 
 
 async def test_paced_stream_waits_after_each_chunk():
-    engine = Engine()
+    engine = CannedEngine()
     connection, transport = connected(engine)
     connection.data_received(request(b'{"stream":true,"max_tokens":2,"seed":600000}'))
     await turns(10)
@@ -74,8 +74,8 @@ async def test_paced_stream_waits_after_each_chunk():
     assert engine.running == 1
 
 
-async def test_a_client_that_leaves_ends_its_stream():
-    engine = Engine()
+async def test_disconnect_ends_the_stream():
+    engine = CannedEngine()
     connection, transport = connected(engine)
     connection.data_received(request(b'{"stream":true,"max_tokens":100}'))
     connection.connection_lost(None)
@@ -85,11 +85,11 @@ async def test_a_client_that_leaves_ends_its_stream():
     assert transport.data == sent
 
 
-def test_what_is_no_http_closes_the_connection():
+def test_bytes_that_are_not_http_close_the_connection():
     connection, transport = connected()
     connection.data_received(b"\x16\x03\x01 hello\r\n\r\n")
     assert transport.closed
 
 
-def test_metrics_tell_the_requests_that_run():
+def test_metrics_show_the_running_requests():
     assert b'vllm:num_requests_running{engine="0"} 7' in metrics_page(7)
