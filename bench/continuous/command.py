@@ -1,7 +1,7 @@
 """`python -m bench continuous`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from math import inf, log2
 from pathlib import Path
 from random import Random
@@ -16,7 +16,8 @@ from backends.simulator.config import EngineConfig
 from bench.continuous.comparison import Compared, compare
 from bench.continuous.grid import ENGINES, LOADS, Grid, Trial, default_policies
 from bench.continuous.tables import markdown, show
-from bench.continuous.trials import Tried, run_trials
+from bench.continuous.trials import TrialResult, run_trials
+from bench.results import require_plots, write_results
 from gateway.cli.history import InstructionsOption
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, err, failed, print_json, read_settings
 from gateway.cli.resources import configured_embedder
@@ -25,21 +26,21 @@ from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.errors import RowError, StarvedError
 from gateway.prediction.embedder import Embedder, NoEmbedder
 from gateway.simulation.experiment import Workload
-from gateway.simulation.prepare import read_workload, trained_workload
-from gateway.simulation.workload import prompt_tokens, without_texts
+from gateway.simulation.trained import read_workload, trained_workload
+from gateway.simulation.workload import prompt_tokens
 from gateway.training.rows import PastRow
 
 PRESET = "llama-8b-a100"
 
 APPLICATIONS_KV_TOKENS = 12_000
-"""What an 8B model in bf16 leaves of 20 GB: 0.9 * 20e9 - 16.06e9 bytes are 14 800 tokens, less what activations take.
-The mixed applications' answers are short; on 80 GB nothing would ever be scarce."""
+"""KV memory that an 8B model in bf16 leaves of 20 GB: 0.9 * 20e9 - 16.06e9 bytes are 14 800 tokens, less activations.
+The applications' answers are short. With 80 GB, memory would never be scarce."""
 
 TRACES_KV_TOKENS = 60_000
-"""The same model on 26 GB. Prompts of a thousand tokens and long answers are what makes memory scarce there."""
+"""The same model on 26 GB. Memory is scarce there because prompts have a thousand tokens and answers are long."""
 
 MESSAGES_AN_ANSWER = 25
-"""The core hears of an answer's growth about so often, and every 16 tokens at most."""
+"""Progress messages for a mean answer. A message never reports fewer than 16 more tokens."""
 
 QUICK_ROWS = 12_000
 APPLICATIONS = "applications"
@@ -48,7 +49,12 @@ CONTEXTS, FITTING_SHARE = (8_192, 16_384, 32_768), 0.999
 
 
 class ContinuousResults(msgspec.Struct, frozen=True):
-    """All runs, with what saturation means for each workload: one engine's requests a second."""
+    """All runs.
+
+    Attributes:
+        saturation: requests a second that one engine sustains, by workload.
+        kv_tokens: KV memory of an engine, by workload.
+    """
 
     saturation: dict[str, float]
     kv_tokens: dict[str, int]
@@ -56,34 +62,42 @@ class ContinuousResults(msgspec.Struct, frozen=True):
 
 
 def continuous(  # noqa: PLR0913 - one parameter an option
-    workload: Annotated[list[Path] | None, typer.Option(help="Rows with texts; all files make one workload.")] = None,
-    trace: Annotated[list[Path] | None, typer.Option(help="Arrivals and lengths; each file is a workload.")] = None,
+    workload: Annotated[
+        list[Path] | None, typer.Option(help="Past requests with texts. All files together are one workload.")
+    ] = None,
+    trace: Annotated[list[Path] | None, typer.Option(help="Arrivals and lengths. Each file is a workload.")] = None,
     instructions: InstructionsOption = None,
-    engines: Annotated[str, typer.Option(help="Sizes of fleets.")] = ",".join(map(str, ENGINES)),
-    loads: Annotated[str, typer.Option(help="Shares of saturation.")] = ",".join(map(str, LOADS)),
+    engines: Annotated[str, typer.Option(help="Numbers of engines, separated by commas.")] = ",".join(
+        map(str, ENGINES)
+    ),
+    loads: Annotated[str, typer.Option(help="Arrival rates as shares of saturation, separated by commas.")] = ",".join(
+        map(str, LOADS)
+    ),
     policies: Annotated[
-        str, typer.Option(help="direct, round-robin, fcfs, sjf, hrrn, hrrn:ALPHA, magnus; with @true for true lengths.")
+        str, typer.Option(help="direct, round-robin, fcfs, sjf, hrrn, hrrn:ALPHA, magnus. With @true: true lengths.")
     ] = ",".join(default_policies(quick=False)),
-    kv_tokens: Annotated[int, typer.Option(min=1, help="KV memory of an engine for rows with texts.")] = (
+    kv_tokens: Annotated[int, typer.Option(min=1, help="KV memory of an engine in tokens, for --workload.")] = (
         APPLICATIONS_KV_TOKENS
     ),
-    trace_kv_tokens: Annotated[int, typer.Option(min=1, help="And for traces.")] = TRACES_KV_TOKENS,
+    trace_kv_tokens: Annotated[
+        int, typer.Option(min=1, help="KV memory of an engine in tokens, for --trace.")
+    ] = TRACES_KV_TOKENS,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="In each run; enough for a steady state if not given.")
+        int | None, typer.Option(min=1, help="Requests in each run. By default enough for a steady state.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="All loads on the larger fleets, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Try every load on larger fleets too.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two engines, two loads, five policies, fewer requests.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of all arrivals.")] = 0,
-    results: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for tables and pictures.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all arrivals.")] = 0,
+    results: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for figures, tables, pictures.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Compare the queue's policies with direct dispatch on engines with continuous batching."""
-    if results and find_spec("matplotlib") is None:
-        failed("--results needs matplotlib: pip install 'magnus-gateway[plots]'")
+    if results:
+        require_plots()
     if not workload and not trace:
         bad_input("--workload or --trace: at least one file is needed")
     settings = read_settings(config)
@@ -98,11 +112,11 @@ def continuous(  # noqa: PLR0913 - one parameter an option
         )
         if quick:
             grid = replace(grid, engines=(2,), loads=(0.7, 1.2), policies=(), quick=True)
-        _ = grid.contenders  # names are checked before anything is trained
+        _ = grid.candidates  # check the names before any training
         embedder = configured_embedder(settings) if workload else NoEmbedder()
         sizes = kv_tokens, trace_kv_tokens
         ready = _workloads(_files(workload, trace), instructions, sizes, embedder, quick=quick)
-        tried = _run([(one, grid.trials(one)) for one in ready], jobs)
+        trial_results = _run([(one, grid.trials(one)) for one in ready], jobs)
     except (RowError, ValueError) as error:
         bad_input(error)
     except StarvedError as error:
@@ -110,10 +124,10 @@ def continuous(  # noqa: PLR0913 - one parameter an option
     found = ContinuousResults(
         {one.name: one.saturation().req_per_s for one in ready},
         {one.name: one.config.capacity_tokens for one in ready},
-        compare(tried),
+        compare(trial_results),
     )
     if results:
-        _keep(results, found, tried)
+        _write(results, found, trial_results)
     if as_json:
         print_json(found)
     else:
@@ -124,16 +138,16 @@ def _numbers(name: str, text: str) -> list[float]:
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"{name}: {text!r} are not numbers with commas between") from None
+        raise ValueError(f"{name}: {text!r} is not a list of numbers separated by commas") from None
     if not all(0.0 < number < inf for number in numbers):
-        raise ValueError(f"{name}: {text!r}: each is to be above 0 and finite")
+        raise ValueError(f"{name}: {text!r}: each number must be above 0 and finite")
     return numbers
 
 
 def _whole_numbers(name: str, text: str) -> list[int]:
     numbers = _numbers(name, text)
     if not all(number.is_integer() for number in numbers):
-        raise ValueError(f"{name}: {text!r} are not whole numbers")
+        raise ValueError(f"{name}: {text!r} must be whole numbers")
     return [int(number) for number in numbers]
 
 
@@ -151,14 +165,14 @@ def _workloads(
     *,
     quick: bool,
 ) -> list[Workload]:
-    """Read the files, and train the predictor for each workload on half of it."""
+    """Read the files, and train the predictor for each workload on half of its rows."""
     workloads = []
     for name, (paths, is_trace) in files.items():
         with err.status(f"{name}: training the predictor on half of the rows"):
             rows = read_workload(paths, instructions)
             if quick and len(rows) > QUICK_ROWS:
                 rows = rows[:QUICK_ROWS] if is_trace else Random(0).sample(rows, QUICK_ROWS)
-            known = trained_workload(
+            ready = trained_workload(
                 name,
                 rows,
                 _engine(rows, kv_tokens[is_trace]),
@@ -166,13 +180,28 @@ def _workloads(
                 progress_tokens=_progress_tokens(rows),
                 cache=cache_dir(),
             )
-        known.rows = without_texts(known.rows)
-        workloads.append(known)
+        ready.rows = _without_texts(ready.rows)
+        workloads.append(ready)
     return workloads
 
 
+def _without_texts(rows: Sequence[PastRow]) -> list[PastRow]:
+    """Return rows that simulate the same, without their texts: they are sent to other processes."""
+    return [
+        PastRow(
+            app=row.app,
+            user=row.user,
+            model=row.model,
+            t=row.t,
+            input_tokens=prompt_tokens(row),
+            output_tokens=row.output_tokens,
+        )
+        for row in rows
+    ]
+
+
 def _engine(rows: list[PastRow], kv_tokens: int) -> EngineConfig:
-    """Return engines whose context, a power of two, holds nearly all of the rows."""
+    """Return engines with the smallest context that holds nearly all rows."""
     lengths = sorted(prompt_tokens(row) + row.output_tokens for row in rows)
     longest = lengths[int(FITTING_SHARE * (len(lengths) - 1))]
     context = next((size for size in CONTEXTS if size >= longest), CONTEXTS[-1])
@@ -184,22 +213,15 @@ def _progress_tokens(rows: list[PastRow]) -> int:
     return max(PROGRESS_TOKENS, 2 ** round(log2(mean / MESSAGES_AN_ANSWER)) if mean > MESSAGES_AN_ANSWER else 0)
 
 
-def _run(trials: list[tuple[Workload, list[Trial]]], jobs: int) -> list[Tried]:
+def _run(trials: list[tuple[Workload, list[Trial]]], jobs: int) -> list[TrialResult]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("simulate", total=sum(len(of_one) for _, of_one in trials))
         return run_trials(trials, jobs, lambda: progress.advance(task))
 
 
-def _keep(results: Path, found: ContinuousResults, tried: list[Tried]) -> None:
+def _write(results: Path, found: ContinuousResults, trial_results: list[TrialResult]) -> None:
     from bench.continuous.plots import draw  # needs an extra
 
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        figures, tables = results / "continuous.json", results / "continuous.md"
-        figures.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
-        tables.write_text(markdown(found.runs, found.saturation, found.kv_tokens))
-        for written in (figures, tables, *draw(results, tried)):
-            err.print(f"magnus: wrote {written}", markup=False, soft_wrap=True)
-    except OSError as error:
-        failed(f"{results}: {error.strerror}")
+    page = markdown(found.runs, found.saturation, found.kv_tokens)
+    write_results(results, "continuous", found, page, draw(results, trial_results))

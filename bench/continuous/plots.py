@@ -1,77 +1,61 @@
-"""The pictures of `python -m bench continuous`, as PNG and SVG, one of each workload. Needs the extra `plots`."""
+"""The pictures of `python -m bench continuous`, one for each workload. Needs the extra `plots`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bench.continuous.grid import Section
-from bench.continuous.trials import Tried
-
-FORMATS = ("png", "svg")
-BAR_SPACE = 0.85
-"""Of the distance between two loads."""
+from bench.continuous.trials import TrialResult
+from bench.plots import four_panels, grouped_bars, legend_above, lines, save
 
 MAX_SERIES = 4
-"""Lines over time that one can still tell apart."""
+"""Most lines over time in one panel; more cannot be told apart."""
 
 
-def draw(directory: Path, tried: Sequence[Tried]) -> Iterator[Path]:
-    """Draw each workload on its smallest fleet; yields each file that was written."""
-    for name in dict.fromkeys(one.workload for one in tried):
-        steady = [one for one in tried if one.workload == name and one.section is Section.LOADS]
+def draw(folder: Path, results: Sequence[TrialResult]) -> Iterator[Path]:
+    """Draw each workload on its smallest fleet, and yield each file that was written."""
+    for name in dict.fromkeys(one.workload for one in results):
+        steady = [one for one in results if one.workload == name and one.section is Section.LOADS]
         fewest = min((one.engines for one in steady), default=0)
-        yield from _draw(directory, name, [one for one in steady if one.engines == fewest])
+        if smallest := [one for one in steady if one.engines == fewest]:
+            yield from _draw(folder, name, smallest)
 
 
-def _draw(directory: Path, name: str, runs: Sequence[Tried]) -> Iterator[Path]:
-    if not runs:
-        return
+def _draw(folder: Path, name: str, runs: Sequence[TrialResult]) -> Iterator[Path]:
     load = _overload(runs)
     at_load = [run for run in runs if run.load == load]
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    panels = figure.subplots(2, 2)
-    _lines(panels[0, 0], runs, lambda run: run.report.mean_s)
+    figure, panels = four_panels()
+    _mean_times(panels[0, 0], runs)
     _distribution(panels[0, 1], at_load)
-    _series(panels[1, 0], at_load)
-    _bars(panels[1, 1], runs)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=len(labels), title=f"{name}, {runs[0].engines} engines"
+    _occupancy(panels[1, 0], at_load)
+    _throughput(panels[1, 1], runs)
+    legend_above(figure, panels[0, 0], f"{name}, {runs[0].engines} engines")
+    yield from save(figure, folder, f"continuous-{name}")
+
+
+def _mean_times(axes: Axes, runs: Sequence[TrialResult]) -> None:
+    lines(
+        axes, {name: ([run.load for run in own], [run.report.mean_s for run in own]) for name, own in _by_policy(runs)}
     )
-    with mpl.rc_context({"svg.hashsalt": name}):
-        for extension in FORMATS:
-            path = directory / f"continuous-{name}.{extension}"
-            figure.savefig(path, dpi=110, metadata={"Date": None} if extension == "svg" else None)
-            yield path
-
-
-def _lines(axes: Axes, runs: Sequence[Tried], figure: Callable[[Tried], float]) -> None:
-    for policy in _policies(runs):
-        own = [run for run in runs if run.policy == policy]
-        axes.plot([run.load for run in own], [figure(run) for run in own], marker="o", label=policy)
-    axes.set(title="Mean time end to end by load", xlabel="share of saturation", ylabel="seconds", yscale="log")
+    axes.set(title="Mean time end to end by load", xlabel="share of saturation", ylabel="seconds")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.grid(visible=True, which="major", alpha=0.3)
 
 
-def _distribution(axes: Axes, runs: Sequence[Tried]) -> None:
+def _distribution(axes: Axes, runs: Sequence[TrialResult]) -> None:
     for run in runs:
         levels = np.linspace(0.0, 1.0, len(run.curves.e2e_s))
         axes.plot(run.curves.e2e_s, levels, label=run.policy)
-    axes.set(
-        title=f"Times end to end at load {runs[0].load:g}", xlabel="seconds", ylabel="share of answers", xscale="log"
-    )
+    title = f"Times end to end at load {runs[0].load:g}"
+    axes.set(title=title, xlabel="seconds", ylabel="share of answers", xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="major", alpha=0.3)
 
 
-def _series(axes: Axes, runs: Sequence[Tried]) -> None:
-    """KV occupancy while requests arrive and after, of the contenders that differ most."""
+def _occupancy(axes: Axes, runs: Sequence[TrialResult]) -> None:
+    """Draw KV memory in use over time for the policies that differ most."""
     colors = {run.policy: f"C{number % 10}" for number, run in enumerate(runs)}
     shown = [run for run in runs if run.policy in {"direct", "fcfs", "hrrn", "magnus"}] or list(runs)
     for run in shown[:MAX_SERIES]:
@@ -80,22 +64,18 @@ def _series(axes: Axes, runs: Sequence[Tried]) -> None:
     axes.grid(visible=True, alpha=0.3)
 
 
-def _bars(axes: Axes, runs: Sequence[Tried]) -> None:
-    loads, policies = sorted({run.load for run in runs}), _policies(runs)
-    width = BAR_SPACE / len(policies)
-    for number, policy in enumerate(policies):
-        own = [run.report.tok_per_s for run in runs if run.policy == policy]
-        offset = (number - (len(policies) - 1) / 2) * width
-        axes.bar(np.arange(len(own)) + offset, own, width, label=policy)
-    axes.set_xticks(np.arange(len(loads)), [f"{load:g}" for load in loads])
+def _throughput(axes: Axes, runs: Sequence[TrialResult]) -> None:
+    loads = sorted({run.load for run in runs})
+    grouped_bars(axes, loads, {name: [run.report.tok_per_s for run in own] for name, own in _by_policy(runs)})
     axes.set(title="Throughput until the last arrival", xlabel="share of saturation", ylabel="tokens a second")
 
 
-def _overload(runs: Sequence[Tried]) -> float:
-    """Return the lowest load over saturation, or the highest there is."""
+def _overload(runs: Sequence[TrialResult]) -> float:
+    """Return the lowest load above saturation, or the highest load."""
     loads = sorted({run.load for run in runs})
     return next((load for load in loads if load > 1.0), loads[-1])
 
 
-def _policies(runs: Sequence[Tried]) -> list[str]:
-    return list(dict.fromkeys(run.policy for run in runs))
+def _by_policy(runs: Sequence[TrialResult]) -> list[tuple[str, list[TrialResult]]]:
+    names = dict.fromkeys(run.policy for run in runs)
+    return [(name, [run for run in runs if run.policy == name]) for name in names]

@@ -1,6 +1,6 @@
 """The tables of `python -m bench continuous`, for a terminal and in Markdown."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
@@ -9,15 +9,16 @@ from rich.table import Table
 
 from bench.continuous.comparison import Compared, sections
 from bench.continuous.grid import QUEUE_OF, Section
+from bench.results import markdown_line
 
 Column = tuple[str, Callable[[Compared], str]]
 
 
-def _times(value: float | None) -> str:
+def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _finely(value: float | None) -> str:
+def _fine_ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if value < 10 else f"{value:,.0f}"
 
 
@@ -33,52 +34,54 @@ _LOAD: Column = ("load", lambda one: f"{one.load:g}")
 _POLICY: Column = ("policy", lambda one: one.policy)
 _AGAINST_DIRECT: tuple[Column, ...] = (
     ("mean s", lambda one: _seconds(one.report.mean_s)),
-    ("mean", lambda one: _finely(one.mean_x)),
-    ("p50", lambda one: _times(one.p50_x)),
-    ("p99", lambda one: _times(one.p99_x)),
-    ("TTFT", lambda one: _times(one.ttft_x)),
-    ("short", lambda one: _times(one.short_p50_x)),
-    ("tok/s", lambda one: _finely(one.tok_per_s_x)),
+    ("mean", lambda one: _fine_ratio(one.mean_x)),
+    ("p50", lambda one: _ratio(one.p50_x)),
+    ("p99", lambda one: _ratio(one.p99_x)),
+    ("TTFT", lambda one: _ratio(one.ttft_x)),
+    ("short", lambda one: _ratio(one.short_p50_x)),
+    ("tok/s", lambda one: _fine_ratio(one.tok_per_s_x)),
     ("preem.", lambda one: f"{one.report.preemptions}"),
     ("wait", lambda one: f"{one.report.kv_util_waiting:.2f}" if one.report.waiting_share else "-"),
 )
-_TRUTH: tuple[Column, ...] = (("true", lambda one: _times(one.clairvoyant_x)),)
-_WITHOUT: tuple[Column, ...] = (("", lambda one: one.variant or one.policy),)
-_REFUSING: tuple[Column, ...] = (
+_TRUTH: tuple[Column, ...] = (("true", lambda one: _ratio(one.clairvoyant_x)),)
+_VARIANT: tuple[Column, ...] = (("", lambda one: one.variant or one.policy),)
+_DROPS: tuple[Column, ...] = (
     _POLICY,
     ("bound", lambda one: one.variant.removeprefix(QUEUE_OF)),
     ("arrived", lambda one: f"{one.requests:,}"),
     ("answered", lambda one: f"{one.report.n:,}"),
     ("dropped", lambda one: f"{one.report.dropped:,}"),
-    ("held p99", lambda one: _seconds(one.report.accepted_queue_p99_s)),
+    ("queue p99", lambda one: _seconds(one.report.accepted_queue_p99_s)),
     ("p99 s", lambda one: _seconds(one.report.p99_s)),
-    ("told", lambda one: _seconds(one.report.retry_after_mean_s or 0.0)),
-    ("ratio", lambda one: _times(one.report.retry_ratio)),
+    ("retry s", lambda one: _seconds(one.report.retry_after_mean_s or 0.0)),
+    ("ratio", lambda one: _ratio(one.report.retry_ratio)),
     ("room", lambda one: _share(one.report.retry_room)),
 )
 _COLUMNS: dict[Section, tuple[Column, ...]] = {
     Section.LOADS: (_LOAD, _POLICY, *_AGAINST_DIRECT, *_TRUTH),
     Section.BURST: (_LOAD, _POLICY, *_AGAINST_DIRECT, *_TRUTH),
-    Section.FAULTS: _WITHOUT + _AGAINST_DIRECT,
-    Section.OVERLOAD: _REFUSING,
+    Section.FAULTS: _VARIANT + _AGAINST_DIRECT,
+    Section.OVERLOAD: _DROPS,
 }
 _NAMES = {"", "load", "policy"}
 _TITLES = {
     Section.LOADS: "steady arrivals",
-    Section.BURST: "half of them in 5 % of the time",
-    Section.FAULTS: "without what it relies on, load 1.2",
-    Section.OVERLOAD: "ten times too much for ten minutes",
+    Section.BURST: "half of the requests in 5 % of the time",
+    Section.FAULTS: "one fault each, load 1.2",
+    Section.OVERLOAD: "ten times too many requests for ten minutes",
 }
 _LEGEND = """\
-`mean` to `tok/s` are multiples of direct dispatch to the engine with the fewest requests, on the same arrivals. Times
-are end to end, `mean s` in seconds. `short`: median of the answers shorter than the workload's median. `tok/s`: until
-the last arrival. `preem.`: preemptions. `wait`: mean share of the KV memory in use while requests waited, at the
-gateway or in an engine. `true`: mean time over that of the same policy with true lengths. `@true` knows the true
-lengths; all others are given the trained predictor's, made on rows that are not simulated.
+`mean` to `tok/s` are ratios to direct dispatch of the same arrivals. Direct dispatch sends each request at once to the
+engine with the fewest requests. Times are end to end, and `mean s` is in seconds. `short` is the median time of answers
+that are shorter than the workload's median. `tok/s` counts until the last arrival. `preem.` counts preemptions. `wait`
+is the mean share of KV memory in use while requests waited, at the gateway or in an engine. `true` is the mean time
+over the mean time of the same policy with true lengths. Policies with `@true` get the true lengths. All others get the
+lengths of the predictor, which was trained on rows that are not simulated.
 
-Overload: `bound` is the queue's, in requests; times in seconds. `told`: mean Retry-After; `ratio`: median of it over
-the time until as many requests had left the queue as were in it, 1 being the truth; `room`: share of drops after whose
-Retry-After the queue had room, though arrivals went on.
+Overload: `bound` is the longest queue, in requests. Times are in seconds. `queue p99` is the 0.99-quantile of the queue
+time. `retry s` is the mean Retry-After of the drops. `ratio` is the median of Retry-After over the time until as many
+requests had left the queue as were in it; 1 is exact. `room` is the share of drops after whose Retry-After the queue
+had room, although arrivals went on.
 """
 
 
@@ -107,16 +110,12 @@ def markdown(runs: Sequence[Compared], saturation: Mapping[str, float], kv_token
     ]
     for title, section, rows in _tables(runs):
         columns = _COLUMNS[section]
-        lines += ["", f"## {title}", "", _line(heading for heading, _ in columns)]
-        lines.append(_line("---" if heading in _NAMES else "---:" for heading, _ in columns))
-        lines += [_line(cell(row) for _, cell in columns) for row in rows]
+        lines += ["", f"## {title}", "", markdown_line(heading for heading, _ in columns)]
+        lines.append(markdown_line("---" if heading in _NAMES else "---:" for heading, _ in columns))
+        lines += [markdown_line(cell(row) for _, cell in columns) for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def _tables(runs: Sequence[Compared]) -> Iterator[tuple[str, Section, list[Compared]]]:
     for (workload, section, engines), rows in sections(runs).items():
         yield f"{workload}, {engines} engines: {_TITLES[section]}", section, rows
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

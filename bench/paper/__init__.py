@@ -1,1 +1,4 @@
-"""The experiment of arXiv 2406.04785 in simulated time: its testbed, its baselines, its scheduler, and ours."""
+"""The experiment of arXiv 2406.04785 in simulated time.
+
+It has the paper's testbed, its baselines and its scheduler, and compares the gateway's scheduler with them.
+"""

@@ -1,4 +1,4 @@
-"""CCB, the paper's conservative continuous batching: never more than a few at once, so that all of them always fit."""
+"""CCB, the paper's conservative continuous batching: few requests at once, so that all of them always fit."""
 
 import heapq
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from backends.simulator.engine import ContinuousEngine, FcfsQueue, ReservedKV, StepResult
 from backends.simulator.engine import Sequence as EngineSequence
 from bench.paper.run import Done, Outcome
-from bench.paper.testbed import LONGEST_TOKENS, Job, Testbed
+from bench.paper.testbed import MAX_TOKENS, Job, Testbed
 
 
 def run_continuous(jobs: Sequence[Job], testbed: Testbed, *, at_once: int) -> Outcome:
-    """Run until everything is answered, first come, first served to whichever engine has a place.
+    """Run until every request is answered. Requests go to the first engine with a free place, in order of arrival.
 
     Args:
-        jobs: in the order of their arrivals.
+        jobs: the requests in the order of their arrivals.
         testbed: the engines.
-        at_once: requests on each of them.
+        at_once: most requests on one engine.
     """
     by_id = {job.request.id: job for job in jobs}
     engines = [
@@ -25,11 +25,11 @@ def run_continuous(jobs: Sequence[Job], testbed: Testbed, *, at_once: int) -> Ou
     steps: list[tuple[float, int, StepResult]] = []
     busy: set[int] = set()
     done: list[Done] = []
-    waiting = 0  # jobs before it are on an engine
+    waiting = 0  # index of the first job that no engine has yet
     now = 0.0
     while True:
         for index, engine in enumerate(engines):
-            while index not in busy and engine.running + engine.waiting < at_once and _is_there(jobs, waiting, now):
+            while index not in busy and engine.running + engine.waiting < at_once and _has_arrived(jobs, waiting, now):
                 engine.submit(_sequence(jobs[waiting]))
                 waiting += 1
             if index not in busy and (engine.running or engine.waiting):
@@ -50,9 +50,9 @@ def _arrival(job: Job) -> float:
     return job.request.arrival_s
 
 
-def _is_there(jobs: Sequence[Job], number: int, now: float) -> bool:
+def _has_arrived(jobs: Sequence[Job], number: int, now: float) -> bool:
     return number < len(jobs) and _arrival(jobs[number]) <= now
 
 
 def _sequence(job: Job) -> EngineSequence:
-    return EngineSequence(job.request.id, job.request.prompt_tokens, job.output_tokens, LONGEST_TOKENS)
+    return EngineSequence(job.request.id, job.request.prompt_tokens, job.output_tokens, MAX_TOKENS)

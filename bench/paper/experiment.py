@@ -1,4 +1,4 @@
-"""The comparison: each policy at each rate, on the same arrivals."""
+"""The comparison: every policy at every rate, on the same arrivals."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,11 +13,11 @@ from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.static_batch import MEMORY_LEVEL
 
 VANILLA_SIZE, QUANTISED_SIZE = 7, 10
-"""The paper's: what fits when every request takes its maximum."""
+"""Batch sizes of the paper: what fits if every request has the maximum length."""
 
 RATES = (4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 30.0, 40.0)
 WINDOW_S = 600.0
-"""For how long requests arrive, unless their number is given."""
+"""How long requests arrive, unless their number is given."""
 
 BASELINE, OURS = "VS", "ours"
 
@@ -67,20 +67,20 @@ POLICIES: dict[str, Run] = {
     "Magnus+q": _magnus_q,
     OURS: _ours,
 }
-"""In the paper's order; `Magnus+q` is Magnus with our memory test, which shows how much of the difference is that."""
+"""In the paper's order. `Magnus+q` is Magnus with our memory test. It shows how much that test contributes."""
 
 
 def compare(
     taken: Sequence[Sample], rate: float, *, count: int | None = None, seed: int = 0, testbed: Testbed | None = None
 ) -> Iterator[PaperReport]:
-    """Run every policy at one rate, and yield what each showed.
+    """Run every policy at one rate, and yield the figures of each.
 
     Args:
-        taken: requests to draw.
+        taken: samples to draw requests from.
         rate: requests a second.
-        count: how many; None is as many as arrive in `WINDOW_S`.
-        seed: of draw and gaps.
-        testbed: None is the paper's.
+        count: number of requests; None takes as many as arrive in `WINDOW_S`.
+        seed: of the draw and the gaps.
+        testbed: the engines; None takes the paper's.
     """
     jobs = poisson_jobs(taken, rate=rate, count=count or round(rate * WINDOW_S), seed=seed)
     return (report(name, rate, run(jobs, testbed or Testbed())) for name, run in POLICIES.items())

@@ -1,4 +1,4 @@
-"""Who shares a batch and which batch is next: what each row of the paper's comparison decides, and what ours does."""
+"""The paper's batch policies: which requests share a batch, and which batch runs next."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from gateway.scheduling.messages import Request
 from gateway.scheduling.static_batch import planned_tokens
 
 PHI = 50_000
-"""The paper's threshold of wasted memory access, in token reads."""
+"""The paper's threshold for wasted memory access, in token reads."""
 
 
 class BatchPolicy(Protocol):
-    """Decides for static engines."""
+    """Forms batches for static engines."""
 
     def arrive(self, request: Request) -> None:
-        """Take a request in."""
+        """Accept a request that has just arrived."""
         ...
 
     def take(self, now: float) -> list[Request]:
-        """Give the next batch to an engine that is free; an empty one if nobody waits."""
+        """Return the next batch for an engine that is free; empty if no request waits."""
         ...
 
     def finish(self, batch: Sequence[Job], run: BatchRun, now: float) -> None:
@@ -37,17 +37,17 @@ class BatchPolicy(Protocol):
 
 @dataclass(slots=True)
 class Vanilla:
-    """VS and VSQ: first come, first served, in batches of a fixed size that fits whatever the lengths are."""
+    """VS and VSQ: first come, first served, in batches of a fixed size that fits for all lengths."""
 
     size: int
     _queue: deque[Request] = field(default_factory=deque)
 
     def arrive(self, request: Request) -> None:
-        """Queue it."""
+        """Queue the request."""
         self._queue.append(request)
 
     def take(self, now: float) -> list[Request]:
-        """Take the first ones; a free engine does not wait until there are enough."""
+        """Take the oldest requests. A free engine does not wait for a full batch."""
         del now
         return [self._queue.popleft() for _ in range(min(self.size, len(self._queue)))]
 
@@ -55,13 +55,13 @@ class Vanilla:
         """Learn nothing."""
 
     def out_of_memory(self, batch: Sequence[Request], now: float) -> None:
-        """Fail: the size is chosen so that this cannot be."""
+        """Raise an error: the batch size is chosen so that this cannot happen."""
         raise RuntimeError(f"{len(batch)} requests of the largest size do not fit the memory")
 
 
 @dataclass(frozen=True, slots=True)
-class _Point:
-    """A request as the paper sees it: with one predicted length. `reserved_tokens` is what the memory test counts."""
+class _Member:
+    """A request with one predicted length, as in the paper. The memory test counts `reserved_tokens` of output."""
 
     request: Request
     output_tokens: int
@@ -70,16 +70,16 @@ class _Point:
 
 @dataclass(slots=True)
 class _QueuedBatch:
-    """A batch that waits; `closed` to arrivals if it is half of one that ran out of memory."""
+    """A batch in the queue. It is `closed` to arrivals if it is half of a batch that ran out of memory."""
 
-    members: list[_Point]
+    members: list[_Member]
     shape: BatchShape
     reserved_tokens: int
     arrival_s: float
     closed: bool = False
 
     @classmethod
-    def of(cls, members: Sequence[_Point], *, closed: bool = False) -> "_QueuedBatch":
+    def of(cls, members: Sequence[_Member], *, closed: bool = False) -> "_QueuedBatch":
         first, *others = members
         shape = BatchShape.of(first.request.prompt_tokens, first.output_tokens)
         for one in others:
@@ -90,17 +90,17 @@ class _QueuedBatch:
 
 @dataclass(slots=True)
 class WmaBatches:
-    """The paper's batches, formed as requests arrive, from points: the mean of each predicted length.
+    """The paper's batches, formed as requests arrive, with the mean of each predicted length.
 
-    An arrival joins the queued batch whose WMA is the smallest with it, if that is under Φ and the batch fits the
-    memory; else it opens one. With a fixed `size` this is GLP, without one ABP, both first come, first served; with
-    HRRN over batches, by the estimator, it is Magnus.
+    An arrival joins the queued batch that has the smallest wasted memory access (WMA) with it, if that is below Φ and
+    the batch fits the memory. Otherwise the arrival opens a batch. With a fixed `size` this is GLP, and without one it
+    is ABP. Both serve batches first come, first served. With HRRN over batches it is Magnus.
 
     Args:
-        kv_capacity_tokens: of an engine.
-        batch_time: the estimator for HRRN; None serves the batches in the order in which they were opened.
-        size: most members; None leaves it to the memory test.
-        memory_level: quantile of the length that the memory test counts with, in place of the mean; not in the paper.
+        kv_capacity_tokens: KV memory of an engine.
+        batch_time: estimator for HRRN; None serves batches in the order in which they were opened.
+        size: most requests in a batch; None leaves it to the memory test.
+        memory_level: quantile of the length for the memory test; None uses the mean, as in the paper.
     """
 
     kv_capacity_tokens: int
@@ -110,50 +110,50 @@ class WmaBatches:
     _queue: list[_QueuedBatch] = field(default_factory=list)
 
     def arrive(self, request: Request) -> None:
-        """Insert by WMA."""
-        point = self._point(request)
+        """Add the request to the batch with the smallest WMA, or open a batch."""
+        member = self._member(request)
         best: tuple[int, _QueuedBatch, BatchShape] | None = None
         for batch in self._queue:
             if batch.closed or (self.size is not None and batch.shape.size >= self.size):
                 continue
-            shape = batch.shape.joined_by(request.prompt_tokens, point.output_tokens)
+            shape = batch.shape.joined_by(request.prompt_tokens, member.output_tokens)
             wma = shape.wma
-            if wma < PHI and (best is None or wma < best[0]) and self._fits(shape, batch, point):
+            if wma < PHI and (best is None or wma < best[0]) and self._fits(shape, batch, member):
                 best = wma, batch, shape
         if best is None:
-            self._queue.append(_QueuedBatch.of([point]))
+            self._queue.append(_QueuedBatch.of([member]))
             return
         _, batch, batch.shape = best
-        batch.members.append(point)
-        batch.reserved_tokens = max(batch.reserved_tokens, point.reserved_tokens)
+        batch.members.append(member)
+        batch.reserved_tokens = max(batch.reserved_tokens, member.reserved_tokens)
 
     def take(self, now: float) -> list[Request]:
-        """Take the batch with the highest response ratio, or the oldest."""
+        """Take the batch with the highest response ratio, or the oldest one without an estimator."""
         if not self._queue:
             return []
         best = max(self._queue, key=lambda batch: self._urgency(batch, now))
         self._queue.remove(best)
-        return [point.request for point in best.members]
+        return [member.request for member in best.members]
 
     def finish(self, batch: Sequence[Job], run: BatchRun, now: float) -> None:
-        """Teach the estimator the batch's time."""
+        """Let the estimator learn the batch's time."""
         del now
         if self.batch_time is not None:
             prompt_tokens = max(job.request.prompt_tokens for job in batch)
             self.batch_time.learn_one(len(batch), prompt_tokens, run.steps, run.seconds)
 
     def out_of_memory(self, batch: Sequence[Request], now: float) -> None:
-        """Queue both halves, closed."""
-        points, half = [self._point(request) for request in batch], len(batch) // 2
-        self._queue += [_QueuedBatch.of(points[:half], closed=True), _QueuedBatch.of(points[half:], closed=True)]
+        """Queue the batch as two halves that no other request joins."""
+        members, half = [self._member(request) for request in batch], len(batch) // 2
+        self._queue += [_QueuedBatch.of(members[:half], closed=True), _QueuedBatch.of(members[half:], closed=True)]
 
-    def _point(self, request: Request) -> _Point:
+    def _member(self, request: Request) -> _Member:
         expected = max(1, round(request.length.mean()))
         level = self.memory_level
-        return _Point(request, expected, expected if level is None else planned_tokens(request, level))
+        return _Member(request, expected, expected if level is None else planned_tokens(request, level))
 
-    def _fits(self, shape: BatchShape, batch: _QueuedBatch, point: _Point) -> bool:
-        reserved = max(batch.reserved_tokens, point.reserved_tokens)
+    def _fits(self, shape: BatchShape, batch: _QueuedBatch, member: _Member) -> bool:
+        reserved = max(batch.reserved_tokens, member.reserved_tokens)
         return shape.size * (shape.prompt_tokens + reserved) <= self.kv_capacity_tokens
 
     def _urgency(self, batch: _QueuedBatch, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What one policy showed at one rate."""
+"""The figures of one policy at one rate."""
 
 import msgspec
 import numpy as np
@@ -7,22 +7,23 @@ from bench.paper.run import Outcome
 
 
 class PaperReport(msgspec.Struct, frozen=True):
-    """Throughputs count what was finished while requests arrived, so that what is left over at the end flatters nobody.
+    """Figures of one run.
 
-    Response times are over all requests, the last ones included, from arrival to the end of the batch.
+    Throughput counts the answers that ended while requests still arrived. Answers that end later do not count.
+    Response times are over all requests, from arrival to the end of the batch.
 
     Attributes:
-        policy: its name in the paper, or `ours`.
+        policy: the paper's name of the policy, or `ours`.
         rate: requests a second that arrive.
-        n: requests.
-        req_per_s: requests a second.
-        tok_per_s: tokens generated a second, those after an answer's own end included.
-        valid_tok_per_s: without those.
+        n: number of requests.
+        req_per_s: requests answered a second.
+        tok_per_s: tokens generated a second, including those after an answer's own end.
+        valid_tok_per_s: the same without those.
         mean_s: mean response time.
-        p50_s: its median.
-        p99_s: its 99 % quantile.
-        out_of_memory: batches that failed and were split.
-        batch_size: mean requests in a batch; None where there are no batches.
+        p50_s: median response time.
+        p99_s: 0.99-quantile of the response time.
+        out_of_memory: batches that ran out of memory and were split.
+        batch_size: mean requests in a batch; None without batches.
     """
 
     policy: str
@@ -43,7 +44,7 @@ class PaperReport(msgspec.Struct, frozen=True):
 
 
 def report(policy: str, rate: float, outcome: Outcome) -> PaperReport:
-    """Sum up one run."""
+    """Compute the figures of one run."""
     arrived = np.array([one.job.request.arrival_s for one in outcome.done])
     finished = np.array([one.finished_s for one in outcome.done])
     window_s = max(float(arrived.max()), 1e-9)

@@ -1,4 +1,4 @@
-"""A run of static engines, batch by batch."""
+"""Runs static engines in simulated time, batch by batch."""
 
 import heapq
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from gateway.scheduling.messages import Request
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An answer's end. `generated_tokens` were computed for it, the valid ones and those after its end."""
+    """One answer. `generated_tokens` includes the tokens that the batch generated after the answer's own end."""
 
     job: Job
     finished_s: float
@@ -20,7 +20,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All answers, in the order in which they came; and how many batches ran out of memory."""
+    """What happened in one run.
+
+    Attributes:
+        done: all answers, in the order in which they ended.
+        failures: batches that ran out of memory.
+        batches: all batches; 0 for continuous batching.
+    """
 
     done: list[Done]
     failures: int = 0
@@ -36,11 +42,11 @@ class _Running:
 
 
 def run_static(policy: BatchPolicy, jobs: Sequence[Job], testbed: Testbed) -> Outcome:
-    """Run until everything is answered.
+    """Run until every request is answered.
 
     Args:
-        policy: decides, whenever an engine is free.
-        jobs: in the order of their arrivals.
+        policy: forms a batch whenever an engine is free.
+        jobs: the requests in the order of their arrivals.
         testbed: the engines.
     """
     by_id = {job.request.id: job for job in jobs}

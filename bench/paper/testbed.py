@@ -1,6 +1,6 @@
 """The paper's engines: ChatGLM-6B on seven V100s, one padded batch at a time on each.
 
-A batch's run is computed in closed form, which gives what `StaticEngine` gives step by step.
+The time of a batch is computed in closed form. A test compares it with `StaticEngine`, which runs step by step.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from gateway.scheduling.step_time import StepTimePrior
 
 ENGINES = 7
 MODEL = "chatglm-6b"
-LONGEST_TOKENS = 1024
-"""Of a prompt, and of an answer; longer answers are cut, longer prompts are not sent."""
+MAX_TOKENS = 1024
+"""Most tokens of a prompt, and of an answer. Longer prompts are left out, and longer answers are cut."""
 
 _PRESET = PRESETS["chatglm-6b-v100"]
 _FP16_BYTES, _BYTES_PER_S = 12.4e9, 900e9
@@ -30,7 +30,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BatchRun:
-    """What became of a batch: `steps` is the number of tokens that each row got before it ended or failed."""
+    """What happened to a batch.
+
+    Attributes:
+        seconds: until it ended or failed.
+        steps: tokens that each row got until then.
+        failed: the engine ran out of memory.
+    """
 
     seconds: float
     steps: int
@@ -45,25 +51,24 @@ class Testbed:
     kv_capacity_tokens: int = _PRESET.kv_tokens
     step_time: StepTime = _PRESET.step_time
 
-    __test__ = False  # no test case, though pytest thinks so by its name
+    __test__ = False  # pytest takes it for a test case because of its name
 
     @property
     def batch_time(self) -> StepSumTime:
-        """What a scheduler that was told the step time knows of a batch's time."""
+        """The time of a batch for a scheduler that knows the step time."""
         return StepSumTime(StepTimePrior(self.step_time.a, self.step_time.b, self.step_time.c, self.step_time.d))
 
     def quantised(self) -> "Testbed":
-        """The same with weights of 4 bits, as VSQ has them.
+        """Return the testbed with 4-bit weights, as VSQ uses them.
 
-        A step reads 4-bit weights, writes them out as fp16 and reads those: V100s have no 4-bit arithmetic, and the
-        model's own kernels go through fp16. Each step takes 1.4 times as long for that. The memory that it frees is
-        not modelled beyond the larger batch that the paper allows it.
+        V100s have no 4-bit arithmetic, so a step reads 4-bit weights, writes them as fp16 and reads those. This makes
+        each step 1.4 times as long. The freed memory is only modelled by the larger batch that the paper uses.
         """
         extra_s = (_FP16_BYTES / 4 + _FP16_BYTES) / _BYTES_PER_S
         return replace(self, step_time=replace(self.step_time, a=self.step_time.a + extra_s))
 
     def run(self, batch: Sequence[Job]) -> BatchRun:
-        """Run a batch until its longest answer is there, or until the memory is full.
+        """Run a batch until its longest answer ends, or until the memory is full.
 
         Raises:
             ValueError: a single request does not fit.

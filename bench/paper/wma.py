@@ -1,8 +1,8 @@
-"""Wasted memory access: what a static batch reads from memory for nothing, and the paper's test of who shares one.
+"""Wasted memory access: what a static batch reads from memory without use. The paper forms batches by it.
 
-A batch is padded to its longest prompt L(B) and generates until its longest answer G(B) is there. For a member p with
-L(p) prompt tokens and G(p) answer tokens that costs twice: padding is read at each of its own steps, and everything is
-read at each step after its end.
+A batch is padded to its longest prompt L(B), and generates until its longest answer G(B) ends. A member p with L(p)
+prompt tokens and G(p) answer tokens wastes reads in two ways: it reads padding at each step until its own end, and it
+reads all of its tokens at each step after its own end.
 
 Source: Cheng et al., Enabling Efficient Batch Serving for LMaaS via Generation Length Prediction, arXiv 2406.04785.
 """

@@ -70,12 +70,12 @@ def simulate(
     """
     backend = SimulatedBackend("gpu-0", _config(step_time))
     arrivals = [_arrival(i, row, time_s) for i, (row, time_s) in enumerate(zip(rows, times_s, strict=True))]
-    outcome = Simulation(build_core(policy), lengths, [backend]).run(arrivals)
+    result = Simulation(build_core(policy), lengths, [backend]).run(arrivals)
     timings = [
-        Timing(flight.arrival.arrival_s, flight.first_token_s, flight.finished_s, flight.generated)
-        for flight in outcome.flights
+        Timing(trace.arrival.arrival_s, trace.first_token_s, trace.finished_s, trace.generated)
+        for trace in result.requests
     ]
-    return timings, backend.preemptions, outcome.tokens_in_window / outcome.window_s
+    return timings, backend.preemptions, result.tokens_in_window / result.window_s
 
 
 def saturation_rate(step_time: StepTime, rows: Sequence[Row]) -> float:

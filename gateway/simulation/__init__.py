@@ -1,1 +1,4 @@
-"""The real scheduling core on simulated engines in simulated time: no sockets, no clock, no luck but a seed."""
+"""Runs the gateway's scheduler on simulated engines in simulated time, for `magnus simulate`.
+
+There are no sockets and no clock, and all randomness comes from a seed.
+"""

@@ -1,7 +1,7 @@
-"""Simulated engines in simulated time, seen as the gateway sees engines: a state now and then, tokens as they come."""
+"""Simulated engines in simulated time, and how the gateway scrapes them."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import inf
 
@@ -15,12 +15,21 @@ from gateway.scheduling.messages import BackendState
 from gateway.simulation.workload import Arrival
 
 MODEL = "model"
-"""All engines serve one model: what the rows call theirs is who answered them."""
+"""Every engine serves this one model. The model of a row only says which model wrote its answer."""
+
+SCRAPE_INTERVAL_S = 1.0
+"""The gateway's own interval between two scrapes."""
 
 
 @dataclass(slots=True)
-class Usage:
-    """KV occupancy over time: integrals of used tokens over seconds, and the seconds while requests waited."""
+class KvUsage:
+    """KV memory in use over time.
+
+    Attributes:
+        token_seconds: integral of used tokens over seconds.
+        waiting_token_seconds: the part of it during which requests waited.
+        waiting_seconds: seconds during which requests waited.
+    """
 
     token_seconds: float = 0.0
     waiting_token_seconds: float = 0.0
@@ -28,24 +37,24 @@ class Usage:
 
 
 class SimulatedBackend:
-    """One engine and the steps that it is in.
+    """One engine, and the steps that it is running.
 
-    Where nothing but decoding happens for several steps, they are run as one stretch. It is cut after the step that is
-    under way when a request comes, or a look has to show the engine as of then. Requests count as waiting while any is
-    in the gateway's queue, or one was left out of the engine's batch.
+    Several steps that only decode are run as one stretch. The stretch is cut after the current step when a request
+    arrives. A scrape runs the stretch up to its own time. Requests count as waiting while any is in the gateway's queue
+    or was left out of the engine's batch.
     """
 
     def __init__(self, name: str, config: EngineConfig, progress_tokens: int = PROGRESS_TOKENS) -> None:
         self.name = name
         self.config = config
-        self.usage = Usage()
+        self.usage = KvUsage()
         self.ends_s = inf
-        """When what is under way ends."""
+        """When the current step or stretch ends; infinity if the engine is idle."""
         self._engine = advancing_engine(config, progress_tokens)
         self._stretch_steps = progress_tokens
-        self._stretch_s: list[float] = []  # when the steps of the stretch end
+        self._stretch_s: list[float] = []  # when each step of the stretch ends
         self._steps_run = 0
-        self._advance: Advance | None = None  # what they came to
+        self._advance: Advance | None = None  # what the steps run so far produced
         self._began_s = 0.0
         self._left_out = False
         self._waited_s = 0.0
@@ -57,11 +66,11 @@ class SimulatedBackend:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """KV memory in all, in tokens."""
+        """Size of the KV memory in tokens."""
         return self._engine.kv_capacity_tokens
 
     def accepts(self, arrival: Arrival, now: float) -> bool:
-        """Hand a request to the engine; tell whether it takes it, as it does if the context has room for an answer."""
+        """Give a request to the engine. Return False if its prompt leaves no room in the context for an answer."""
         room = self.config.context_tokens - arrival.prompt_tokens
         if room < 1:
             return False
@@ -74,19 +83,19 @@ class SimulatedBackend:
         return True
 
     def begin(self, now: float, waited_s: float = 0.0) -> bool:
-        """Begin what comes next if nothing is under way and there is work; tell whether something is begun.
+        """Begin the next step or stretch if the engine is free and has work. Return whether one was begun.
 
         Args:
             now: seconds.
-            waited_s: for how long in all requests have waited in the gateway's queue by now.
+            waited_s: total time, so far, in which requests waited in the gateway's queue.
         """
         if self.ends_s < inf or not (self._engine.running or self._engine.waiting):
             return False
-        self._count(waited_s, used_tokens=0.0)  # it was idle since its last step
+        self._count(waited_s, used_tokens=0.0)  # the engine was idle since its last step
         self._began_s = now
-        foretold = self._engine.upcoming(self._stretch_steps) if isinstance(self._engine, BatchedStepEngine) else []
-        self._stretch_s, self._steps_run = list(accumulate(foretold, initial=now))[1:], 0
-        if foretold:
+        durations = self._engine.upcoming(self._stretch_steps) if isinstance(self._engine, BatchedStepEngine) else []
+        self._stretch_s, self._steps_run = list(accumulate(durations, initial=now))[1:], 0
+        if durations:
             self.ends_s = self._stretch_s[-1]
         else:
             self._advance = self._engine.advance()
@@ -95,12 +104,12 @@ class SimulatedBackend:
         return True
 
     def end(self, waited_s: float = 0.0) -> Advance:
-        """End what is under way; its tokens are there now."""
+        """End the current step or stretch and return what it produced."""
         self._run_to(self.ends_s)
         advance, self._advance, self.ends_s = self._advance, None, inf
         self._stretch_s = []
         if advance is None:
-            raise RuntimeError(f"{self.name} is in no step")
+            raise RuntimeError(f"{self.name} is not running a step")
         self.usage.token_seconds += advance.kv_token_s
         if self._left_out:
             self._waited_s = waited_s - advance.duration_s
@@ -116,7 +125,7 @@ class SimulatedBackend:
         return self.usage.token_seconds + share * self._advance.kv_token_s
 
     def state(self, now: float) -> BackendState:
-        """What a look at the engine shows."""
+        """Return what a scrape of the engine shows now."""
         self._run_to(now)
         return BackendState(
             name=self.name,
@@ -135,7 +144,7 @@ class SimulatedBackend:
         )
 
     def _run_to(self, now: float) -> None:
-        """Run the steps of the stretch that have begun: memory changes when a step begins."""
+        """Run the steps of the stretch that have begun. Memory changes at the beginning of a step."""
         begun = min(bisect_right(self._stretch_s, now) + 1, len(self._stretch_s))
         if begun > self._steps_run and isinstance(self._engine, BatchedStepEngine):
             more = self._engine.decode(begun - self._steps_run)
@@ -148,8 +157,33 @@ class SimulatedBackend:
         self.usage.waiting_token_seconds += seconds * used_tokens
 
 
+@dataclass(slots=True)
+class ScrapeModel:
+    """What the gateway learns from scraping the engines, and how often.
+
+    Args:
+        interval_s: seconds between two scrapes of all engines.
+        frozen_from_s: from this time on, every scrape returns the metrics of the first one after it, with a new time.
+        blind: scrapes show that an engine exists and return no metrics.
+    """
+
+    interval_s: float = SCRAPE_INTERVAL_S
+    frozen_from_s: float = inf
+    blind: bool = False
+    _frozen: dict[str, BackendState] = field(default_factory=dict)
+
+    def scrape(self, backend: SimulatedBackend, now: float) -> BackendState:
+        """Return what a scrape of a backend shows now."""
+        state = backend.state(now)
+        if self.blind:
+            return BackendState(state.name, state.models, healthy=True, scraped_s=now)
+        if now < self.frozen_from_s:
+            return state
+        return replace(self._frozen.setdefault(state.name, state), scraped_s=now)
+
+
 def advancing_engine(config: EngineConfig, progress_tokens: int = PROGRESS_TOKENS) -> AdvancingEngine:
-    """Return an engine of the configured kind for a simulation, empty."""
+    """Return an empty engine of the configured kind."""
     if config.kind != "vllm":
         return SteppedEngine(build_engine(config), progress_tokens)
     return BatchedStepEngine(

@@ -1,4 +1,4 @@
-"""Who says how long answers will be, from the truth to plain nonsense."""
+"""Sources of predicted answer lengths, from the true length to a random one."""
 
 import random
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from gateway.simulation.workload import Arrival
 
 
 class Lengths(Protocol):
-    """Who says how long answers will be."""
+    """Predicts how long answers will be."""
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
-        """Predict an answer's length when its request arrives."""
+        """Return the predicted length of the answer to a request that has just arrived."""
         ...
 
     def learn(self, arrival: Arrival) -> None:
-        """Learn an answer's length when it is over."""
+        """Learn the length of an answer that has ended."""
         ...
 
 
 class LearnedLengths:
-    """History's quantiles, learned as the run goes: what a gateway that was just started knows."""
+    """Quantiles of earlier answers, learned during the run: what a gateway knows that was just started."""
 
     def __init__(self) -> None:
         self._history = HistoryPredictor()
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
-        """Predict from what is over by now."""
+        """Predict from the answers that have ended so far."""
         return self._history.predict_one(arrival.caller, None).length
 
     def learn(self, arrival: Arrival) -> None:
@@ -37,50 +37,43 @@ class LearnedLengths:
 
 
 class ForecastLengths:
-    """Forecasts made before the run, by row: every policy is given the same ones.
+    """Forecasts that were made before the run. Every policy gets the same ones.
 
     Args:
-        forecasts: of each row that can arrive.
+        forecasts: predicted length of each row.
     """
 
     def __init__(self, forecasts: Sequence[LengthQuantiles]) -> None:
         self._forecasts = forecasts
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
-        """Look it up."""
+        """Return the forecast of the arrival's row."""
         return self._forecasts[arrival.row]
 
     def learn(self, arrival: Arrival) -> None:
-        """Stay as it is."""
+        """Do nothing."""
 
 
 class ScaledLengths:
-    """The truth times a factor: with 1 a clairvoyant, with 10 or 0.1 a predictor that is wrong and sure of it."""
+    """The true length times a factor. With factor 1 every prediction is right."""
 
     def __init__(self, factor: float) -> None:
         self._factor = factor
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
-        """Tell the truth, scaled."""
+        """Return the scaled length with no uncertainty."""
         return _certain(self._factor * arrival.output_tokens)
 
     def learn(self, arrival: Arrival) -> None:
-        """Stay as it is."""
-
-
-class TrueLengths(ScaledLengths):
-    """The truth: what a clairvoyant would do with the same policy."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0)
+        """Do nothing."""
 
 
 class RandomLengths:
-    """Some other request's length, with certainty: right on the average and of no use.
+    """The length of another request's answer with no uncertainty: right on average, and useless for one request.
 
     Args:
-        lengths: to draw from.
-        seed: of the draw; a request gets the same length in every run.
+        lengths: the lengths to draw from.
+        seed: of the draw. A request gets the same length in every run.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int = 0) -> None:
@@ -88,11 +81,11 @@ class RandomLengths:
         self._seed = seed
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
-        """Draw one."""
+        """Draw a length."""
         return _certain(random.Random(f"{self._seed}/{arrival.id}").choice(self._lengths))
 
     def learn(self, arrival: Arrival) -> None:
-        """Stay as it is."""
+        """Do nothing."""
 
 
 def _certain(tokens: float) -> LengthQuantiles:

@@ -1,9 +1,9 @@
-"""What one engine can do with a workload: the unit that loads are given in.
+"""The rate that one engine sustains for a workload. Loads are given as a share of it.
 
-Saturation is the rate at which one engine answers a backlog so deep that it never runs dry, first come, first served,
-while its memory is used as fully as it can be without ever preempting: a request goes in as soon as the true lengths
-say that everything will still fit at its peak. It belongs to no policy: sending everything at once reaches less where
-that preempts, a gateway that admits by predictions somewhat less where it must allow for them.
+Saturation is measured with a backlog that never runs out, first come, first served. A request is admitted as soon as
+the true lengths show that everything will still fit the memory at its peak. So memory is as full as it can be without
+preemptions. No policy defines saturation: sending everything at once reaches less if that preempts, and a gateway that
+admits by predictions reaches somewhat less because predictions are uncertain.
 """
 
 from collections import deque
@@ -18,12 +18,18 @@ from backends.simulator.engine.prefix_cache import PrefixCachingKV
 from gateway.simulation.workload import Arrival
 
 WARM_UP_SHARE = 0.25
-"""Part of the backlog that is sent before measuring: until then the engine has too few of the long answers."""
+"""Part of the backlog that is sent before measuring. Until then the engine runs too few of the long answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """One engine under a backlog: requests and output tokens a second, and the mean time of a request in the engine."""
+    """What one engine sustains under a backlog.
+
+    Attributes:
+        req_per_s: requests a second.
+        tok_per_s: output tokens a second.
+        service_s: mean time of a request in the engine.
+    """
 
     req_per_s: float
     tok_per_s: float
@@ -31,17 +37,17 @@ class Saturation:
 
 
 def saturation(backlog: list[Arrival], config: EngineConfig) -> Saturation:
-    """Measure one engine.
+    """Measure what one engine sustains.
 
-    Requests a second are output tokens a second over the backlog's mean answer, so that it matters little which answers
-    happen to end while measuring.
+    Requests a second are output tokens a second over the backlog's mean answer. This way it matters little which
+    answers end during the measurement.
 
     Args:
-        backlog: many times what the engine runs at once; requests that it cannot hold are left out.
-        config: of the engine.
+        backlog: many times the requests that the engine runs at once. Requests that it cannot hold are left out.
+        config: settings of the engine.
 
     Raises:
-        ValueError: the engine can hold none of them.
+        ValueError: the engine can hold none of the requests, or they are too few to fill it.
     """
     fitting = [arrival for arrival in backlog if arrival.prompt_tokens < config.context_tokens]
     if not fitting:
@@ -59,7 +65,7 @@ def saturation(backlog: list[Arrival], config: EngineConfig) -> Saturation:
                 sent_s[waiting.popleft().id] = now
         now += (step := feed.engine.advance()).duration_s
         tokens += step.tokens
-        full = full and not step.finished  # with the truth known, the peak stays what it is until somebody ends
+        full = full and not step.finished  # lengths are known, so the peak only changes when an answer ends
         served_s += [now - sent_s[str(request_id)] for request_id in step.finished]
         if len(waiting) > (1 - WARM_UP_SHARE) * len(fitting):
             measured_from_s, measured_tokens = now, tokens
@@ -75,7 +81,7 @@ def saturation(backlog: list[Arrival], config: EngineConfig) -> Saturation:
 
 
 class _Feed:
-    """Fills an engine as far as the truth allows."""
+    """Sends requests to an engine as long as their true lengths fit its memory."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -89,11 +95,11 @@ class _Feed:
         self._final: dict[str, tuple[int, int]] = {}  # prompt tokens, final tokens
 
     def answer_tokens(self, arrival: Arrival) -> int:
-        """Tokens that the engine will generate."""
+        """Return the tokens that the engine will generate."""
         return min(arrival.output_tokens, self._config.context_tokens - arrival.prompt_tokens)
 
     def admit(self, arrival: Arrival) -> bool:
-        """Send a request if everything will fit to its end."""
+        """Send a request if everything will still fit until all answers end. Return whether it was sent."""
         if self.engine.running + self.engine.waiting >= self._config.max_num_seqs:
             return False
         answer = self.answer_tokens(arrival)
@@ -105,9 +111,10 @@ class _Feed:
         return True
 
     def _fits(self, prompt_tokens: int, final_tokens: int) -> bool:
-        """Whether the peak stays in memory: max over j of the sum of k_i + r_j over those with r_i >= r_j.
+        """Return whether the peak fits: max over j of the sum of k_i + r_j over all i with r_i >= r_j.
 
-        In blocks: each sequence may hold one that is nearly empty.
+        k is what a sequence holds now, r what it will still generate. Memory is allocated in blocks, so each sequence
+        may hold one block that is nearly empty.
         """
         self._final = {i: lengths for i, lengths in self._final.items() if self.engine.holds(i)}
         running = [(prompt + self.engine.generated(i), final) for i, (prompt, final) in self._final.items()]

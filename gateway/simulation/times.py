@@ -1,10 +1,10 @@
-"""When requests arrive: evenly at random, as in a trace, or half of them in a burst."""
+"""Times of arrivals: Poisson, as in a trace, or with half of them in a burst."""
 
 import random
 from enum import StrEnum
 
 BURST_SHARE, BURST_REQUESTS = 0.05, 0.5
-"""Half of the requests come in a twentieth of the time."""
+"""Half of the requests arrive in a twentieth of the time."""
 
 
 class Pattern(StrEnum):
@@ -23,31 +23,31 @@ def arrival_times(
     pattern: Pattern | None = None,
     own_times: list[float] | None = None,
 ) -> list[float]:
-    """Return `count` times in seconds, in order, the first one at 0 or soon after.
+    """Return `count` times in seconds, in order. The first one is 0 or soon after.
 
     Args:
-        count: how many.
-        rate: requests a second in the mean; None keeps `own_times` as they are.
-        chance: where the randomness comes from.
-        pattern: None follows `own_times` where there are any, and is Poisson where there are none.
-        own_times: (count,) the rows' own; where they go back, the rows begin again.
+        count: number of times.
+        rate: mean requests a second; None keeps `own_times` as they are.
+        chance: source of randomness.
+        pattern: None follows `own_times` if they are given, and is Poisson otherwise.
+        own_times: (count,) times of the rows. Where a time is lower than the one before it, the rows begin again.
 
     Raises:
-        ValueError: times are to be followed but there are none, or there is no rate to draw them by.
+        ValueError: the pattern needs `own_times` or a rate, and it is missing.
     """
     if pattern is None:
         pattern = Pattern.POISSON if own_times is None else Pattern.TRACE
     if pattern is Pattern.TRACE:
         if own_times is None:
-            raise ValueError("pattern: the rows have no times to follow")
+            raise ValueError("pattern: 'trace' needs rows with times")
         return _scaled(_unrolled(own_times), rate)
     if rate is None:
-        raise ValueError(f"rate: {pattern} arrivals need one")
+        raise ValueError(f"rate: the pattern '{pattern}' needs a rate")
     return _poisson(count, rate, chance) if pattern is Pattern.POISSON else _burst(count, rate, chance)
 
 
 def _unrolled(times: list[float]) -> list[float]:
-    """Times that never go back: where they do, the next round follows the last at the mean gap."""
+    """Return times that never decrease. Each new round of the rows follows the last one after the mean gap."""
     rounds = next((i for i in range(1, len(times)) if times[i] < times[i - 1]), len(times))
     gap = (times[rounds - 1] - times[0]) / max(1, rounds - 1)
     unrolled: list[float] = []
@@ -60,7 +60,7 @@ def _unrolled(times: list[float]) -> list[float]:
 
 
 def _scaled(times: list[float], rate: float | None) -> list[float]:
-    """Times from zero on, stretched evenly so that the mean rate is `rate`; burstiness stays as it is."""
+    """Return times from 0 on, stretched evenly so that the mean rate is `rate`. The burstiness does not change."""
     span_s = times[-1] - times[0]
     factor = 1.0 if rate is None or not span_s else (len(times) - 1) / rate / span_s
     return [(t - times[0]) * factor for t in times]
@@ -75,9 +75,9 @@ def _poisson(count: int, rate: float, chance: random.Random) -> list[float]:
 
 
 def _burst(count: int, rate: float, chance: random.Random) -> list[float]:
-    """Poisson arrivals whose rate is ten times the mean in the middle, and half of it before and after.
+    """Return Poisson arrivals whose rate is ten times the mean in the middle, and half the mean before and after.
 
-    Given how many fall into a stretch of constant rate, Poisson arrivals are uniform in it.
+    Given the number of Poisson arrivals in an interval of constant rate, their times are uniform in it.
     """
     whole_s = count / rate
     burst_s = BURST_SHARE * whole_s

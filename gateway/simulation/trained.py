@@ -1,13 +1,19 @@
-"""Forecasts from the real predictor, trained on rows that are not simulated.
+"""Reads past requests, trains the real predictor on half of them, and forecasts the other half for a simulation.
 
-Features, trees, mixture and calibration are those that serve. They know what they knew at the end of the training and
-learn nothing during a run, so that every policy is given the same forecasts and no outcome leaks. A gateway goes on
-learning with every answer, so this errs on the pessimistic side.
+Features, trees, mixture and calibration are those that the gateway serves with. The predictor learns nothing during a
+run, so every policy gets the same forecasts and no outcome leaks into them. A gateway keeps learning from each answer,
+so its forecasts are somewhat better than these.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+
+from backends.simulator.config import EngineConfig
+from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history, split_by_group
 from gateway.prediction.features import FeatureExtractor
@@ -16,19 +22,67 @@ from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthPredictor
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LengthQuantiles
+from gateway.simulation.experiment import Workload
 from gateway.simulation.workload import BYTES_PER_TOKEN, answered
-from gateway.training.rows import PastRow
+from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
+from gateway.training.rows import PastRow, read_rows
 
 BATCH = 512
 MAX_TRAINING_ROWS = 30_000
 TRAINING_SHARE = 0.5
 
 
-def split(rows: Sequence[PastRow], *, seed: int = 0) -> tuple[list[PastRow], list[PastRow]]:
-    """Split rows into those to train on and those to simulate, half each.
+def read_workload(files: Sequence[Path], instructions: Path | None = None) -> list[PastRow]:
+    """Read past requests. Rows without a system prompt get the instruction of their task.
 
-    Rows with times are split at one: the earlier ones are trained on. Others are drawn, all rows of a group together.
-    Of the rows to train on at most `MAX_TRAINING_ROWS` are kept, with times the latest.
+    Raises:
+        RowError: a file cannot be read, or has a bad row.
+    """
+    texts = Instructions.load(instructions) if instructions else NO_INSTRUCTIONS
+    return answered(row for path in files for row in texts.apply(read_rows(path)))
+
+
+def trained_workload(
+    name: str,
+    rows: Sequence[PastRow],
+    config: EngineConfig,
+    embedder: Embedder,
+    *,
+    progress_tokens: int = PROGRESS_TOKENS,
+    cache: Path | None = None,
+    model: LengthModel | None = None,
+) -> Workload:
+    """Train on half of the rows, and return the other half as a workload with its forecasts.
+
+    Args:
+        name: title in tables.
+        rows: past requests.
+        config: settings of the engines.
+        embedder: turns texts into vectors.
+        progress_tokens: the scheduler gets a progress message each time that an answer has grown by this many tokens.
+        cache: folder that keeps forecasts, under a hash of what they were made from; None keeps nothing.
+        model: an unfitted model with other hyper-parameters than the default's.
+
+    Raises:
+        ValueError: there are too few rows to train on.
+    """
+    training, simulated = split_rows(rows)
+    path = cache / f"forecasts-{_digest(training, simulated, embedder.name, model)}.npy" if cache else None
+    if path is not None and path.exists():
+        forecasts = [LengthQuantiles(tuple(logs)) for logs in np.load(path).tolist()]
+    else:
+        forecasts = trained_forecasts(training, simulated, embedder, model)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.array([forecast.logs for forecast in forecasts]))
+    return Workload(name, simulated, config, forecasts, progress_tokens)
+
+
+def split_rows(rows: Sequence[PastRow], *, seed: int = 0) -> tuple[list[PastRow], list[PastRow]]:
+    """Split rows into a half to train on and a half to simulate.
+
+    Rows with times are split at a point in time, and the earlier half is trained on. Other rows are drawn at random,
+    all rows of a group together. At most `MAX_TRAINING_ROWS` are trained on: the latest ones if rows have times.
     """
     past = answered(rows)
     if past and all(row.t is not None for row in past):
@@ -43,16 +97,16 @@ def split(rows: Sequence[PastRow], *, seed: int = 0) -> tuple[list[PastRow], lis
 def trained_forecasts(
     training: Sequence[PastRow], rows: Sequence[PastRow], embedder: Embedder, model: LengthModel | None = None
 ) -> list[LengthQuantiles]:
-    """Train on rows and forecast others.
+    """Train on some rows and forecast the answers of others.
 
     Args:
-        training: rows to train on, in the order of their times where they have any.
-        rows: rows to forecast, each with what is known at the end of the training.
-        embedder: of their texts.
-        model: hyper-parameters other than the default's.
+        training: rows to train on, in the order of their times if they have any.
+        rows: rows to forecast, with what is known at the end of the training.
+        embedder: turns texts into vectors.
+        model: an unfitted model with other hyper-parameters than the default's.
 
     Raises:
-        ValueError: too few rows to train on.
+        ValueError: there are too few rows to train on.
     """
     predictor = LengthPredictor(FeatureExtractor(embedder))
     predictor.serve(fit_predictor(learn_history(predictor.extractor, [_past(row) for row in training]), model))
@@ -66,8 +120,17 @@ def _past(row: PastRow) -> PastRequest:
 
 
 def _ask(row: PastRow) -> PredictionInput:
-    """What a gateway sees of the request; of a trace that is the size of a prompt that nobody has the text of."""
+    """Return what a gateway knows of the request. A trace has no texts, so the prompt's size is computed."""
     ask = PredictionInput.of_row(row)
     if row.text is None and row.input_tokens:
         return replace(ask, text_bytes=round(BYTES_PER_TOKEN * row.input_tokens))
     return ask
+
+
+def _digest(training: Sequence[PastRow], simulated: Sequence[PastRow], embedder: str, model: LengthModel | None) -> str:
+    digest = hashlib.sha1(f"{embedder} {vars(model or LengthModel())}".encode(), usedforsecurity=False)
+    for part in (training, simulated):
+        digest.update(f"|{len(part)}".encode())
+        for row in part:
+            digest.update(repr((row.app, row.user, row.system, row.text, row.input_tokens, row.output_tokens)).encode())
+    return digest.hexdigest()[:16]

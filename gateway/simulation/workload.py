@@ -1,4 +1,4 @@
-"""What arrives in a simulation: requests with their true lengths, drawn from past ones."""
+"""Arrivals of a simulation: requests with their true answer lengths, drawn from past requests."""
 
 import random
 from collections.abc import Iterable
@@ -10,14 +10,18 @@ from gateway.simulation.times import Pattern, arrival_times
 from gateway.training.rows import PastRow
 
 BYTES_PER_TOKEN = 4.0
-"""For a prompt of which only the text is known; the engine's count is as good as any here."""
+"""Estimates the tokens of a prompt of which only the text is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request. `output_tokens` is the truth: for the engine, and for who is clairvoyant.
+    """One request.
 
-    `row` is the number of the past request that it repeats, among those that have an answer.
+    Attributes:
+        caller: application, model and user.
+        arrival_s: seconds since the start of the simulation.
+        output_tokens: true length of the answer. Only the engine and true lengths use it.
+        row: index of the past request that this one repeats, among those with an answer.
     """
 
     id: str
@@ -29,22 +33,22 @@ class Arrival:
 
 
 def answered(rows: Iterable[PastRow]) -> list[PastRow]:
-    """Leave out the rows without a single output token, since nothing of them can be simulated."""
+    """Return the rows that have output tokens. The others cannot be simulated."""
     return [row for row in rows if row.output_tokens]
 
 
 def arrivals(
     rows: Iterable[PastRow], *, count: int | None, rate: float | None, seed: int, pattern: Pattern | None = None
 ) -> list[Arrival]:
-    """Make arrivals of rows, of those that have an answer.
+    """Return arrivals that repeat past requests.
 
     Args:
-        rows: past requests.
-        count: how many; None takes each once. Beyond the rows that there are, they come again. Without times it is a
-            random draw, with times the first ones.
+        rows: past requests. Those without an answer are left out.
+        count: number of arrivals; None takes each row once. If there are fewer rows, they are repeated. Rows with times
+            are taken from the first on; others are drawn at random.
         rate: requests a second; None keeps the rows' times.
-        seed: of draw and gaps.
-        pattern: None follows the rows' times where they have any, and is Poisson where they have not.
+        seed: for the draw and the gaps.
+        pattern: None follows the rows' times if they have any, and is Poisson otherwise.
 
     Raises:
         ValueError: there are no rows, or they have no times and no rate is given.
@@ -54,7 +58,7 @@ def arrivals(
         raise ValueError("no row has an answer")
     timed = all(row.t is not None for row in past)
     if rate is None and not timed:
-        raise ValueError("rate: the rows have no times, so one is needed")
+        raise ValueError("rate: the rows have no times, so a rate is needed")
     chance = random.Random(seed)
     count = len(past) if count is None else count
     if timed:
@@ -69,28 +73,13 @@ def arrivals(
 
 
 def prompt_tokens(row: PastRow) -> int:
-    """Return the engine's count of a prompt, or an estimate from its text."""
+    """Return the tokens of a prompt as counted, or an estimate from its text."""
     text_bytes = len((row.text or "").encode(errors="replace"))
     return row.input_tokens or max(1, round(text_bytes / BYTES_PER_TOKEN))
 
 
-def without_texts(rows: Iterable[PastRow]) -> list[PastRow]:
-    """Return rows that simulate alike and weigh little."""
-    return [
-        PastRow(
-            app=row.app,
-            user=row.user,
-            model=row.model,
-            t=row.t,
-            input_tokens=prompt_tokens(row),
-            output_tokens=row.output_tokens,
-        )
-        for row in rows
-    ]
-
-
 def _draws(size: int, chance: random.Random) -> "Iterable[int]":
-    """Yield numbers below `size` without end, all of them before any comes again."""
+    """Yield numbers below `size` without end. None is repeated before all others were drawn."""
     while True:
         yield from chance.sample(range(size), size)
 

@@ -16,7 +16,7 @@ def workload(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [
         json.dumps({"app": "a", "prompt": f"p{i}", "input_tokens": 20, "output_tokens": 5 + i % 60, "group": str(i)})
-        for i in range(200)
+        for i in range(100)
     ]
     path.write_text("\n".join(lines))
     return path
@@ -43,21 +43,14 @@ def test_the_table_fits_a_terminal(workload):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def test_results_are_kept_with_their_picture(workload, tmp_path):
-    result = run("--workload", workload, "--rates", "4,8", "--results", tmp_path / "kept", "--json")
-    assert result.exit_code == 0, result.output
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"paper.json", "paper.png", "paper.svg"}
-    assert json.loads((tmp_path / "kept" / "paper.json").read_text()) == json.loads(result.stdout)
-
-
 @pytest.mark.parametrize("rates", ["fast", "4,-1", "0", "inf", ""])
-def test_rates_that_are_none_are_named(workload, rates):
+def test_bad_rates_are_named_in_the_error(workload, rates):
     result = run("--workload", workload, "--rates", rates)
     assert result.exit_code == 2
     assert "rates" in result.stderr
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named_in_the_error(tmp_path):
     result = run("--workload", tmp_path / "none.jsonl")
     assert result.exit_code == 2
     assert "none.jsonl" in result.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.paper.jobs import Knowledge, knowing, poisson_jobs, samples
+from bench.paper.jobs import Knowledge, poisson_jobs, samples, with_lengths
 from bench.paper.run import run_static
 from bench.paper.served import ServedScheduler
 from bench.paper.testbed import BatchRun, Job, Testbed
@@ -62,7 +62,7 @@ def test_every_request_is_answered_once_in_batches_that_fit_the_memory():
         PastRow(app="a", prompt=f"p{i}", input_tokens=20 + i % 90, output_tokens=10 + 7 * (i % 9) + 400 * (i % 8 == 0))
         for i in range(100)
     ]
-    jobs = poisson_jobs(knowing(samples(past), Knowledge.NOISY), rate=25.0, count=400)
+    jobs = poisson_jobs(with_lengths(samples(past), Knowledge.NOISY), rate=25.0, count=400)
     testbed = Testbed()
     policy = Recording(testbed)
     outcome = run_static(policy, jobs, testbed)

@@ -28,30 +28,27 @@ def report(path, *arguments):
 
 @pytest.mark.parametrize("policy", ["fcfs", "sjf", "hrrn", "magnus", "direct", "round-robin"])
 def test_every_policy_reports_what_scripts_rely_on(tmp_path, policy):
-    found = report(rows_file(tmp_path), "--policy", policy, "--rate", 50)
+    found = report(rows_file(tmp_path, count=60), "--policy", policy, "--rate", 50)
     assert found.keys() >= CONTRACT
-    assert (found["policy"], found["n"]) == (policy, 300)
+    assert (found["policy"], found["n"]) == (policy, 60)
 
 
-def test_the_exponent_is_part_of_the_policy(tmp_path):
-    assert report(rows_file(tmp_path), "--policy", "hrrn", "--alpha", 0.55, "--load", 1)["policy"] == "hrrn:0.55"
+def test_the_exponent_is_part_of_the_policys_name(tmp_path):
+    assert (
+        report(rows_file(tmp_path, count=60), "--policy", "hrrn", "--alpha", 0.55, "--load", 1)["policy"] == "hrrn:0.55"
+    )
 
 
 def test_more_requests_than_rows_repeat_them(tmp_path):
     assert report(rows_file(tmp_path, count=50), "--rate", 20, "--rows", 120)["n"] == 120
 
 
-def test_a_trace_keeps_its_times_unless_told_otherwise(tmp_path):
-    path = trace_file(tmp_path)
+def test_a_trace_keeps_its_times_unless_a_rate_is_given(tmp_path):
+    path = trace_file(tmp_path, count=100)
     own, twice = report(path), report(path, "--rate", 20)
-    assert own["n"] == twice["n"] == 420
-    assert 42.0 < own["makespan_s"] < 50.0
-    assert 21.0 < twice["makespan_s"] < 29.0
-
-
-def test_a_trained_predictor_simulates_the_half_that_it_was_not_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAGNUS_PREDICTION_EMBEDDER", "off")
-    assert report(trace_file(tmp_path), "--lengths", "trained")["n"] == 210
+    assert own["n"] == twice["n"] == 100
+    assert 9.9 < own["makespan_s"] < 18.0
+    assert 4.9 < twice["makespan_s"] < 13.0
 
 
 def test_a_bounded_queue_reports_its_drops(tmp_path):
@@ -62,12 +59,12 @@ def test_a_bounded_queue_reports_its_drops(tmp_path):
 
 
 @pytest.mark.parametrize("metrics", ["frozen", "none"])
-def test_without_metrics_everybody_is_answered(tmp_path, metrics):
-    assert report(rows_file(tmp_path), "--rate", 200, "--kv-tokens", 2048, "--metrics", metrics)["n"] == 300
+def test_every_request_is_answered_without_metrics(tmp_path, metrics):
+    assert report(rows_file(tmp_path, count=120), "--rate", 200, "--kv-tokens", 1024, "--metrics", metrics)["n"] == 120
 
 
 def test_the_table_names_every_figure(tmp_path):
-    shown = run(rows_file(tmp_path), "--rate", 50).stdout
+    shown = run(rows_file(tmp_path, count=60), "--rate", 50).stdout
     assert all(name in shown for name in CONTRACT - {"policy"})
 
 

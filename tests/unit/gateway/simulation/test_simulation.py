@@ -11,7 +11,7 @@ from gateway.errors import StarvedError
 from gateway.scheduling.messages import Dispatch, Drop, DropReason, QueueLimits, Submit
 from gateway.simulation.core import NAMES, build_core
 from gateway.simulation.fleet import SimulatedBackend
-from gateway.simulation.lengths import LearnedLengths, TrueLengths
+from gateway.simulation.lengths import LearnedLengths, ScaledLengths
 from gateway.simulation.report import report
 from gateway.simulation.run import Simulation
 from gateway.simulation.workload import arrivals
@@ -21,8 +21,8 @@ from tests.unit.gateway.simulation.past_rows import rows
 def run(core, arriving, *, lengths=None, engines=1, kv_tokens=4096, backend=SimulatedBackend, **options):
     fleet = [backend(f"gpu-{i}", EngineConfig(kv_tokens=kv_tokens)) for i in range(engines)]
     core = build_core(core) if isinstance(core, str) else core
-    outcome = Simulation(core, lengths or TrueLengths(), fleet, **options).run(arriving)
-    return outcome, report("x", outcome)
+    result = Simulation(core, lengths or ScaledLengths(1.0), fleet, **options).run(arriving)
+    return result, report("x", result)
 
 
 class SteppedBackend(SimulatedBackend):
@@ -61,9 +61,9 @@ class Dropping:
 @pytest.mark.parametrize("policy", NAMES)
 def test_everything_is_answered_once_and_at_its_length(policy):
     arriving = arrivals(rows(60), count=None, rate=20.0, seed=0)
-    outcome, result = run(policy, arriving, engines=2)
-    assert [flight.generated for flight in outcome.flights] == [200] * 60
-    assert (result.n, result.refused, result.dropped) == (60, 0, 0)
+    result, figures = run(policy, arriving, engines=2)
+    assert [trace.generated for trace in result.requests] == [200] * 60
+    assert (figures.n, figures.refused, figures.dropped) == (60, 0, 0)
 
 
 def test_known_lengths_spare_the_preemptions_that_sending_at_once_costs():
@@ -83,9 +83,9 @@ def test_lengths_are_learned_on_the_way():
 
 def test_a_prompt_that_no_context_holds_is_refused_and_holds_nobody_up():
     long, short = rows(1, input_tokens=5000), rows(20)
-    outcome, result = run("fcfs", arrivals([*long, *short], count=None, rate=50.0, seed=1))
-    assert (result.n, result.refused) == (20, 1)
-    assert sum(not flight.answered for flight in outcome.flights) == 1
+    result, figures = run("fcfs", arrivals([*long, *short], count=None, rate=50.0, seed=1))
+    assert (figures.n, figures.refused) == (20, 1)
+    assert sum(not trace.answered for trace in result.requests) == 1
 
 
 def test_the_same_seed_gives_the_same_run():
@@ -99,8 +99,8 @@ def test_stretches_of_steps_are_the_steps(policy):
     arriving = arrivals(rows(80, output_tokens=lambda i: 1 + 7 * i % 300), count=None, rate=25.0, seed=0)
     stretched, in_stretches = run(policy, arriving, engines=3, kv_tokens=2048)
     stepped, in_steps = run(policy, arriving, engines=3, kv_tokens=2048, backend=SteppedBackend)
-    assert [(f.first_token_s, f.finished_s) for f in stretched.flights] == [
-        (f.first_token_s, f.finished_s) for f in stepped.flights
+    assert [(f.first_token_s, f.finished_s) for f in stretched.requests] == [
+        (f.first_token_s, f.finished_s) for f in stepped.requests
     ]
     assert in_stretches.preemptions == in_steps.preemptions
     assert in_stretches.tok_per_s == pytest.approx(in_steps.tok_per_s, rel=0.01)
@@ -113,34 +113,34 @@ def test_a_core_that_holds_everything_back_is_found_out():
 
 
 def test_drops_are_counted_with_what_their_clients_were_told():
-    outcome, result = run(Dropping(), arrivals(rows(4), count=None, rate=10.0, seed=0))
-    assert (result.n, result.dropped, result.refused) == (1, 3, 0)
-    assert [flight.retry_after_s for flight in outcome.flights[1:]] == [7.0] * 3
+    result, figures = run(Dropping(), arrivals(rows(4), count=None, rate=10.0, seed=0))
+    assert (figures.n, figures.dropped, figures.refused) == (1, 3, 0)
+    assert [trace.retry_after_s for trace in result.requests[1:]] == [7.0] * 3
 
 
 def test_a_bounded_queue_drops_what_is_beyond_it():
     arriving = arrivals(rows(300), count=None, rate=500.0, seed=0)
-    outcome, result = run(build_core("hrrn", limits=QueueLimits(20, 10**9)), arriving)
-    assert result.dropped > 100
-    assert result.n + result.dropped == 300
-    assert max(depth for _, depth in outcome.depths) <= 20
+    result, figures = run(build_core("hrrn", limits=QueueLimits(20, 10**9)), arriving)
+    assert figures.dropped > 100
+    assert figures.n + figures.dropped == 300
+    assert max(depth for _, depth in result.depths) <= 20
 
 
 def test_who_waits_too_long_is_dropped():
     arriving = arrivals(rows(100), count=None, rate=1000.0, seed=0)
-    outcome, result = run("fcfs", arriving, kv_tokens=1024, queue_timeout_s=5.0)
-    dropped = [flight for flight in outcome.flights if flight.dropped_s < 1e9]
-    assert result.dropped == len(dropped) > 10
-    assert all(5.0 <= flight.dropped_s - flight.arrival.arrival_s < 6.0 for flight in dropped)
+    result, figures = run("fcfs", arriving, kv_tokens=1024, queue_timeout_s=5.0)
+    dropped = [trace for trace in result.requests if trace.dropped_s < 1e9]
+    assert figures.dropped == len(dropped) > 10
+    assert all(5.0 <= trace.dropped_s - trace.arrival.arrival_s < 6.0 for trace in dropped)
 
 
 def test_throughput_is_measured_until_the_last_arrival():
     arriving = arrivals(rows(2, output_tokens=100, t=lambda i: 100.0 * i), count=None, rate=None, seed=0)
-    outcome, result = run("direct", arriving)
-    assert outcome.window_s == 100.0
-    assert result.tok_per_s == pytest.approx(1.0)
-    assert result.req_per_s == pytest.approx(0.01)
-    assert result.makespan_s > 100.0
+    result, figures = run("direct", arriving)
+    assert result.window_s == 100.0
+    assert figures.tok_per_s == pytest.approx(1.0)
+    assert figures.req_per_s == pytest.approx(0.01)
+    assert figures.makespan_s > 100.0
 
 
 def test_memory_counts_over_the_whole_run_and_while_requests_wait():

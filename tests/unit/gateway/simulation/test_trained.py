@@ -3,8 +3,7 @@ import pytest
 from backends.simulator.config import EngineConfig
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.length_model import LengthModel
-from gateway.simulation.prepare import trained_workload
-from gateway.simulation.trained import split, trained_forecasts
+from gateway.simulation.trained import split_rows, trained_forecasts, trained_workload
 from gateway.training.rows import PastRow
 
 SMALL = {"iterations": 30, "depth": 2}
@@ -17,27 +16,27 @@ def two_apps(count):
     ]
 
 
-def test_rows_with_times_are_split_at_one():
+def test_rows_with_times_are_split_at_a_point_in_time():
     rows = [PastRow(app="a", output_tokens=5, t=float(t)) for t in (3, 1, 4, 2, 0, 5)]
-    training, simulated = split(rows)
+    training, simulated = split_rows(rows)
     assert [row.t for row in training] == [0.0, 1.0, 2.0]
     assert [row.t for row in simulated] == [3.0, 4.0, 5.0]
 
 
 def test_rows_of_one_group_stay_on_one_side():
     rows = [PastRow(app="a", prompt=str(i), output_tokens=5, group=str(i // 10)) for i in range(300)]
-    training, simulated = split(rows)
+    training, simulated = split_rows(rows)
     assert len(training) + len(simulated) == 300
     assert not {row.group for row in training} & {row.group for row in simulated}
     assert min(len(training), len(simulated)) > 50
 
 
 def test_rows_without_an_answer_are_in_neither_part():
-    training, simulated = split([*two_apps(40), PastRow(app="a", prompt="x", output_tokens=0)])
+    training, simulated = split_rows([*two_apps(40), PastRow(app="a", prompt="x", output_tokens=0)])
     assert len(training) + len(simulated) == 40
 
 
-def test_forecasts_tell_applications_apart():
+def test_forecasts_differ_by_application():
     rows = two_apps(600)
     forecasts = trained_forecasts(rows[:500], rows[500:], NoEmbedder(), LengthModel(**SMALL))
     short, long = ([forecast.quantile(0.5) for forecast in forecasts[i::2]] for i in range(2))
@@ -45,7 +44,7 @@ def test_forecasts_tell_applications_apart():
     assert min(long) > 200
 
 
-def test_no_outcome_of_a_row_reaches_any_forecast():
+def test_a_rows_own_answer_does_not_change_its_forecast():
     rows = two_apps(600)
     others = [PastRow(app=row.app, prompt=row.prompt, input_tokens=10, output_tokens=77) for row in rows[500:]]
     forecasts, blindly = (
@@ -54,12 +53,12 @@ def test_no_outcome_of_a_row_reaches_any_forecast():
     assert forecasts == blindly
 
 
-def test_too_few_rows_are_not_trained_on():
+def test_too_few_rows_to_train_on_are_an_error():
     with pytest.raises(ValueError, match="rows to train on"):
         trained_workload("x", two_apps(100), EngineConfig(), NoEmbedder())
 
 
-def test_kept_forecasts_are_those_that_were_made(tmp_path):
+def test_cached_forecasts_equal_the_computed_ones(tmp_path):
     made, kept = (
         trained_workload(
             "x", two_apps(500), EngineConfig(), NoEmbedder(), cache=tmp_path / "kept", model=LengthModel(**SMALL)

@@ -1,6 +1,6 @@
-"""Whatever is wrong with predictions or looks, the gateway is no worse than sending everything to the emptiest engine.
+"""With wrong predictions or metrics, the gateway is no worse than direct dispatch to the engine with fewest requests.
 
-Two engines whose memory is what binds, and half as much work again as they can do.
+Two engines are short of memory, and get half as much work again as they sustain.
 """
 
 import random
@@ -19,7 +19,7 @@ LONGEST_ANSWER, LONGEST_PROMPT = 600, 800
 LOG_MEDIANS = {"chat": 4.5, "code": 5.2, "labels": 3.8}
 
 NO_LESS_THAN = 0.97
-"""Of the tokens a second of direct dispatch."""
+"""Least share of direct dispatch's tokens a second."""
 
 WRONG = {
     "lengths of other requests": {"lengths": "random"},
@@ -43,25 +43,25 @@ def workload():
     return Workload("heavy-tailed", rows, EngineConfig(kv_tokens=KV_TOKENS))
 
 
-def outcome(workload, policy, **wrong):
+def run(workload, policy, **wrong):
     conditions = Conditions(load=LOAD, engines=ENGINES, count=REQUESTS, **wrong)
-    return simulate(workload, SimulatedPolicy.parse(policy), conditions)
+    return simulate(workload, SimulatedPolicy(policy), conditions)
 
 
-def tok_per_s(outcome):
-    return sum(flight.generated for flight in outcome.flights) / outcome.end_s
+def tok_per_s(result):
+    return sum(trace.generated for trace in result.requests) / result.end_s
 
 
 @pytest.fixture(scope="module")
 def direct(workload):
-    return outcome(workload, "direct", lengths="true")
+    return run(workload, "direct", lengths="true")
 
 
-def preemptions(outcome):
-    return sum(backend.preemptions for backend in outcome.fleet)
+def preemptions(result):
+    return sum(backend.preemptions for backend in result.fleet)
 
 
-def test_memory_binds_where_all_is_sent_at_once(direct):
+def test_direct_dispatch_runs_short_of_memory(direct):
     assert preemptions(direct) > REQUESTS / 4
 
 
@@ -73,13 +73,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("policy", "wrong"), CASES)
-def test_no_throughput_is_lost_and_nobody_starves(workload, direct, policy, wrong):
-    held = outcome(workload, policy, **WRONG[wrong])
-    assert all(flight.answered for flight in held.flights)
+def test_every_request_is_answered_and_no_throughput_is_lost(workload, direct, policy, wrong):
+    held = run(workload, policy, **WRONG[wrong])
+    assert all(trace.answered for trace in held.requests)
     assert tok_per_s(held) >= NO_LESS_THAN * tok_per_s(direct)
 
 
-def test_right_predictions_save_nearly_all_that_preemptions_cost(workload, direct):
-    held = outcome(workload, "hrrn", lengths="true")
+def test_right_predictions_avoid_nearly_all_preemptions(workload, direct):
+    held = run(workload, "hrrn", lengths="true")
     assert preemptions(held) < preemptions(direct) / 20
     assert tok_per_s(held) > tok_per_s(direct)

@@ -2,11 +2,11 @@ import pytest
 
 from backends.simulator.config import EngineConfig
 from bench.continuous.comparison import compare, sections
-from bench.continuous.grid import Section, Trial
+from bench.continuous.grid import Candidate, Section, Trial
 from bench.continuous.tables import markdown
 from bench.continuous.trials import run_trials
 from gateway.scheduling.length import LengthQuantiles
-from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload
+from gateway.simulation.experiment import Conditions, Workload
 from tests.unit.gateway.simulation.past_rows import rows
 
 FORECAST = LengthQuantiles.of((50.0, 80.0, 100.0, 120.0, 150.0, 170.0))
@@ -19,7 +19,7 @@ def workload(name="w"):
 
 def trials(*names, section=Section.LOADS, **conditions):
     at = Conditions(**({"load": 1.3, "count": 120} | conditions))
-    return [Trial(section, SimulatedPolicy.parse(name), at) for name in names]
+    return [Trial(section, Candidate.parse(name), at) for name in names]
 
 
 def run(*pairs, jobs=1):
@@ -38,12 +38,12 @@ def test_results_come_in_the_order_of_the_trials():
     ]
 
 
-def test_a_process_of_its_own_finds_the_same():
+def test_other_processes_give_the_same_results():
     wanted = trials("direct", "hrrn", "hrrn@true")
     assert run((workload(), wanted), jobs=2) == run((workload(), wanted))
 
 
-def test_curves_show_all_answers_and_memory_over_the_whole_time():
+def test_curves_show_every_answer_and_memory_over_the_whole_run():
     (one,) = run((workload(), trials("direct")))
     assert one.curves.e2e_s == sorted(one.curves.e2e_s)
     assert one.curves.e2e_s[len(one.curves.e2e_s) // 2] == pytest.approx(one.report.p50_s)
@@ -51,7 +51,7 @@ def test_curves_show_all_answers_and_memory_over_the_whole_time():
     assert max(one.curves.occupancy) > 0.5
 
 
-def test_figures_are_multiples_of_direct_dispatch_under_the_same_conditions():
+def test_ratios_are_to_direct_dispatch_under_the_same_conditions():
     found = run((workload(), [*trials("direct", "hrrn", "hrrn@true"), *trials("direct", "hrrn", load=0.5)]))
     compared = compare(found)
     direct, hrrn, clairvoyant = (one.report for one in found[:3])
@@ -63,15 +63,15 @@ def test_figures_are_multiples_of_direct_dispatch_under_the_same_conditions():
     assert compared[4].preemptions_x is None  # direct has none at half the load
 
 
-def test_a_fault_is_compared_with_direct_dispatch_that_has_it_all():
-    blind = Trial(Section.FAULTS, SimulatedPolicy("hrrn"), Conditions(load=1.3, count=120, blind=True), "no metrics")
+def test_a_fault_is_compared_with_direct_dispatch_without_faults():
+    blind = Trial(Section.FAULTS, Candidate.parse("hrrn"), Conditions(load=1.3, count=120, blind=True), "no metrics")
     found = run((workload(), [*trials("direct", section=Section.FAULTS), blind]))
     assert compare(found)[1].mean_x == found[1].report.mean_s / found[0].report.mean_s
 
 
-def test_an_overload_without_a_bound_to_compare_with_stands_alone():
+def test_an_overload_is_compared_with_nothing():
     bounded = Conditions(load=8.0, count=400, max_queue=20)
-    found = run((workload(), [Trial(Section.OVERLOAD, SimulatedPolicy("hrrn"), bounded, "queue of 20")]))
+    found = run((workload(), [Trial(Section.OVERLOAD, Candidate.parse("hrrn"), bounded, "queue of 20")]))
     (one,) = compare(found)
     assert one.mean_x is None
     assert one.report.dropped > 100
@@ -80,7 +80,7 @@ def test_an_overload_without_a_bound_to_compare_with_stands_alone():
     assert 0.0 <= one.report.retry_passed <= 1.0
 
 
-def test_a_page_has_every_run_in_a_table():
+def test_the_page_has_every_run_in_a_table():
     compared = compare(run((workload(), trials("direct", "hrrn"))))
     page = markdown(compared, {"w": 1.5}, {"w": 4096})
     assert list(sections(compared)) == [("w", Section.LOADS, 2)]

@@ -17,7 +17,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")  # one training for all tests here
+    return tmp_path_factory.mktemp("cache")  # one training for all tests in this module
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def caches(cache, monkeypatch):
 
 
 @pytest.mark.usefixtures("caches")
-def test_results_are_kept_with_tables_and_pictures(tmp_path):
+def test_results_are_written_with_tables_and_pictures(tmp_path):
     kept = tmp_path / "kept"
     result = run("--trace", trace_file(tmp_path), "--quick", "--results", kept, "--json")
     assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_bad_input_is_named_before_anything_is_trained(tmp_path, arguments, name
     assert named in result.stderr
 
 
-def test_no_file_is_nothing_to_compare_by():
+def test_a_run_without_files_is_an_error():
     result = run()
     assert result.exit_code == 2
     assert "--workload or --trace" in result.stderr
