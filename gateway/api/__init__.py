@@ -1,1 +1,1 @@
-"""The HTTP edge: routes, bodies, keys, errors in the caller's own API."""
+"""The HTTP edge: routes, request bodies, API keys, and errors in the format of the client's API."""

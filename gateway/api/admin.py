@@ -1,4 +1,4 @@
-"""What the operator sees: history, queue, backends and predictor on one page of JSON."""
+"""`/admin/stats`: history, queue, backends and predictor as one JSON object."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from gateway.scheduling.scheduler import Scheduler
 from gateway.storage.stats import Stats
 
 ReadStats = Callable[[str | None, str | None, datetime | None], Awaitable[Stats | None]]
-"""(app, user, since) to what history has; None while the database is away."""
+"""Returns the statistics of past requests for (app, user, since); None while the database is away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Puts `/admin/stats` together."""
+    """Collects the content of `/admin/stats`."""
 
     read_stats: ReadStats
     recorder_state: Callable[[], dict[str, Any]]
@@ -39,7 +39,7 @@ class Overview:
     clock: Clock
 
     async def stats(self, app: str | None, user: str | None, since: datetime | None) -> dict[str, Any]:
-        """Return the stats of the contract, narrowed by application, user and time."""
+        """Return the statistics; `app`, `user` and `since` restrict those of past requests."""
         stats = await self.read_stats(app, user, since)
         history = msgspec.to_builtins(stats) if stats else {"apps": [], "users": [], "totals": {}}
         return {
@@ -51,7 +51,7 @@ class Overview:
         }
 
     def backends(self) -> list[dict[str, Any]]:
-        """How every backend fares."""
+        """Return the state of every backend."""
         return [self._backend(entry) for entry in self.pool.entries.values()]
 
     def _queue(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Overview:
         }
 
     def _predictor(self) -> dict[str, Any]:
-        """What serves, and how it has done lately; history itself has neither a version nor a day of training."""
+        """Return the version of the model and its recent quality. Predictions from history alone have no version."""
         quality, version = self.predictor.quality, self.predictor.version
         return {
             "version": version.number if version else None,
@@ -100,31 +100,31 @@ class Overview:
 
 
 def _by_class(scheduler: Scheduler) -> dict[str, int]:
-    """Requests by the longest predicted service time of their class, in seconds, the shortest class first."""
+    """Return the number of waiting requests by the longest predicted service time of their class, in seconds."""
     counts = scheduler.waiting_by_class()
-    if isinstance(scheduler.policy, Fcfs):  # which has one lane for all
+    if isinstance(scheduler.policy, Fcfs):  # which has one queue for all classes
         return {"all": sum(counts.values())} if counts else {}
     return {f"{CLASS_RATIO ** (length_class + 1):.3g}": counts[length_class] for length_class in sorted(counts)}
 
 
 def _next(head: Explanation) -> dict[str, Any]:
-    """Whose turn it is among a model's requests, and what keeps it from each backend."""
+    """Return a model's next request, and the reason why each backend cannot take it."""
     return {"model": head.model, "waited_ms": round(1000 * head.waited_s, 1), "kept_from": head.backends}
 
 
 def _load(load: BackendLoad | None) -> dict[str, Any]:
-    """What the scheduler knows of a backend by itself; nothing of one that it has not heard of yet."""
+    """Return the scheduler's own estimates for a backend; empty if the scheduler does not know the backend yet."""
     if load is None:
         names = ("kv_learned_tokens", "kv_target", "metrics_believed", "seats", "trial_limit", "tpot_ms")
         return {"kv_reserved_tokens": 0, "in_flight": 0, **dict.fromkeys(names)}
     ledger, seats = load.ledger, load.seats.most(None)
-    tells_memory = load.state.kv_used_tokens is not None
+    reports_memory = load.state.kv_used_tokens is not None
     return {
         "kv_reserved_tokens": round(ledger.peak_tokens()),
         "in_flight": len(ledger),
         "kv_learned_tokens": None if load.learned.tokens is None else round(load.learned.tokens),
         "kv_target": round(load.target.share, 3),
-        "metrics_believed": load.believed if tells_memory else None,
+        "metrics_believed": load.believed if reports_memory else None,
         "seats": None if isinf(seats) else round(seats),
         "trial_limit": load.state.trial_limit,
         "tpot_ms": round(1000 * load.speed.tpot_s(len(ledger), ledger.held_tokens), 2),
@@ -132,7 +132,7 @@ def _load(load: BackendLoad | None) -> dict[str, Any]:
 
 
 def admin_routes(overview: Overview, admin_key: str | None) -> list[HTTPRouteHandler]:
-    """Return `/admin/stats`, behind the admin key."""
+    """Return `/admin/stats`, which requires the admin key."""
 
     @get("/admin/stats")
     async def stats(request: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
@@ -144,11 +144,13 @@ def admin_routes(overview: Overview, admin_key: str | None) -> list[HTTPRouteHan
 
 
 def _since(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time; one without a zone is UTC."""
+    """Parse an ISO 8601 time; a time without a zone is UTC."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidRequest(f"since: {text[:50]!r} is not an ISO 8601 time", param="since") from error
+        raise InvalidRequest(
+            f"since: {text[:50]!r} is not a time; use ISO 8601, for example 2026-01-31T12:00:00Z", param="since"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

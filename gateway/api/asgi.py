@@ -1,51 +1,70 @@
-"""The little of ASGI that the data path needs, in one place: headers, a bounded body, a reply, a client that leaves."""
+"""ASGI for the routes that engines answer: request bodies with a limit, responses, and clients that disconnect."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from litestar.types import Message, Receive, Scope, Send
 
-from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
+from gateway.dispatch.context import RequestContext
+from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, GatewayError
 from gateway.protocol.encodings import unpack
 
+JSON = "application/json"
+
 DRAIN_FACTOR = 2
-"""A body over the limit is read on and thrown away up to so many times the limit, so that its sender, who reads nothing
-before it has sent all, gets the error instead of a broken pipe."""
+"""The gateway reads and discards a body that is too large, up to this multiple of the limit. Many clients read nothing
+before they have sent the whole body; they would see a broken connection instead of the error."""
 
 SMALL_BYTES = 16 * 1024
-"""A compressed body of no more is unpacked at once, a larger one in a thread."""
+"""A compressed body up to this size is decompressed in the event loop, a larger one in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits for one request.
+
+    Attributes:
+        max_body_bytes: largest body, also after decompression.
+        max_text_bytes: largest text of the prompt, in UTF-8.
+        body_timeout_s: longest time without a byte of the body.
+    """
+
+    max_body_bytes: int
+    max_text_bytes: int
+    body_timeout_s: float
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the request's headers, names in lower case; of several of one name the last."""
+    """Return the request's headers, with names in lower case; the last one of several with the same name."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 async def read_body(receive: Receive, *, max_bytes: int, silence_s: float, encoding: str = "") -> bytes:
-    """Read the request's body, and unpack it if its `Content-Encoding` says that it is packed.
+    """Read the request's body, and decompress it according to its `Content-Encoding`.
 
     Raises:
-        UnsupportedEncoding: packed in a way that is not known here.
-        InvalidRequest: not packed as its encoding says.
-        BodyTooLarge: over `max_bytes`, as it came or unpacked.
+        UnsupportedEncoding: the gateway does not support the encoding.
+        InvalidRequest: the body does not have that encoding.
+        BodyTooLarge: larger than `max_bytes`, compressed or decompressed.
         BodyTimeout: the client sent nothing for `silence_s`.
-        ClientGone: it left before the body was whole.
+        ClientGone: the client disconnected before the body was complete.
     """
     parts: list[bytes] = []
     size, more = 0, True
     while more and size <= DRAIN_FACTOR * max_bytes:
         message = await _next_message(receive, silence_s)
         if message["type"] == "http.disconnect":
-            raise ClientGone("The client left before its request was whole")
+            raise ClientGone("The client disconnected before the body was complete")
         part = message.get("body", b"")
         size += len(part)
         if size <= max_bytes:
             parts.append(part)
         more = message.get("more_body", False)
     if size > max_bytes:
-        raise BodyTooLarge(f"The body is over {max_bytes} bytes")
+        raise BodyTooLarge(f"The body is larger than {max_bytes} bytes")
     body = b"".join(parts)
     if not encoding:
         return body
@@ -59,11 +78,11 @@ async def _next_message(receive: Receive, silence_s: float) -> Mapping[str, Any]
         async with asyncio.timeout(silence_s):
             return await receive()
     except TimeoutError as error:
-        raise BodyTimeout(f"The body stopped half-way: nothing came for {silence_s:g} s") from error
+        raise BodyTimeout(f"The body is incomplete: the client sent nothing for {silence_s:g} s") from error
 
 
 async def respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Send a whole response."""
+    """Send a complete response."""
     length = {"content-length": str(len(body))}
     await start(send, status, {**headers, **length})
     await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -76,7 +95,7 @@ async def start(send: Send, status: int, headers: Mapping[str, str]) -> None:
 
 
 class SentWhole:
-    """Sends a response when all of it is there: HTTP/1.0 knows no chunks, so its client would read our framing."""
+    """Collects a response and sends it at its end: an HTTP/1.0 client does not understand chunked encoding."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -85,7 +104,7 @@ class SentWhole:
         self._parts: list[bytes] = []
 
     async def __call__(self, message: Message) -> None:
-        """Take a message of the response."""
+        """Add a message of the response."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = [pair for pair in message["headers"] if pair[0] != b"content-length"]
@@ -100,10 +119,73 @@ class SentWhole:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-class WhileConnected:
-    """Cancels what runs in its context when the client leaves, and turns that into `ClientGone`.
+class AsgiClient:
+    """The client of one request: reads its request, and sends it the response.
 
-    To be entered when the request's body has been read: the next message is then the client's leaving.
+    Attributes:
+        headers: the request's headers, with names in lower case.
+        query: the query string.
+        receive: returns the next ASGI message of the client.
+        context: of the request; set before the response starts.
+        started: whether the response has started.
+    """
+
+    context: RequestContext
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = headers_of(scope)
+        self.query: bytes = scope.get("query_string", b"")
+        self.receive = receive
+        self.started = False
+        self._send = SentWhole(send) if scope.get("http_version") == "1.0" else send
+        self._body_read = False
+        self._is_stream = False
+
+    async def body(self, limits: Limits) -> bytes:
+        """Read the body, decompressed; raises as `read_body` does."""
+        encoding = self.headers.get("content-encoding", "")
+        body = await read_body(
+            self.receive, max_bytes=limits.max_body_bytes, silence_s=limits.body_timeout_s, encoding=encoding
+        )
+        self._body_read = True
+        return body
+
+    async def start(self, status: int, content_type: str, *, length: int | None) -> None:
+        """Send the status and the headers."""
+        self.started = True
+        self._is_stream = content_type.startswith("text/event-stream")
+        headers = {"content-type": content_type, **self.context.response_headers()}
+        if length is None:
+            headers["cache-control"] = "no-cache"
+        else:
+            headers["content-length"] = str(length)
+        await start(self._send, status, headers)
+
+    async def send(self, body: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def fail(self, error: GatewayError) -> None:
+        """Report an error in the form that the client can still receive: a response, or a stream's last event.
+
+        If another kind of response has started, nothing more is sent: its missing bytes show that it is incomplete.
+        """
+        api_format = self.context.api_format
+        if self.started:
+            if self._is_stream:
+                await self.send(api_format.error_event(error), more=False)
+            return
+        headers = {"content-type": JSON, **self.context.response_headers(), **error.headers}
+        if "expect" in self.headers and not self._body_read:
+            # The client waits for "100 Continue" and may send the body or omit it, so the next bytes are ambiguous.
+            headers["connection"] = "close"
+        await respond(self._send, error.status, headers, api_format.error(error))
+
+
+class WhileConnected:
+    """Cancels the task in its context when the client disconnects, and raises `ClientGone`.
+
+    Enter it after the body has been read: the next ASGI message is then the disconnect.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -1,28 +1,31 @@
-"""Who is calling: the key names the application; in open mode a header does, or else the system prompt."""
+"""Authentication: the API key names the application. In open mode a header does, or else the system prompt."""
 
 import hashlib
 import hmac
 import re
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+
+from cachetools import LRUCache
 
 from gateway.errors import Forbidden, InvalidRequest, KeysUnavailable, Unauthorized
 from gateway.storage.keys import hash_key
 
 ANONYMOUS = "anonymous"
-"""The application of requests that name none and have no system prompt."""
+"""The application of a request without an application name and without a system prompt."""
 
-KNOWN_FOR_S = 30.0
-"""How long a key's application is believed: a revoked key works so much longer."""
+VALID_KEY_TTL_S = 30.0
+"""How long the result for a valid key is cached; a revoked key works until then."""
 
-UNKNOWN_FOR_S = 2.0
-"""How long a key is believed not to exist."""
+UNKNOWN_KEY_TTL_S = 2.0
+"""How long the result for an unknown key is cached."""
 
 MAX_KEYS = 10_000
+"""Largest number of cached keys."""
+
 _APP_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 Lookup = Callable[[bytes], Awaitable[str | None]]
-"""A key's hash to its application's name; raises `KeysUnavailable`."""
+"""Returns the application of a key's hash, None for an unknown key; raises `KeysUnavailable`."""
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
@@ -34,39 +37,44 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 
 
 def application_of_system_prompt(system: str | None) -> str:
-    """Name the application of a request that names none: the same system prompt is the same application."""
+    """Return the application of a request that names none; equal system prompts give equal applications."""
     return ANONYMOUS if system is None else "system-" + hashlib.sha256(system.encode()).hexdigest()[:12]
 
 
 class OpenAccess:
-    """Loopback only: everybody may call; `X-App-Id` names the application."""
+    """Accepts every request; `X-App-Id` names the application. The gateway then listens on loopback only."""
 
     async def application(self, headers: Mapping[str, str]) -> str | None:
-        """Return the application that the header names, if it does.
+        """Return the application in the header; None without the header.
 
         Raises:
-            InvalidRequest: over 128 characters, or not printable ASCII.
+            InvalidRequest: more than 128 characters, or not printable ASCII.
         """
         app = headers.get("x-app-id")
         if app is not None and not _APP_ID.fullmatch(app):
-            raise InvalidRequest("X-App-Id must be 1 to 128 printable ASCII characters", param="X-App-Id")
+            raise InvalidRequest("X-App-Id: must be 1 to 128 printable ASCII characters", param="X-App-Id")
         return app
 
 
 class KeyAuthenticator:
-    """Every caller needs a key; its application is the key's."""
+    """Requires an API key, which names the application.
+
+    Args:
+        lookup: returns the application of a key's hash.
+        monotonic: returns the time in seconds.
+    """
 
     def __init__(self, lookup: Lookup, monotonic: Callable[[], float]) -> None:
         self._lookup = lookup
         self._monotonic = monotonic
-        self._seen: OrderedDict[bytes, tuple[str | None, float]] = OrderedDict()
+        self._cache: LRUCache[bytes, tuple[str | None, float]] = LRUCache(MAX_KEYS)
 
     async def application(self, headers: Mapping[str, str]) -> str | None:
         """Return the key's application.
 
         Raises:
-            Unauthorized: no key, or one that is unknown or revoked.
-            KeysUnavailable: keys cannot be looked up, and this one is new here.
+            Unauthorized: no key, or an unknown or revoked key.
+            KeysUnavailable: the key is not cached and cannot be looked up.
         """
         key = bearer(headers)
         if key is None:
@@ -78,7 +86,7 @@ class KeyAuthenticator:
 
     async def _application_of(self, digest: bytes) -> str | None:
         now = self._monotonic()
-        app, until_s = self._seen.get(digest, (None, 0.0))
+        app, until_s = self._cache.get(digest, (None, 0.0))
         if now < until_s:
             return app
         try:
@@ -86,11 +94,8 @@ class KeyAuthenticator:
         except KeysUnavailable:
             if app is None:
                 raise
-            return app  # what was true half a minute ago is the best that is known
-        self._seen[digest] = app, now + (UNKNOWN_FOR_S if app is None else KNOWN_FOR_S)
-        self._seen.move_to_end(digest)
-        if len(self._seen) > MAX_KEYS:
-            self._seen.popitem(last=False)
+            return app  # an outdated result is better than none
+        self._cache[digest] = app, now + (UNKNOWN_KEY_TTL_S if app is None else VALID_KEY_TTL_S)
         return app
 
 
@@ -98,11 +103,11 @@ Authenticator = OpenAccess | KeyAuthenticator
 
 
 def require_admin(admin_key: str | None, headers: Mapping[str, str]) -> None:
-    """Let nobody pass but with the admin key.
+    """Reject a request without the admin key.
 
     Raises:
-        Forbidden: no admin key is configured, so there is no way in.
-        Unauthorized: no key, or another.
+        Forbidden: no admin key is configured.
+        Unauthorized: the request has no key, or a wrong one.
     """
     if admin_key is None:
         raise Forbidden("The admin routes are closed: auth.admin_key is not set")

@@ -1,69 +1,196 @@
-"""A generation request from its first byte to its record: read, identified, predicted, relayed, remembered."""
+"""The routes of generations: read a request, identify its application, predict its answer, build it and send it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil
 
-from litestar.types import ASGIApp
+from litestar.handlers import ASGIRouteHandler
 
-from gateway.api.asgi import WhileConnected
-from gateway.api.asking import ask_of
+from gateway.api.asgi import JSON, AsgiClient, Limits, WhileConnected
 from gateway.api.auth import Authenticator, application_of_system_prompt
-from gateway.api.exchange import AsgiClient, Exchange
-from gateway.api.frame import Arrival, Frame, Limits
-from gateway.api.jobs import Route, Terms, bound_of
-from gateway.api.outcomes import Outcomes
-from gateway.clock import Clock
+from gateway.api.middleware import Middleware
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.errors import BodyTooLarge
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
-from gateway.protocol.model_rules import ModelRules
+from gateway.prediction.prediction_input import PredictionInput, bounded
+from gateway.prediction.predictor import Forecast
+from gateway.protocol.api_formats import GENERATION_FORMATS
+from gateway.protocol.generation_request import GenerationRequest, ModelRules, utf8_bytes
+from gateway.scheduling.messages import Prefix, Request
+from gateway.upstream.client import UpstreamRequest
 
-__all__ = ["Generations", "Limits"]
+MIN_PREFIX_TOKENS = 64
+"""A shorter prompt prefix saves too little prefill to matter."""
+
+BOUND_STEP = 64
+"""Predicted limits of answers are multiples of this, so that static engines find requests with equal limits."""
+
+PROMPT_MARGIN = 1.5
+"""A prompt may have this many times its estimated tokens."""
+
+_FORWARDED = ("accept", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+"""Request headers that the engine gets. The client's API key is not among them."""
 
 
-@dataclass(frozen=True, slots=True)
+class RequestBuilder:
+    """Builds the scheduler's request and the engine's request from the client's.
+
+    Args:
+        queue_timeout_s: longest time in the queue.
+        priorities: by application; lower goes first, and applications that are not listed have 0.
+        rules: the operator's rules for models.
+    """
+
+    def __init__(self, queue_timeout_s: float, priorities: Mapping[str, int], rules: ModelRules) -> None:
+        self._queue_timeout_s = queue_timeout_s
+        self.configure(priorities, rules)
+
+    def configure(self, priorities: Mapping[str, int], rules: ModelRules) -> None:
+        """Use other priorities and rules from the next request on."""
+        self._priorities, self._rules = priorities, rules
+
+    def current_rules(self) -> ModelRules:
+        """Return the model rules of the next request."""
+        return self._rules
+
+    def read(self, context: RequestContext, body: bytes) -> GenerationRequest:
+        """Decode the body and apply the model rules.
+
+        Raises:
+            InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type.
+        """
+        generation = context.api_format.read_request(body)
+        self._rules.apply(generation)
+        context.generation = generation
+        return generation
+
+    def bound_answer(self, generation: GenerationRequest, forecast: Forecast, context_tokens: int | None) -> None:
+        """Limit an answer whose length nobody has limited, if the operator configured a quantile for the model."""
+        level = self._rules.quantiles.get(generation.model) if generation.max_tokens is None else None
+        bound = None if level is None else bound_of(forecast, level, context_tokens)
+        if bound is not None:
+            generation.bound_answer(bound)
+
+    def build(
+        self, context: RequestContext, generation: GenerationRequest, forecast: Forecast, headers: Mapping[str, str]
+    ) -> tuple[Request, UpstreamRequest]:
+        """Return the request for the scheduler and the one for the engine; `headers` are the client's."""
+        bound = generation.bound_tokens
+        request = Request(
+            id=context.id,
+            model=generation.model,
+            prompt_tokens=forecast.prompt_tokens,
+            length=forecast.length if bound is None else replace(forecast.length, cap=bound),
+            arrival_s=context.arrival_s,
+            deadline_s=context.arrival_s + self._queue_timeout_s,
+            sequences=generation.sequences,
+            priority=self._priorities.get(context.app or "", 0),
+            prefixes=_prefixes(generation, forecast.prompt_tokens),
+            batch_key=generation.batch_key(),
+        )
+        upstream_headers = forwarded_headers(headers, JSON, context.request_id)
+        return request, UpstreamRequest(context.route, upstream_headers, generation.upstream_body())
+
+
 class Generations:
-    """The generation routes' common part; `rules` gives those of the moment."""
+    """Answers requests for generations.
 
-    door: Authenticator
-    pool: BackendPool
-    forecaster: Forecaster
-    relay: GenerationProxy
-    outcomes: Outcomes
-    clock: Clock
-    limits: Limits
-    terms: Terms
-    rules: Callable[[], ModelRules] = ModelRules
+    Args:
+        authenticator: names the application of a request.
+        pool: the backends and their models.
+        forecaster: predicts the length of an answer.
+        proxy: sends requests to engines.
+        middleware: around every route.
+        limits: for one request.
+        builder: builds what is scheduled and sent.
+    """
 
-    @property
-    def frame(self) -> Frame:
-        """What is around each request."""
-        return Frame(self.outcomes, self.clock)
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        pool: BackendPool,
+        forecaster: Forecaster,
+        proxy: GenerationProxy,
+        middleware: Middleware,
+        limits: Limits,
+        builder: RequestBuilder,
+    ) -> None:
+        self._authenticator = authenticator
+        self._pool = pool
+        self._forecaster = forecaster
+        self._proxy = proxy
+        self._middleware = middleware
+        self._limits = limits
+        self._builder = builder
 
-    def answering(self, route: Route) -> ASGIApp:
-        """Return the ASGI application of a route."""
+    def routes(self) -> list[ASGIRouteHandler]:
+        """Return the route of every generation API."""
+        return [self._middleware.route(format.path, format, self.answer) for format in GENERATION_FORMATS]
 
-        async def answer(exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
-            await self._answer(exchange, route, arrival, client)
+    async def answer(self, context: RequestContext, client: AsgiClient) -> None:
+        """Answer one request.
 
-        return self.frame.around(route.path, route.api_format, answer)
+        Raises:
+            GatewayError: the request is rejected, dropped from the queue, or failed.
+        """
+        context.app = await self._authenticator.application(client.headers)
+        generation = self._builder.read(context, await client.body(self._limits))
+        if generation.text_bytes > self._limits.max_text_bytes:
+            raise BodyTooLarge(f"The prompt's text is larger than {self._limits.max_text_bytes} bytes")
+        context.app = context.app or application_of_system_prompt(generation.system)
+        card = self._pool.require(generation.model)
+        forecast = await self._forecaster.forecast(prediction_input(context.app, generation), card.max_model_len)
+        context.forecast = forecast
+        self._builder.bound_answer(generation, forecast, card.max_model_len)
+        request, upstream_request = self._builder.build(context, generation, forecast, client.headers)
+        async with WhileConnected(client.receive):
+            await self._proxy.run(context, request, upstream_request, client)
 
-    async def _answer(self, exchange: Exchange, route: Route, arrival: Arrival, client: AsgiClient) -> None:
-        exchange.app = await self.door.application(arrival.headers)
-        body = await arrival.body(self.limits)
-        rules = self.rules()
-        body, asked = rules.apply(body, route.read(body), route.length_field)
-        exchange.asked = asked
-        if asked.text_bytes > self.limits.max_text_bytes:
-            raise BodyTooLarge(f"The prompt's text is over {self.limits.max_text_bytes} bytes")
-        exchange.app = exchange.app or application_of_system_prompt(asked.system)
-        card = self.pool.require(asked.model)
-        ask = ask_of(exchange.app, asked)
-        exchange.forecast = forecast = await self.forecaster.forecast(ask, card.max_model_len)
-        level = rules.quantiles.get(asked.model) if asked.max_tokens is None else None
-        if level is not None:
-            exchange.bound_tokens = bound_of(forecast, level, card.max_model_len)
-        job = self.terms.job(exchange, forecast, route, body, arrival.headers)
-        async with WhileConnected(arrival.receive):
-            await self.relay.run(job, client, exchange.trip)
+
+def prediction_input(app: str, generation: GenerationRequest) -> PredictionInput:
+    """Return what the predictor may use of a request."""
+    text = generation.last_user or ""
+    return PredictionInput(
+        app=app,
+        model=generation.model,
+        user=generation.user,
+        system=generation.system,
+        text=bounded(text),
+        text_bytes=generation.text_bytes,
+        last_user_bytes=utf8_bytes(text),
+        message_count=generation.message_count,
+        max_tokens=generation.max_tokens,
+        temperature=generation.temperature,
+        sequences=generation.sequences,
+        stop_count=generation.stop_count,
+        tools_bytes=generation.tools_bytes,
+        schema_bytes=generation.schema_bytes,
+        json_mode=generation.schema_bytes > 0,
+        reasoning_effort=generation.reasoning_effort,
+        prompt_tokens=generation.prompt_tokens,
+    )
+
+
+def bound_of(forecast: Forecast, level: float, context_tokens: int | None) -> int | None:
+    """Return a limit for an answer that has none: the quantile at `level`, rounded up to `BOUND_STEP`.
+
+    Return None if prompt and limit may exceed the model's context: an engine rejects such a request, and the prompt's
+    tokens are an estimate.
+    """
+    bound = BOUND_STEP * ceil(forecast.length.quantile(level) / BOUND_STEP)
+    if context_tokens is not None and PROMPT_MARGIN * forecast.prompt_tokens + bound > context_tokens:
+        return None
+    return bound
+
+
+def forwarded_headers(headers: Mapping[str, str], content_type: str, request_id: str) -> dict[str, str]:
+    """Return the headers for the engine."""
+    kept = {name: headers[name] for name in _FORWARDED if name in headers}
+    return {**kept, "content-type": content_type, "x-request-id": request_id}
+
+
+def _prefixes(generation: GenerationRequest, prompt_tokens: int) -> tuple[Prefix, ...]:
+    prefixes = [Prefix(key, round(share * prompt_tokens)) for key, share in generation.prefixes]
+    return tuple([prefix for prefix in prefixes if prefix.tokens >= MIN_PREFIX_TOKENS])

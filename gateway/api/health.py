@@ -1,4 +1,4 @@
-"""Whether the gateway lives, and whether it can serve."""
+"""Health checks: whether the process works, and whether it can serve requests."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
 def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
-    """Return `/health/live` (the process works) and `/health/ready` (some backend can take work).
+    """Return `/health/live` (the process works) and `/health/ready` (at least one backend can take requests).
 
-    `/health` is the former: who looked at an engine so far finds the gateway there.
+    `/health` is the same as `/health/live`: engines have that path, so existing checks of an engine still work.
 
     Args:
         pool: the backends.
-        alive: whether all that must run in the background does; a gateway without its dispatcher is to be restarted.
+        alive: returns whether all required background tasks run; otherwise the gateway must be restarted.
     """
 
     @get(["/health", "/health/live"])
@@ -33,7 +33,7 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRout
 
 
 def metrics_route(metrics: Metrics, refresh: Callable[[], None]) -> HTTPRouteHandler:
-    """Return `/metrics`, in Prometheus's text format; `refresh` sets the gauges just before."""
+    """Return `/metrics` in Prometheus's text format; `refresh` updates the gauges before each answer."""
 
     @get("/metrics", media_type=CONTENT_TYPE)
     async def show() -> bytes:

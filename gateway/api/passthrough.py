@@ -1,25 +1,23 @@
-"""What is not a generation, and so not scheduled: it passes through to the least loaded backend of its model.
+"""The routes that are not generations: they pass through to the least loaded backend of their model, unscheduled.
 
-A caller is let in as anywhere, the request is counted in the metrics, and it leaves no record in history.
+Such a request needs the same API key as a generation. It is counted in the metrics, but not recorded in the history.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.asgi import WhileConnected
+from gateway.api.asgi import JSON, AsgiClient, Limits, WhileConnected
 from gateway.api.auth import Authenticator
-from gateway.api.exchange import JSON, AsgiClient, Exchange
-from gateway.api.frame import Arrival, Frame, Limits
-from gateway.api.jobs import forwarded
+from gateway.api.generation import forwarded_headers
+from gateway.api.middleware import Middleware
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
-from gateway.protocol.api_formats import ANTHROPIC, COMPLETIONS, ApiFormat
+from gateway.protocol.api_formats import COMPLETIONS, MESSAGES, ApiFormat
 from gateway.protocol.forms import read_model, with_model
-from gateway.protocol.model_rules import ModelRules
-from gateway.upstream.client import Call
+from gateway.protocol.generation_request import ModelRules
+from gateway.upstream.client import UpstreamRequest
 
 PATHS: dict[str, ApiFormat] = {
     "/v1/embeddings": COMPLETIONS,
@@ -35,50 +33,42 @@ PATHS: dict[str, ApiFormat] = {
     "/v1/audio/speech": COMPLETIONS,
     "/tokenize": COMPLETIONS,
     "/detokenize": COMPLETIONS,
-    "/v1/messages/count_tokens": ANTHROPIC,
+    "/v1/messages/count_tokens": MESSAGES,
 }
+"""The path of each route, and the API whose format its errors have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passthrough:
-    """The common part of these routes; `rules` gives those of the moment."""
+    """Answers requests that are not generations; `rules` returns the current model rules."""
 
-    door: Authenticator
-    direct: PassthroughProxy
-    frame: Frame
+    authenticator: Authenticator
+    proxy: PassthroughProxy
+    middleware: Middleware
     limits: Limits
     rules: Callable[[], ModelRules]
 
     def routes(self) -> list[ASGIRouteHandler]:
-        """Return a route for each path."""
-        return [_route(path, self._answering(path, api_format)) for path, api_format in PATHS.items()]
+        """Return the route of each path."""
+        return [self.middleware.route(path, api_format, self.answer) for path, api_format in PATHS.items()]
 
-    def _answering(self, path: str, api_format: ApiFormat) -> ASGIApp:
-        async def pass_on(exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
-            await self._pass_on(path, exchange, arrival, client)
+    async def answer(self, context: RequestContext, client: AsgiClient) -> None:
+        """Answer one request.
 
-        return self.frame.around(path, api_format, pass_on)
-
-    async def _pass_on(self, path: str, exchange: Exchange, arrival: Arrival, client: AsgiClient) -> None:
-        headers = arrival.headers
-        await self.door.application(headers)
-        body = await arrival.body(self.limits)
-        content_type = headers.get("content-type", JSON)
+        Raises:
+            GatewayError: the request is rejected or failed.
+        """
+        await self.authenticator.application(client.headers)
+        body = await client.body(self.limits)
+        content_type = client.headers.get("content-type", JSON)
         if not content_type.lower().startswith("multipart/"):
             content_type = JSON
         named = read_model(body, content_type)
         model = named and self.rules().resolve(named)
         if model and model != named:
             body = with_model(body, content_type, model)
-        query = f"?{arrival.query.decode('latin-1')}" if arrival.query else ""
-        call = Call(path + query, forwarded(headers, content_type, exchange.request_id), body)
-        async with WhileConnected(arrival.receive):
-            await self.direct.run(model, call, client, exchange.trip)
-
-
-def _route(path: str, app: ASGIApp) -> ASGIRouteHandler:
-    @asgi(path, copy_scope=False)
-    async def pass_through(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, send)
-
-    return pass_through
+        query = f"?{client.query.decode('latin-1')}" if client.query else ""
+        headers = forwarded_headers(client.headers, content_type, context.request_id)
+        upstream_request = UpstreamRequest(context.route + query, headers, body)
+        async with WhileConnected(client.receive):
+            await self.proxy.run(context, model, upstream_request, client)

@@ -1,1 +1,1 @@
-"""The single writer of the scheduler's state, and the proxies that bring requests to engines."""
+"""The dispatcher, which alone changes the scheduler's state, and the proxies, which send requests to engines."""

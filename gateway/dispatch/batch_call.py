@@ -1,12 +1,12 @@
 """One call to a static engine for several requests.
 
-The scheduler names them together; whichever of them wakes first makes the call, with the prompts of all that are still
-there, as a task of its own. Each waits for its own share. One whose client leaves goes, and the call goes on without
-it; when the last has left it is cancelled, and the engine with it.
+The scheduler assigns the requests of a batch together. The first of them that wakes up makes the call, in a task of its
+own, with the prompts of all requests that are still waiting. Each request waits for its own result. If a client leaves,
+the call continues without it; if all have left, the call is cancelled.
 
-What fails, fails for all, and each goes its way: back to the queue, as from any engine. Two failures are the batch's
-and not its members': a refusal, which may be about one of them, so that each is sent alone, to hear for itself; and a
-lack of memory, which the scheduler answers by sending halves.
+If the call fails, it fails for every request, and each goes back to the queue. There are two exceptions. A refusal may
+concern only one of the prompts, so each request is sent alone. If the engine runs out of memory, the scheduler splits
+the batch into halves.
 """
 
 import asyncio
@@ -16,71 +16,72 @@ from dataclasses import dataclass
 
 from backends.base import Backend
 from gateway.dispatch.dispatcher import Ticket
-from gateway.dispatch.job import Job
 from gateway.errors import BackendError, BackendOutOfMemory, BackendRefused, BatchSplit
 from gateway.protocol.batches import BatchResult, batch_body, split_answer
+from gateway.protocol.generation_request import GenerationRequest
 from gateway.scheduling.messages import Message, OutOfMemory
-from gateway.upstream.client import Call, Upstream
+from gateway.upstream.client import Upstream, UpstreamRequest
 
 
 @dataclass(slots=True, eq=False)
 class BatchRequest:
-    """One request that may be sent with others, for as long as somebody waits for its answer."""
+    """One request that can share a call, while its client waits for the answer."""
 
-    job: Job
+    generation: GenerationRequest
+    upstream_request: UpstreamRequest
     ticket: Ticket
     _call: "_BatchCall | None" = None
-    _share: "asyncio.Future[BatchResult | None] | None" = None
+    _result: "asyncio.Future[BatchResult | None] | None" = None
 
     def join(self, call: "_BatchCall") -> None:
-        """Be one of those that a call is for."""
-        self._call, self._share = call, asyncio.get_running_loop().create_future()
+        """Join a call."""
+        self._call, self._result = call, asyncio.get_running_loop().create_future()
 
     @property
     def joined(self) -> bool:
-        """Whether it has a share to wait for."""
-        return self._share is not None
+        """Whether the request waits for the result of a call."""
+        return self._result is not None
 
-    async def share(self) -> BatchResult | None:
-        """Wait for the share; None tells to go alone.
+    async def result(self) -> BatchResult | None:
+        """Wait for the result; None if the request must be sent alone.
 
         Raises:
             BackendError: the call failed.
         """
-        share = self._share
-        if share is None:
+        result = self._result
+        if result is None:
             return None
         try:
-            return await share
+            return await result
         finally:
-            _let_go(share)
-            if self._share is share:  # and not that of the next call, which another member may have begun already
-                self._share = None
+            _discard(result)
+            if self._result is result:  # another request may have started the next call already
+                self._result = None
 
-    def settle(self, outcome: BatchResult | BaseException | None) -> None:
-        """Give it its share, None to go alone, or what went wrong; one that has left gets nothing."""
-        if self._share is None or self._share.done():
+    def resolve(self, outcome: BatchResult | BaseException | None) -> None:
+        """Let `result` return the result or raise the error, if the request still waits; None means: send it alone."""
+        if self._result is None or self._result.done():
             return
         if isinstance(outcome, BaseException):
-            self._share.set_exception(outcome)
+            self._result.set_exception(outcome)
         else:
-            self._share.set_result(outcome)
+            self._result.set_result(outcome)
 
     async def leave(self) -> None:
-        """Be no member any more."""
-        if self._share is not None:
-            _let_go(self._share)
+        """Leave the call; nobody waits for the result any more."""
+        if self._result is not None:
+            _discard(self._result)
         if self._call is not None:
             await self._call.leave(self)
 
 
 class BatchCalls:
-    """Makes the calls that requests share.
+    """Makes the calls that several requests share.
 
     Args:
-        upstream: the way to the engines.
-        post: tells the scheduler.
-        monotonic: the clock.
+        upstream: sends requests to engines.
+        post: passes a message to the scheduler.
+        monotonic: returns the time in seconds.
         on_failure: called with the backend's name, the error and the time of sending of every call that failed: once,
             however many requests share the call.
     """
@@ -96,38 +97,40 @@ class BatchCalls:
         self._post = post
         self._monotonic = monotonic
         self._on_failure = on_failure
-        self._members: dict[str, BatchRequest] = {}
+        self._requests: dict[str, BatchRequest] = {}
 
     @asynccontextmanager
-    async def member(self, job: Job, ticket: Ticket) -> AsyncGenerator[BatchRequest]:
-        """Let a request be sent with others, for as long as the block lasts."""
-        member = self._members[job.request.id] = BatchRequest(job, ticket)
+    async def register(
+        self, generation: GenerationRequest, upstream_request: UpstreamRequest, ticket: Ticket
+    ) -> AsyncGenerator[BatchRequest]:
+        """Let a request share calls, until the block ends."""
+        request = self._requests[ticket.request.id] = BatchRequest(generation, upstream_request, ticket)
         try:
-            yield member
+            yield request
         finally:
-            del self._members[job.request.id]
-            await member.leave()
+            del self._requests[ticket.request.id]
+            await request.leave()
 
-    async def share(self, member: BatchRequest, backend: Backend, batch: tuple[str, ...]) -> BatchResult | None:
-        """Send a batch, if nobody of it has done so yet, and wait for the member's share of the answer.
+    async def result(self, request: BatchRequest, backend: Backend, batch: tuple[str, ...]) -> BatchResult | None:
+        """Send the batch, unless another of its requests has sent it, and wait for the request's own result.
 
         Returns:
-            The share; None where the member is to be sent alone: nobody else is there any more, or the engine refused
-            the batch.
+            The result; None if the request must be sent alone, because the others have left or the engine refused the
+            batch.
 
         Raises:
             BatchSplit: the engine ran out of memory.
             BackendError: the call failed.
         """
-        if not member.joined:
-            members = [self._members[id] for id in batch if id in self._members]
-            if len(members) < 2:
+        if not request.joined:
+            requests = [self._requests[id] for id in batch if id in self._requests]
+            if len(requests) < 2:
                 return None
-            call = _BatchCall(members, backend, self._upstream, self._post)
-            for each in members:
+            call = _BatchCall(requests, backend, self._upstream, self._post)
+            for each in requests:
                 each.join(call)
             self._start(call, backend.spec.name)
-        return await member.share()
+        return await request.result()
 
     def _start(self, call: "_BatchCall", backend: str) -> None:
         sent_s = self._monotonic()
@@ -135,73 +138,73 @@ class BatchCalls:
 
 
 class _BatchCall:
-    """The call itself; `members` are in the order of its prompts."""
+    """One call for several requests, which are in the order of its prompts."""
 
     def __init__(
-        self, members: list[BatchRequest], backend: Backend, upstream: Upstream, post: Callable[[Message], None]
+        self, requests: list[BatchRequest], backend: Backend, upstream: Upstream, post: Callable[[Message], None]
     ) -> None:
-        self._members = members
-        self._present = set(members)
+        self._requests = requests
+        self._present = set(requests)
         self._backend = backend
         self._upstream = upstream
         self._post = post
         self._task: asyncio.Task[list[BatchResult] | None] | None = None
 
     def start(self, on_failure: Callable[[BackendError], None]) -> None:
-        """Send it; call `on_failure` if the engine fails."""
+        """Send the call in a task of its own; call `on_failure` if the engine fails."""
         self._on_failure = on_failure
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._settle)
+        self._task.add_done_callback(self._resolve)
 
-    async def leave(self, member: BatchRequest) -> None:
-        """Take out a member; without any, give up."""
-        self._present.discard(member)
+    async def leave(self, request: BatchRequest) -> None:
+        """Remove a request; cancel the call if it was the last one."""
+        self._present.discard(request)
         if not self._present and self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def _run(self) -> list[BatchResult] | None:
-        """Return everybody's share, or None where everybody is to go alone."""
+        """Return the result of each request; None if each must be sent alone."""
         try:
-            async with self._upstream.send(self._backend, self._call()) as reply:
-                body = await reply.read()
+            async with self._upstream.send(self._backend, self._request()) as response:
+                body = await response.read()
         except BackendOutOfMemory as error:
             if len(self._present) < 2:
-                return None  # what is left of the batch has no half
+                return None  # one request cannot be split
             self._split()
             raise BatchSplit(error.message) from error
         except BackendRefused as error:
             if error.status < 500:
                 return None
             raise
-        prompt_tokens = [member.job.request.prompt_tokens for member in self._members]
-        return split_answer(body, prompt_tokens, self._members[0].job.max_tokens)
+        prompt_tokens = [request.ticket.request.prompt_tokens for request in self._requests]
+        return split_answer(body, prompt_tokens, self._requests[0].generation.answer_limit)
 
-    def _call(self) -> Call:
-        """The first member's call, but with everybody's prompts and not for a stream."""
-        first = self._members[0].job.call
+    def _request(self) -> UpstreamRequest:
+        """Return the first request with the prompts of all, without streaming."""
+        first = self._requests[0].upstream_request
         headers = {name: value for name, value in first.headers.items() if name != "accept"}
-        return Call(first.path, headers, batch_body([member.job.call.body for member in self._members]))
+        return UpstreamRequest(first.path, headers, batch_body([request.generation for request in self._requests]))
 
     def _split(self) -> None:
-        """Have the scheduler send halves."""
-        present = [member for member in self._members if member in self._present]
-        for member in present:
-            member.ticket.reopen()
-        self._post(OutOfMemory(tuple(member.job.request.id for member in present)))
+        """Ask the scheduler to split the batch."""
+        present = [request for request in self._requests if request in self._present]
+        for request in present:
+            request.ticket.reset()
+        self._post(OutOfMemory(tuple(request.ticket.request.id for request in present)))
 
-    def _settle(self, task: "asyncio.Task[list[BatchResult] | None]") -> None:
+    def _resolve(self, task: "asyncio.Task[list[BatchResult] | None]") -> None:
         if task.cancelled():
-            return  # nobody is left
+            return  # all requests have left
         failure = task.exception()
         if isinstance(failure, BackendError):
             self._on_failure(failure)
-        shares = None if failure else task.result()
-        for at, member in enumerate(self._members):
-            member.settle(failure or (shares[at] if shares else None))
+        results = None if failure else task.result()
+        for at, request in enumerate(self._requests):
+            request.resolve(failure or (results[at] if results else None))
 
 
-def _let_go(share: "asyncio.Future[BatchResult | None]") -> None:
-    """Wait no more: an error that nobody waits for is not one to warn of."""
-    if not share.cancel() and not share.cancelled():
-        share.exception()
+def _discard(result: "asyncio.Future[BatchResult | None]") -> None:
+    """Cancel the future, or read its error, so that asyncio does not warn that nobody did."""
+    if not result.cancel() and not result.cancelled():
+        result.exception()

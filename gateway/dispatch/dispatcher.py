@@ -1,7 +1,7 @@
-"""The loop that owns the scheduler: whatever happens is posted to it, and it alone steps.
+"""The loop that owns the scheduler: everybody else posts messages, and only this loop steps the scheduler.
 
-A request is a `Ticket`. Who finishes it: the one who submitted it, by leaving the ticket's context, whatever came of
-it. The loop itself ends only requests that it drops, and then the ticket's waiter gets the error.
+A request in the scheduler is a `Ticket`. Its submitter finishes it by leaving the ticket's context, in every case. The
+loop ends only the requests that the scheduler drops; then `Ticket.assignment` raises the error.
 """
 
 import asyncio
@@ -28,14 +28,17 @@ from gateway.scheduling.messages import (
 from gateway.scheduling.scheduler import Scheduler
 
 PROGRESS_TOKENS = 16
-"""The scheduler hears of an answer's growth every so many tokens."""
+"""Output tokens between two progress reports to the scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where a request is to go; with the others of `batch`, where that is not empty, in one call.
+    """Where to send a request.
 
-    `rank` is for an engine that orders its own queue by priority, the lowest first.
+    Attributes:
+        backend: name of the backend.
+        batch: ids of the requests that share one call; empty for a call of its own.
+        rank: priority for an engine that orders its own queue by it, the lowest first.
     """
 
     backend: str
@@ -44,14 +47,14 @@ class Assignment:
 
 
 class Ticket:
-    """One request's place in the queue and, later, on a backend. Leaving the context forgets the request."""
+    """One request in the scheduler: waiting, then running. Leaving the context removes it from the scheduler."""
 
     def __init__(self, request: Request, post: Callable[[Message], None]) -> None:
         self.request = request
         self._post = post
-        self._reported = 0
+        self._reported_tokens = 0
         self._finished = False
-        self._assignment: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
+        self._future: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> Self:
         return self
@@ -59,61 +62,62 @@ class Ticket:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._assignment.cancel() and not self._assignment.cancelled():
-            self._assignment.exception()  # an error that nobody waits for any more is not one to warn of
+        if not self._future.cancel() and not self._future.cancelled():
+            self._future.exception()  # read the error, or asyncio warns that nobody did
         self.finish(None)
 
-    async def assigned(self) -> Assignment:
-        """Wait for a backend.
+    async def assignment(self) -> Assignment:
+        """Wait until the scheduler assigns the request to a backend.
 
         Raises:
-            GatewayError: the request was dropped: `QueueFull`, `QueueTimeout`, `BackendUnavailable`, `ShuttingDown`.
+            GatewayError: the scheduler dropped the request: `QueueFull`, `QueueTimeout`, `BackendUnavailable` or
+                `ShuttingDown`.
         """
-        return await self._assignment
+        return await self._future
 
-    def grew(self, output_tokens: int) -> None:
-        """Tell that the answer has so many tokens now: the first one is news, then every `PROGRESS_TOKENS`."""
-        if output_tokens - self._reported >= (PROGRESS_TOKENS if self._reported else 1):
-            self._reported = output_tokens
+    def report_progress(self, output_tokens: int) -> None:
+        """Report the answer's length; the scheduler gets the first token's report and one per `PROGRESS_TOKENS`."""
+        if output_tokens - self._reported_tokens >= (PROGRESS_TOKENS if self._reported_tokens else 1):
+            self._reported_tokens = output_tokens
             self._post(Progress(self.request.id, output_tokens))
 
     def finish(self, output_tokens: int | None) -> None:
-        """Tell that the backend is through with the request, however slowly its client reads the answer.
+        """Report that the backend has finished the request; its client may still be reading the answer.
 
         Args:
-            output_tokens: of an answer that came to its own end; None where it did not, or nobody counted.
+            output_tokens: length of a complete answer; None if the answer is incomplete or its length is unknown.
         """
         if not self._finished:
             self._finished = True
             self._post(Finished(self.request.id, output_tokens))
 
-    def put_back(self, *, full: bool) -> None:
-        """Tell that the backend did not take the request; wait on `assigned` again."""
-        self.reopen()
+    def return_to_queue(self, *, full: bool) -> None:
+        """Report that the backend did not take the request; `assignment` waits for the next backend."""
+        self.reset()
         self._post(Returned(self.request.id, full))
 
-    def reopen(self) -> None:
-        """Make `assigned` wait anew: the scheduler is about to hear why."""
-        self._assignment = asyncio.get_running_loop().create_future()
-        self._reported = 0
+    def reset(self) -> None:
+        """Let `assignment` wait for another backend."""
+        self._future = asyncio.get_running_loop().create_future()
+        self._reported_tokens = 0
 
-    def settle(self, outcome: Assignment | GatewayError) -> None:
-        """Give the waiter its backend or its error; a waiter that has left gets nothing."""
-        if self._assignment.done():
+    def resolve(self, outcome: Assignment | GatewayError) -> None:
+        """Let `assignment` return the backend or raise the error, unless it has already done so."""
+        if self._future.done():
             return
         if isinstance(outcome, GatewayError):
-            self._assignment.set_exception(outcome)
+            self._future.set_exception(outcome)
         else:
-            self._assignment.set_result(outcome)
+            self._future.set_result(outcome)
 
 
 class Dispatcher:
-    """Steps the scheduler on every message, and whenever it asked to be woken.
+    """Steps the scheduler on every message, and when the scheduler asks for a step.
 
     Args:
-        scheduler: owned from now on; others may read it between two turns of the event loop.
-        monotonic: the clock.
-        on_stale: told the name of a healthy backend whose looks are not believed any more.
+        scheduler: changed by the dispatcher only; others may read it.
+        monotonic: returns the time in seconds.
+        on_stale: called with the name of a healthy backend whose metrics have become stale.
     """
 
     def __init__(
@@ -141,20 +145,20 @@ class Dispatcher:
         return ticket
 
     def post(self, message: Message) -> None:
-        """Tell the scheduler, at the loop's next turn."""
+        """Pass a message to the scheduler in the loop's next step."""
         if isinstance(message, Finished):
             self._tickets.pop(message.id, None)
         self._inbox.append(message)
         self._wakeup.set()
 
     def close(self) -> None:
-        """Take nothing new and evict what waits; what runs goes on to its end."""
+        """Accept no new requests and evict the waiting ones; running requests continue."""
         self._closed = True
         for ticket in list(self._tickets.values()):
-            ticket.settle(ShuttingDown("The gateway is stopping"))
+            ticket.resolve(ShuttingDown("The gateway is stopping"))
 
     async def run(self) -> None:
-        """Step for ever; ends by being cancelled."""
+        """Step the scheduler until the task is cancelled."""
         wake_at_s = None
         while True:
             self._wakeup.clear()
@@ -166,16 +170,16 @@ class Dispatcher:
                 self._apply(action)
             for message in inbox:
                 if isinstance(message, BackendObserved):
-                    self._watch_for_staleness(message.state.name)
+                    self._check_staleness(message.state.name)
             wake_at_s = self.scheduler.wake_at_s(now)
             await self._sleep_until(wake_at_s)
 
-    def _watch_for_staleness(self, backend: str) -> None:
+    def _check_staleness(self, backend: str) -> None:
         load = self.scheduler.load(backend)
         if load is None:
             return
-        tells_memory = load.state.healthy and load.state.kv_used_tokens is not None
-        stale = tells_memory and not load.believed
+        reports_memory = load.state.healthy and load.state.kv_used_tokens is not None
+        stale = reports_memory and not load.believed
         if stale and backend not in self._stale:
             self._stale.add(backend)
             self._on_stale(backend)
@@ -194,10 +198,10 @@ class Dispatcher:
         ticket = self._tickets.get(action.id)
         match action:
             case Dispatch(_, backend, batch, rank) if ticket is not None:
-                ticket.settle(Assignment(backend, batch, rank))
+                ticket.resolve(Assignment(backend, batch, rank))
             case Drop() if ticket is not None:
-                ticket.settle(_error_of(action))
-            case _:  # its client left in this very turn; its Finished is in the inbox
+                ticket.resolve(_error_of(action))
+            case _:  # its client has left, and its Finished message is in the inbox
                 return
 
 
@@ -206,6 +210,6 @@ def _error_of(drop: Drop) -> GatewayError:
         case DropReason.QUEUE_FULL:
             return QueueFull("The queue is full; try again later", retry_after_s=drop.retry_after_s)
         case DropReason.QUEUE_TIMEOUT:
-            return QueueTimeout("No engine had room for the request in time")
+            return QueueTimeout("No engine had room for the request before its queue timeout")
         case DropReason.BACKENDS_FAILED:
             return BackendUnavailable("Every backend that serves the model has failed this request")

@@ -1,20 +1,18 @@
-"""One generation from the queue to its last byte.
+"""Sends one generation to engines, from the queue to the last byte of its answer.
 
-While no byte has reached the client, a failure is ours to mend: the request goes back to its place in the queue and to
-another backend. After the first byte it is the client's to know.
+While no byte has reached the client, the gateway can handle a failure: the request returns to its place in the queue
+and goes to another backend. After the first byte the client gets the error.
 """
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass, replace
 
 from backends.base import Backend
 from gateway.dispatch.batch_call import BatchCalls, BatchRequest
-from gateway.dispatch.client import Client
+from gateway.dispatch.context import Client, RequestContext
 from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
-from gateway.dispatch.job import Job
 from gateway.dispatch.retry_budget import RetryBudget
-from gateway.dispatch.trip import Trip
 from gateway.errors import (
     BackendError,
     BackendFull,
@@ -26,24 +24,37 @@ from gateway.errors import (
 )
 from gateway.fleet.pool import BackendPool
 from gateway.protocol.batches import BatchResult
-from gateway.protocol.edits import with_default
+from gateway.protocol.generation_request import GenerationRequest
 from gateway.protocol.sse import StreamScanner
-from gateway.upstream.client import Call, Reply, Upstream
+from gateway.scheduling.messages import Request
+from gateway.upstream.client import Upstream, UpstreamRequest, UpstreamResponse
 
 DRAIN_S = 0.5
-"""How long an engine that has said `[DONE]` may take to end its stream, before its connection is given up."""
+"""How long the gateway waits for the end of a stream after `[DONE]` before it closes the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One request while the proxy works on it; `batch_request` is None if the request can only be sent alone."""
+
+    context: RequestContext
+    generation: GenerationRequest
+    upstream_request: UpstreamRequest
+    client: Client
+    ticket: Ticket
+    batch_request: BatchRequest | None
 
 
 class GenerationProxy:
-    """Brings jobs to engines and answers to clients.
+    """Sends generations to the engines that the dispatcher assigns, and the answers to the clients.
 
     Args:
-        dispatcher: says which engine, and when.
-        upstream: the way there.
-        pool: the engines, and how they fare.
-        monotonic: the clock.
-        on_failure: told the backend and the error of every attempt that failed.
-        budget: of further attempts.
+        dispatcher: assigns a backend to each request.
+        upstream: sends requests to engines.
+        pool: the backends and their health.
+        monotonic: returns the time in seconds.
+        on_failure: called with the backend's name and the error of every attempt that failed.
+        budget: limits retries.
     """
 
     def __init__(
@@ -63,121 +74,140 @@ class GenerationProxy:
         self._on_failure = on_failure
         self._budget = budget or RetryBudget()
 
-    async def run(self, job: Job, client: Client, trip: Trip) -> None:
-        """Do the job; `trip` is filled in on the way, also when it ends in an error or is cancelled.
+    async def run(
+        self, context: RequestContext, request: Request, upstream_request: UpstreamRequest, client: Client
+    ) -> None:
+        """Schedule the request, send it, and send the answer to the client.
+
+        Args:
+            context: of the request, whose body is decoded; filled in as the request proceeds, also if it fails.
+            request: for the scheduler.
+            upstream_request: for the engine.
+            client: gets the answer.
 
         Raises:
-            GatewayError: dropped from the queue, refused by the engine, or failed; `client.started` tells which shape
-                of error the client can still get.
+            GatewayError: the request was dropped from the queue, refused by the engine, or failed. `client.started`
+                tells whether the client has got a part of an answer.
         """
-        failure: BackendError | None = None
-        self._budget.note_request(trip.arrival_s)
-        with self._dispatcher.submit(job.request) as ticket:
-            async with self._batches.member(job, ticket) as member:
-                while True:
-                    try:
-                        assignment = await ticket.assigned()
-                    except (BackendUnavailable, QueueTimeout) as dropped:  # nowhere else to go: what failed says more
-                        raise failure or dropped from dropped
-                    trip.backend, trip.dispatched_s = assignment.backend, self._monotonic()
-                    try:
-                        return await self._attempt(assignment, member, client, trip)
-                    except BackendError as error:
-                        self._on_failure(assignment.backend, error)
-                        if client.started or not self._may_try_again(error, trip):
-                            raise
-                        failure = failure if isinstance(error, BackendFull) else error
-                        if not isinstance(error, BatchSplit):
-                            ticket.put_back(full=isinstance(error, BackendFull))
+        generation = context.generation
+        if generation is None:
+            raise ValueError("context.generation: the body must be decoded before the request is sent")
+        self._budget.note_request(context.arrival_s)
+        with self._dispatcher.submit(request) as ticket:
+            batchable: AbstractAsyncContextManager[BatchRequest | None] = nullcontext()
+            if request.batch_key is not None:
+                batchable = self._batches.register(generation, upstream_request, ticket)
+            async with batchable as batch_request:
+                await self._run(_Run(context, generation, upstream_request, client, ticket, batch_request))
 
-    async def _attempt(self, assignment: Assignment, member: BatchRequest, client: Client, trip: Trip) -> None:
+    async def _run(self, run: _Run) -> None:
+        """Try one backend after another until an answer is complete or the request must not be sent again."""
+        failure: BackendError | None = None
+        while True:
+            try:
+                assignment = await run.ticket.assignment()
+            except (BackendUnavailable, QueueTimeout) as dropped:  # the failure before it is the reason
+                raise failure or dropped from dropped
+            run.context.backend, run.context.dispatched_s = assignment.backend, self._monotonic()
+            try:
+                return await self._attempt(assignment, run)
+            except BackendError as error:
+                self._on_failure(assignment.backend, error)
+                if run.client.started or not self._may_retry(error, run.context):
+                    raise
+                failure = failure if isinstance(error, BackendFull) else error
+                if not isinstance(error, BatchSplit):
+                    run.ticket.return_to_queue(full=isinstance(error, BackendFull))
+
+    async def _attempt(self, assignment: Assignment, run: _Run) -> None:
         backend, sent_s = self._pool.backend(assignment.backend), self._monotonic()
-        if assignment.batch and (share := await self._batches.share(member, backend, assignment.batch)):
-            return await self._share(share, member.job, member.ticket, client, trip)
+        if assignment.batch and run.batch_request is not None:
+            result = await self._batches.result(run.batch_request, backend, assignment.batch)
+            if result is not None:
+                return await self._send_batch_result(result, run)
         try:
-            await self._alone(assignment, backend, member, client, trip)
+            await self._attempt_alone(assignment, backend, run)
         except BackendError as error:  # a batch call reports its failure itself, once for all of its requests
             self._pool.record_failure(assignment.backend, error, sent_s)
             raise
 
-    async def _alone(
-        self, assignment: Assignment, backend: Backend, member: BatchRequest, client: Client, trip: Trip
-    ) -> None:
-        job, ticket = member.job, member.ticket
-        async with self._upstream.send(backend, _call(job, backend, assignment.rank)) as reply:
-            if not reply.is_stream:
-                return await self._whole(await reply.read(), reply, member, client, trip)
-            scanner = job.api_format.scanner(hide_usage=job.hides_usage)
-            async with aclosing(reply.chunks()) as chunks:
-                return await self._stream(scanner, chunks, reply, ticket, client, trip)
+    async def _attempt_alone(self, assignment: Assignment, backend: Backend, run: _Run) -> None:
+        request = run.upstream_request
+        if backend.spec.priority and run.generation.takes_priority:
+            request = replace(request, body=run.generation.upstream_body(assignment.rank))
+        async with self._upstream.send(backend, request) as response:
+            if not response.is_stream:
+                return await self._send_whole(await response.read(), response, run)
+            scanner = run.context.api_format.scanner(hide_usage=run.generation.hides_usage)
+            async with aclosing(response.chunks()) as chunks:
+                return await self._send_stream(scanner, chunks, response, run)
 
-    def _may_try_again(self, error: BackendError, trip: Trip) -> bool:
-        if isinstance(error, (BackendFull, BatchSplit)):  # no failure, so no attempt
+    def _may_retry(self, error: BackendError, context: RequestContext) -> bool:
+        if isinstance(error, (BackendFull, BatchSplit)):  # the engine did not fail, so this is not a retry
             return True
-        return self._budget.allows(error, trip, self._monotonic())
+        return self._budget.allows(error, context, self._monotonic())
 
-    async def _share(self, share: BatchResult, job: Job, ticket: Ticket, client: Client, trip: Trip) -> None:
-        """Answer with a part of a batch's answer, in the form that this client asked for."""
-        trip.usage, trip.finish_reason = share.usage, share.finish_reason
-        ticket.finish(trip.output_tokens or None)
-        self._answers(trip, whole=True)
-        if job.stream:
-            body = share.stream(with_usage=job.includes_usage)
-            trip.first_byte_s = self._monotonic()
+    async def _send_batch_result(self, result: BatchResult, run: _Run) -> None:
+        """Send the request's part of a batch's answer, as a stream if the client asked for one."""
+        context, client = run.context, run.client
+        context.usage, context.finish_reason = result.usage, result.finish_reason
+        run.ticket.finish(context.output_tokens or None)
+        self._record_answer(context, complete=True)
+        if run.generation.stream:
+            body = result.stream(with_usage=run.generation.includes_usage)
+            context.first_byte_s = self._monotonic()
             await client.start(200, "text/event-stream; charset=utf-8", length=None)
         else:
-            body = share.whole()
+            body = result.whole()
             await client.start(200, "application/json", length=len(body))
-        trip.complete = True
+        context.complete = True
         await client.send(body, more=False)
 
-    async def _whole(self, body: bytes, reply: Reply, member: BatchRequest, client: Client, trip: Trip) -> None:
-        answer = member.job.api_format.read_answer(body)
+    async def _send_whole(self, body: bytes, response: UpstreamResponse, run: _Run) -> None:
+        context, client = run.context, run.client
+        answer = context.api_format.read_answer(body)
         if answer is None:
-            raise ProtocolError("The engine's answer is not one of its API")
+            raise ProtocolError("The engine's answer does not follow its API")
         if answer.failure is not None:
             raise ProtocolError(f"The engine failed: {answer.failure}")
-        trip.usage, trip.finish_reason = answer.usage, answer.finish_reason
-        member.ticket.finish(trip.output_tokens or None)
-        self._answers(trip, whole=True)
-        await client.start(reply.status, reply.content_type, length=len(body))
-        trip.complete = True
+        context.usage, context.finish_reason = answer.usage, answer.finish_reason
+        run.ticket.finish(context.output_tokens or None)
+        self._record_answer(context, complete=True)
+        await client.start(response.status, response.content_type, length=len(body))
+        context.complete = True
         await client.send(body, more=False)
 
-    async def _stream(
-        self,
-        scanner: StreamScanner,
-        chunks: AsyncGenerator[bytes, None],
-        reply: Reply,
-        ticket: Ticket,
-        client: Client,
-        trip: Trip,
+    async def _send_stream(
+        self, scanner: StreamScanner, chunks: AsyncGenerator[bytes, None], response: UpstreamResponse, run: _Run
     ) -> None:
+        context, client, ticket = run.context, run.client, run.ticket
         async for chunk in chunks:
             forward = _scan(scanner, chunk)
-            trip.events, trip.usage, trip.finish_reason = scanner.events, scanner.usage, scanner.finish_reason
+            context.events, context.usage = scanner.events, scanner.usage
+            context.finish_reason = scanner.finish_reason
             if forward and not client.started:
-                trip.first_byte_s = self._monotonic()
-                self._answers(trip, whole=False)
-                await client.start(reply.status, reply.content_type, length=None)
+                context.first_byte_s = self._monotonic()
+                self._record_answer(context, complete=False)
+                await client.start(response.status, response.content_type, length=None)
             if forward:
                 await client.send(forward, more=True)
             if scanner.error is not None:
                 raise ProtocolError(f"The engine failed: {scanner.error}")
             if scanner.done:
                 break
-            ticket.grew(scanner.events)
+            ticket.report_progress(scanner.events)
         if not scanner.succeeded:
-            raise BackendUnavailable("The engine's stream ended before the answer did")
-        ticket.finish(trip.output_tokens or None)
-        self._answers(trip, whole=True)
-        trip.complete = True
+            raise BackendUnavailable("The engine's stream ended before the answer was complete")
+        ticket.finish(context.output_tokens or None)
+        self._record_answer(context, complete=True)
+        context.complete = True
         await client.send(scanner.close(), more=False)
-        await reply.drain(DRAIN_S)
+        await response.drain(DRAIN_S)
 
-    def _answers(self, trip: Trip, *, whole: bool) -> None:
-        if trip.backend is not None and trip.dispatched_s is not None:
-            self._pool.record_answer(trip.backend, trip.dispatched_s, complete=whole)
+    def _record_answer(self, context: RequestContext, *, complete: bool) -> None:
+        """Tell the pool that the backend answers."""
+        if context.backend is not None and context.dispatched_s is not None:
+            self._pool.record_answer(context.backend, context.dispatched_s, complete=complete)
 
 
 def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
@@ -185,9 +215,3 @@ def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
         return scanner.feed(chunk)
     except EventTooLarge as error:
         raise ProtocolError(f"The engine sent {error}") from error
-
-
-def _call(job: Job, backend: Backend, rank: int) -> Call:
-    if not (job.takes_priority and backend.spec.priority):
-        return job.call
-    return replace(job.call, body=with_default(job.call.body, "priority", rank))

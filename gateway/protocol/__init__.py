@@ -1,1 +1,1 @@
-"""What crosses the wire, as pure functions: request fields, SSE, usage, error bodies, translation between APIs."""
+"""Pure functions on the bytes of requests and answers: fields, edits, event streams, token counts, error bodies."""

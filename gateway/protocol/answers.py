@@ -1,14 +1,14 @@
-"""What an engine's answer says of itself: token counts, why it ended, or that it failed."""
+"""What the gateway reads of an engine's answer: token counts, the finish reason, or an error."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from gateway.protocol.json_fields import decode_or_none
+T = TypeVar("T")
 
 
 class AnswerInfo(Protocol):
-    """What a whole answer of any API says of itself."""
+    """What the gateway reads of a whole answer, in any API."""
 
     @property
     def usage(self) -> "Usage | None":
@@ -17,17 +17,17 @@ class AnswerInfo(Protocol):
 
     @property
     def finish_reason(self) -> str | None:
-        """Why it ended, in OpenAI's words: `length` says that it was cut."""
+        """Why the answer ended, in OpenAI's words; `length` means that a limit cut it."""
         ...
 
     @property
     def failure(self) -> str | None:
-        """The message of the error that came in the answer's place."""
+        """The message of an error that the engine sent instead of an answer."""
         ...
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
-    """The part of the prompt that came out of the engine's prefix cache."""
+    """The part of the prompt that the engine found in its prefix cache."""
 
     cached_tokens: int | None = None
 
@@ -44,8 +44,8 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """A whole JSON answer, or one event of a stream."""
+class CompletionAnswer(msgspec.Struct, frozen=True):
+    """A whole chat or text completion, or one event of its stream."""
 
     choices: list[_Choice] | None = None
     usage: Usage | None = None
@@ -53,15 +53,15 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's that has one; `length` wins, since it says that the answer was cut."""
+        """The first finish reason among the choices; `length` has precedence, because it means a cut answer."""
         reasons = [choice.finish_reason for choice in self.choices or () if choice.finish_reason]
         return "length" if "length" in reasons else next(iter(reasons), None)
 
     @property
     def failure(self) -> str | None:
-        """The message of the error that came in an answer's place.
+        """The message of an error that the engine sent instead of an answer.
 
-        vLLM that is stopped ends its answers with the reason `abort`, as if they had come to their end.
+        A vLLM that is stopped ends its answers with the finish reason `abort`; that is a failure too.
         """
         if isinstance(self.error, dict):
             return str(self.error.get("message") or "no reason given")
@@ -70,13 +70,21 @@ class Answer(msgspec.Struct, frozen=True):
         return self.error
 
 
-_decoder = msgspec.json.Decoder(Answer)
+_decoder = msgspec.json.Decoder(CompletionAnswer)
 
 
-def read_answer(body: bytes) -> Answer | None:
-    """Decode an answer, or return None where it is not one.
+def read_answer(body: bytes) -> CompletionAnswer | None:
+    """Decode an answer; return None if the body is not one.
 
     >>> read_answer(b'{"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 3}}').finish_reason
     'stop'
     """
     return decode_or_none(_decoder, body)
+
+
+def decode_or_none(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T | None:
+    """Decode JSON that an engine sent; return None if it does not have the expected type."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -1,33 +1,34 @@
-"""Anthropic's Messages: what the gateway reads of a request, and what answers and streams say of themselves."""
+"""Anthropic's Messages: what the gateway reads of a request, of a whole answer and of a stream."""
 
 from typing import Any
 
 import msgspec
 
-from gateway.protocol.answers import PromptDetails, Usage
-from gateway.protocol.fields import Generation
-from gateway.protocol.json_fields import ABSENT, Tokens, decode, decode_or_none, number, size, utf8_bytes
-from gateway.protocol.typed_events import ErrorObject, Event, TypedScanner, Vocabulary, failure_of
+from gateway.protocol.answers import PromptDetails, Usage, decode_or_none
+from gateway.protocol.generation_request import ABSENT, GenerationRequest, Tokens, decode, number, size, utf8_bytes
+from gateway.protocol.openai import text_of
+from gateway.protocol.prompt_prefixes import prompt_prefixes
+from gateway.protocol.typed_events import ErrorObject, StreamEvent, TypedScanner, Vocabulary, failure_of
 
 _FINISH_REASONS = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
 
 
-class _Text(msgspec.Struct):
+class _SystemBlock(msgspec.Struct):
     text: str | None = None
 
 
-class _Block(msgspec.Struct):
+class _ContentBlock(msgspec.Struct):
     text: str | None = None
     thinking: str | None = None
     content: Any = None
-    """Of a tool's result: text, blocks of it, or what else there may be."""
+    """The result of a tool: a text, or a list of blocks."""
     input: msgspec.Raw = ABSENT
-    """Of a tool's call."""
+    """The arguments of a tool call."""
 
 
 class _Turn(msgspec.Struct):
     role: str
-    content: str | list[_Block]
+    content: str | list[_ContentBlock]
 
 
 class _Metadata(msgspec.Struct):
@@ -39,29 +40,29 @@ class _OutputConfig(msgspec.Struct):
     format: msgspec.Raw = ABSENT
 
 
-class _Request(msgspec.Struct):
+class _MessagesBody(msgspec.Struct):
     model: str
-    messages: list[_Turn]
+    messages: list[msgspec.Raw]
     max_tokens: Tokens | None = None
-    system: str | list[_Text] | None = None
+    system: msgspec.Raw = ABSENT
     stream: bool | None = None
     metadata: _Metadata | None = None
     tools: msgspec.Raw = ABSENT
-    # Only looked at, so of any shape: whether they are right is the engine's to say.
+    # The engine checks these fields. The gateway accepts any type.
     temperature: Any = None
     stop_sequences: Any = None
     output_config: _OutputConfig | None = None
 
 
-class _Usage(msgspec.Struct):
+class _MessageUsage(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
 
 
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
+class _Message(msgspec.Struct):
+    usage: _MessageUsage | None = None
     stop_reason: str | None = None
     error: ErrorObject | str | None = None
 
@@ -70,54 +71,67 @@ class _Delta(msgspec.Struct):
     stop_reason: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _MessageEvent(msgspec.Struct):
     type: str | None = None
-    message: _Answer | None = None
+    message: _Message | None = None
     delta: _Delta | None = None
-    usage: _Usage | None = None
+    usage: _MessageUsage | None = None
     error: ErrorObject | str | None = None
 
 
-_request_decoder = msgspec.json.Decoder(_Request)
-_answer_decoder = msgspec.json.Decoder(_Answer)
-_event_decoder = msgspec.json.Decoder(_Event)
+_request_decoder = msgspec.json.Decoder(_MessagesBody)
+_turn_decoder = msgspec.json.Decoder(_Turn)
+_system_decoder: msgspec.json.Decoder[str | list[_SystemBlock] | None] = msgspec.json.Decoder(
+    str | list[_SystemBlock] | None
+)
+_answer_decoder = msgspec.json.Decoder(_Message)
+_event_decoder = msgspec.json.Decoder(_MessageEvent)
 
 
-def read_messages(body: bytes) -> Generation:
+def read_messages(body: bytes) -> GenerationRequest:
     """Read a `/v1/messages` body.
 
     Raises:
-        InvalidRequest: not JSON, or a field that we use is missing or of the wrong type; `param` names it.
+        InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type; `param` names it.
     """
-    request = decode(_request_decoder, body)
-    texts = [(turn.role, _text(turn.content)) for turn in request.messages]
-    system = _joined(request.system)
-    tools_bytes = size(request.tools)
-    unseen_bytes = sum(_unseen_bytes(turn.content) for turn in request.messages)
-    output = request.output_config or _OutputConfig()
-    stops = request.stop_sequences
-    return Generation(
-        model=request.model,
-        stream=bool(request.stream),
+    fields = decode(_request_decoder, body)
+    turns = [decode(_turn_decoder, raw, f"messages[{i}]") for i, raw in enumerate(fields.messages)]
+    texts = [text_of(turn.content) for turn in turns]
+    system = text_of(decode(_system_decoder, fields.system, "system")) if bytes(fields.system) else ""
+    tools_bytes = size(fields.tools)
+    other_bytes = sum([_other_bytes(turn.content) for turn in turns])
+    output = fields.output_config or _OutputConfig()
+    stops = fields.stop_sequences
+    roles, messages = [turn.role for turn in turns], fields.messages
+    if bytes(fields.system):
+        roles, messages = ["system", *roles], [fields.system, *messages]
+    return GenerationRequest(
+        body=body,
+        model=fields.model,
+        stream=bool(fields.stream),
         includes_usage=True,
-        user=(request.metadata and request.metadata.user_id) or None,
-        max_tokens=request.max_tokens,
+        user=(fields.metadata and fields.metadata.user_id) or None,
+        max_tokens=fields.max_tokens,
         sequences=1,
-        text_bytes=utf8_bytes(system) + sum(utf8_bytes(text) for _, text in texts) + tools_bytes + unseen_bytes,
-        prompt_tokens=None,
+        text_bytes=utf8_bytes(system) + sum(map(utf8_bytes, texts)) + tools_bytes + other_bytes,
         system=system or None,
-        last_user=next((text for role, text in reversed(texts) if role == "user" and text), None),
-        message_count=len(texts),
-        temperature=number(request.temperature),
+        last_user=next(
+            (text for turn, text in zip(reversed(turns), reversed(texts), strict=True) if turn.role == "user" and text),
+            None,
+        ),
+        message_count=len(turns),
+        temperature=number(fields.temperature),
         stop_count=len(stops) if isinstance(stops, list) else 0,
         tools_bytes=tools_bytes,
         schema_bytes=size(output.format),
         reasoning_effort=output.effort if isinstance(output.effort, str) else None,
+        message_prefixes=prompt_prefixes(body, roles, messages, fields.tools),
+        takes_priority=False,
     )
 
 
-def read_message(body: bytes) -> Event | None:
-    """Decode a whole answer, or return None where it is not one.
+def read_message(body: bytes) -> StreamEvent | None:
+    """Decode a whole answer; return None if the body is not one.
 
     >>> read_message(b'{"stop_reason": "max_tokens", "usage": {"input_tokens": 7, "output_tokens": 3}}').finish_reason
     'length'
@@ -125,26 +139,26 @@ def read_message(body: bytes) -> Event | None:
     answer = decode_or_none(_answer_decoder, body)
     if answer is None:
         return None
-    return Event(
+    return StreamEvent(
         usage=_usage(answer.usage), finish_reason=_finish_reason(answer.stop_reason), failure=failure_of(answer.error)
     )
 
 
 def message_scanner(*, hide_usage: bool) -> TypedScanner:
-    """Return the scanner of one stream; its usage is part of the API and never hidden."""
+    """Return a scanner for one stream. The API always reports token counts, so they are never hidden."""
     del hide_usage
     return TypedScanner(_VOCABULARY)
 
 
-def _read_event(payload: bytes) -> Event | None:
+def _read_event(payload: bytes) -> StreamEvent | None:
     event = decode_or_none(_event_decoder, payload)
     if event is None:
         return None
     usage = _usage(event.usage)
-    if event.message is not None and (begun := _usage(event.message.usage)):
-        # What is generated so far: too early to count, and a stream that breaks is to be counted by its events.
-        usage = Usage(begun.prompt_tokens, None, begun.prompt_tokens_details)
-    return Event(
+    if event.message is not None and (first := _usage(event.message.usage)):
+        # The first event reports too few completion tokens: a stream that breaks is counted by its events instead.
+        usage = Usage(first.prompt_tokens, None, first.prompt_tokens_details)
+    return StreamEvent(
         token=event.type == "content_block_delta",
         usage=usage,
         finish_reason=_finish_reason(event.delta.stop_reason if event.delta else None),
@@ -158,43 +172,32 @@ _VOCABULARY = Vocabulary(
 )
 
 
-def _usage(told: _Usage | None) -> Usage | None:
-    """Anthropic counts what came out of the cache, or went into it, apart from the rest of the prompt."""
-    if told is None:
+def _usage(reported: _MessageUsage | None) -> Usage | None:
+    """Return the whole prompt's tokens. Anthropic counts separately what was read from, or written to, its cache."""
+    if reported is None:
         return None
-    cached = told.cache_read_input_tokens
-    prompt = told.input_tokens
+    cached = reported.cache_read_input_tokens
+    prompt = reported.input_tokens
     if prompt is not None:
-        prompt += (cached or 0) + (told.cache_creation_input_tokens or 0)
-    return Usage(prompt, told.output_tokens, None if cached is None else PromptDetails(cached))
+        prompt += (cached or 0) + (reported.cache_creation_input_tokens or 0)
+    return Usage(prompt, reported.output_tokens, None if cached is None else PromptDetails(cached))
 
 
 def _finish_reason(stop_reason: str | None) -> str | None:
     return None if stop_reason is None else _FINISH_REASONS.get(stop_reason, "stop")
 
 
-def _joined(content: str | list[_Text] | None) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.text for part in content or () if part.text)
-
-
-def _text(content: str | list[_Block]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(block.text for block in content if block.text)
-
-
-def _unseen_bytes(content: str | list[_Block]) -> int:
-    """What the engine reads of a turn beside its text: thoughts, calls of tools and their results."""
+def _other_bytes(content: str | list[_ContentBlock]) -> int:
+    """Return the size of what the engine reads of a turn besides its text: thoughts, tool calls and tool results."""
     if isinstance(content, str):
         return 0
     return sum(
-        utf8_bytes(block.thinking or "") + utf8_bytes(_result(block.content)) + size(block.input) for block in content
+        utf8_bytes(block.thinking or "") + utf8_bytes(_tool_result(block.content)) + size(block.input)
+        for block in content
     )
 
 
-def _result(content: object) -> str:
+def _tool_result(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

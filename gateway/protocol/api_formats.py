@@ -1,4 +1,4 @@
-"""How each API words its answers, its streams and its errors."""
+"""The generation APIs: how the gateway reads their requests and answers, and how they report errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.protocol.answers import AnswerInfo, read_answer
-from gateway.protocol.anthropic import message_scanner, read_message
+from gateway.protocol.anthropic import message_scanner, read_message, read_messages
 from gateway.protocol.error_bodies import (
     anthropic_error,
     anthropic_error_event,
@@ -14,7 +14,9 @@ from gateway.protocol.error_bodies import (
     openai_error_event,
     response_error_event,
 )
-from gateway.protocol.responses import read_response, response_scanner
+from gateway.protocol.generation_request import GenerationRequest
+from gateway.protocol.openai import read_chat, read_completion
+from gateway.protocol.responses import read_response, read_response_request, response_scanner
 from gateway.protocol.sse import StreamScanner
 
 
@@ -24,21 +26,31 @@ class _MakeScanner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ApiFormat:
-    """What is read of an API's answers, and how an error is told in it.
+    """One generation API. Engines serve it under the same path as the gateway.
 
     Args:
-        read_answer: of a whole answer; None where the body is not one.
-        scanner: of a stream.
-        error: the body of an error.
-        error_event: the event that ends a stream which has failed after it began.
+        path: of the route.
+        read_request: decodes the body of a request.
+        read_answer: decodes a whole answer; returns None if the body is not an answer.
+        scanner: makes the scanner of one stream.
+        error: encodes an error as a response body.
+        error_event: encodes an error as the last event of a stream that has started.
     """
 
-    read_answer: Callable[[bytes], AnswerInfo | None]
-    scanner: _MakeScanner
-    error: Callable[[GatewayError], bytes]
-    error_event: Callable[[GatewayError], bytes]
+    path: str
+    read_request: Callable[[bytes], GenerationRequest]
+    read_answer: Callable[[bytes], AnswerInfo | None] = read_answer
+    scanner: _MakeScanner = StreamScanner
+    error: Callable[[GatewayError], bytes] = openai_error
+    error_event: Callable[[GatewayError], bytes] = openai_error_event
 
 
-COMPLETIONS = ApiFormat(read_answer, StreamScanner, openai_error, openai_error_event)
-RESPONSES = ApiFormat(read_response, response_scanner, openai_error, response_error_event)
-ANTHROPIC = ApiFormat(read_message, message_scanner, anthropic_error, anthropic_error_event)
+CHAT = ApiFormat("/v1/chat/completions", read_chat)
+COMPLETIONS = ApiFormat("/v1/completions", read_completion)
+RESPONSES = ApiFormat(
+    "/v1/responses", read_response_request, read_response, response_scanner, error_event=response_error_event
+)
+MESSAGES = ApiFormat(
+    "/v1/messages", read_messages, read_message, message_scanner, anthropic_error, anthropic_error_event
+)
+GENERATION_FORMATS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)

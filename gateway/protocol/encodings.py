@@ -1,4 +1,4 @@
-"""Bodies that came compressed. What is unpacked is bounded: a few bytes may stand for gigabytes."""
+"""Decompression of request bodies. The output is bounded, because a few bytes can expand to gigabytes."""
 
 import zlib
 from collections.abc import Callable
@@ -9,13 +9,13 @@ import zstandard
 from gateway.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
-"""Of a zstd frame, as RFC 9659 bounds it for HTTP: its memory is taken before a byte is unpacked."""
+"""Largest window of a zstd frame, as RFC 9659 limits it for HTTP: the decoder allocates the window first."""
 
 MAX_PARTS = 64
-"""gzip members or zstd frames that one body may be made of."""
+"""Largest number of gzip members or zstd frames in one body."""
 
 _STEP_BYTES = 256
-"""zstd is fed so many bytes at a time: at most 128 KiB come out of each 4 of them."""
+"""Bytes per call of the zstd decoder; each 4 input bytes expand to at most 128 KiB."""
 
 
 class _Unpacker(Protocol):
@@ -27,17 +27,17 @@ class _Unpacker(Protocol):
 
 
 def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Unpack a body.
+    """Decompress a body.
 
     Args:
-        body: as it came.
+        body: the compressed bytes.
         encoding: the value of `Content-Encoding`.
-        max_bytes: of what is unpacked.
+        max_bytes: largest size of the result.
 
     Raises:
         UnsupportedEncoding: neither `gzip` nor `zstd`.
-        InvalidRequest: the body is not of that encoding, or its end is missing.
-        BodyTooLarge: it unpacks to more than `max_bytes`.
+        InvalidRequest: the body does not have that encoding, or it is incomplete.
+        BodyTooLarge: the result is larger than `max_bytes`.
 
     >>> import gzip
     >>> unpack(gzip.compress(b"{}"), "gzip", 10)
@@ -48,7 +48,7 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
         return body
     parts = _UNPACKED.get(name)
     if parts is None:
-        raise UnsupportedEncoding(f"The body's encoding {encoding[:50]!r} is none of: gzip, zstd")
+        raise UnsupportedEncoding(f"The body's encoding {encoding[:50]!r} is not one of: gzip, zstd")
     try:
         return parts(body, max_bytes)
     except (zlib.error, zstandard.ZstdError) as error:
@@ -56,7 +56,7 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
-    """Unpack one gzip member after the other."""
+    """Decompress all gzip members."""
     whole = bytearray()
     for _ in range(MAX_PARTS):
         unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -65,11 +65,11 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
         body = _rest(unpacker)
         if not body:
             return bytes(whole)
-    raise _made_of_too_many()
+    raise _too_many_parts()
 
 
 def _unzstd(body: bytes, max_bytes: int) -> bytes:
-    """Unpack one zstd frame after the other."""
+    """Decompress all zstd frames."""
     whole = bytearray()
     for _ in range(MAX_PARTS):
         unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
@@ -81,7 +81,7 @@ def _unzstd(body: bytes, max_bytes: int) -> bytes:
         body = _rest(unpacker) + body[at:]
         if not body:
             return bytes(whole)
-    raise _made_of_too_many()
+    raise _too_many_parts()
 
 
 _UNPACKED: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip": _gunzip, "zstd": _unzstd}
@@ -89,14 +89,14 @@ _UNPACKED: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip"
 
 def _check(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        raise BodyTooLarge(f"The body is over {max_bytes} bytes when it is unpacked")
+        raise BodyTooLarge(f"The decompressed body is larger than {max_bytes} bytes")
 
 
-def _made_of_too_many() -> InvalidRequest:
-    return InvalidRequest(f"The compressed body is made of over {MAX_PARTS} parts", param="content-encoding")
+def _too_many_parts() -> InvalidRequest:
+    return InvalidRequest(f"The compressed body has more than {MAX_PARTS} parts", param="content-encoding")
 
 
 def _rest(unpacker: _Unpacker) -> bytes:
     if not unpacker.eof:
-        raise InvalidRequest("The compressed body is cut off", param="content-encoding")
+        raise InvalidRequest("The compressed body is incomplete", param="content-encoding")
     return unpacker.unused_data

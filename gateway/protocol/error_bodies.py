@@ -1,4 +1,4 @@
-"""Errors in the shape of the API that the client called."""
+"""Encodes errors in the format of the API that the client called."""
 
 import msgspec
 
@@ -18,7 +18,7 @@ _ANTHROPIC_TYPES = {
 
 
 def openai_error(error: GatewayError) -> bytes:
-    """Write OpenAI's error object.
+    """Encode OpenAI's error object.
 
     >>> from gateway.errors import ModelNotFound
     >>> openai_error(ModelNotFound("no such model", param="model"))
@@ -28,12 +28,12 @@ def openai_error(error: GatewayError) -> bytes:
 
 
 def openai_error_event(error: GatewayError) -> bytes:
-    """Write the same as an event of a stream that has begun; no `[DONE]` follows it."""
+    """Encode OpenAI's error object as the last event of a stream; no `[DONE]` follows."""
     return b"data: " + openai_error(error) + b"\n\n"
 
 
 def response_error_event(error: GatewayError) -> bytes:
-    """Write the error event of a stream of Responses; `error` is what OpenAI's own client raises by."""
+    """Encode the error event of a Responses stream. OpenAI's client raises an error if `error` is present."""
     fields = _openai_fields(error)
     code = None if error.code is None else str(error.code)
     event = {"type": "error", "code": code, "message": error.message, "param": error.param, "error": fields}
@@ -41,7 +41,7 @@ def response_error_event(error: GatewayError) -> bytes:
 
 
 def anthropic_error(error: GatewayError) -> bytes:
-    """Write Anthropic's error object; its type is by the status, whoever refused.
+    """Encode Anthropic's error object. Its type follows from the status.
 
     >>> from gateway.errors import ModelNotFound
     >>> anthropic_error(ModelNotFound("no such model", param="model"))
@@ -52,7 +52,7 @@ def anthropic_error(error: GatewayError) -> bytes:
 
 
 def anthropic_error_event(error: GatewayError) -> bytes:
-    """Write the same as an event of a stream that has begun; no `message_stop` follows it."""
+    """Encode Anthropic's error object as the last event of a stream; no `message_stop` follows."""
     return b"event: error\ndata: " + anthropic_error(error) + b"\n\n"
 
 

@@ -1,69 +1,79 @@
-"""The model that a request names which is not a generation: in a JSON body, or in a field of a form."""
-
-import re
-from collections.abc import Iterator
+"""The model name in a request that is not a generation: a field of a JSON body, or of a multipart form."""
 
 import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.edits import with_fields
-from gateway.protocol.json_fields import decode
+from gateway.protocol.generation_request import decode, raw_fields
 
 _MAX_NAME_BYTES = 1024
 
 
-class _Named(msgspec.Struct):
+class _ModelField(msgspec.Struct):
     model: str | None = None
 
 
-_decoder = msgspec.json.Decoder(_Named)
+_decoder = msgspec.json.Decoder(_ModelField)
 
 
 def read_model(body: bytes, content_type: str) -> str | None:
-    """Return the model that the body names.
+    """Return the model that the body names; None if it names none.
 
     Raises:
-        InvalidRequest: the body is not of its type.
+        InvalidRequest: the body does not have the content type.
 
     >>> read_model(b'{"model": "m", "input": "x"}', "application/json")
     'm'
     """
-    kind, options = parse_options_header(content_type)
-    if kind != "multipart/form-data":
+    boundary = _boundary(content_type)
+    if boundary is None:
         return decode(_decoder, body).model
-    named = b"".join(_field(body, options.get("boundary", ""), "model"))
-    return named[:_MAX_NAME_BYTES].decode(errors="replace") or None
+    name = b"".join([body[start:end] for start, end in _model_spans(body, boundary)])
+    return name[:_MAX_NAME_BYTES].decode(errors="replace") or None
 
 
 def with_model(body: bytes, content_type: str, model: str) -> bytes:
-    """Return the body with another model; every other value is the same byte for byte.
+    """Return the body with another model; every other value stays byte for byte.
 
     Args:
-        body: as `read_model` read it.
-        content_type: its own.
-        model: the model's name there.
+        body: a body that `read_model` has read.
+        content_type: of the body.
+        model: the new model.
     """
+    boundary = _boundary(content_type)
+    if boundary is None:
+        return msgspec.json.encode({**raw_fields(body), "model": model})
+    for start, end in reversed(_model_spans(body, boundary)):
+        body = body[:start] + model.encode() + body[end:]
+    return body
+
+
+def _boundary(content_type: str) -> str | None:
+    """Return the boundary of a multipart form; None for another content type."""
     kind, options = parse_options_header(content_type)
-    if kind != "multipart/form-data":
-        return with_fields(body, {"model": model})
-    boundary = re.escape(options.get("boundary", "").encode("latin-1"))
-    field = re.compile(
-        rb'(--%b\r\n(?:[^\r\n]+\r\n)*?[^\r\n]*\bname="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)[^\r\n]*'
-        % boundary
-    )
-    return field.sub(lambda found: found[1] + model.encode(), body, count=1)
+    return options.get("boundary", "") if kind == "multipart/form-data" else None
 
 
-def _field(body: bytes, boundary: str, name: str) -> Iterator[bytes]:
-    """Yield the data of a form's fields of that name."""
-    wanted = False
+def _model_spans(body: bytes, boundary: str) -> list[tuple[int, int]]:
+    """Return where the data of the fields named `model` starts and ends in the form.
+
+    The parser reports each field and its data, but no offsets. They follow from the lengths of the data: a field's data
+    starts after the first empty line behind its boundary, and the next boundary follows the data.
+    """
+    spans: list[tuple[int, int]] = []
+    start = end = 0
+    is_model = False
     try:
         with PushMultipartParser(boundary, max_segment_size=len(body)) as parser:
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
-                    wanted = event.name == name
-                elif wanted and event:
-                    yield bytes(event)
+                    boundary_at = body.index(b"--" + boundary.encode(), end)
+                    start = end = body.index(b"\r\n\r\n", boundary_at) + 4
+                    is_model = event.name == "model"
+                elif event:
+                    end += len(event)
+                elif is_model:
+                    spans.append((start, end))
     except (MultipartError, ValueError) as error:
-        raise InvalidRequest(f"The body is no valid form: {error}") from error
+        raise InvalidRequest(f"The body is not a valid multipart form: {error}") from error
+    return spans

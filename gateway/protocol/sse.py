@@ -1,29 +1,28 @@
-"""Server-sent events on their way through: forwarded as they were read, looked at only where something may be in them.
+"""Server-sent events: the gateway forwards them unchanged and decodes only the few that it needs.
 
-A token's event is counted, not parsed. An event that mentions usage, an error or a reason to finish is decoded; the
-test for that is a substring search, which cannot miss one and is now and then wrong the other way, at the price of a
-decode.
+An event that carries a token is counted, not decoded. An event that may contain token counts, an error or a finish
+reason is decoded. A substring search finds these events: it misses none, and a false match only costs one decode.
 """
 
 from gateway.errors import EventTooLarge
 from gateway.protocol.answers import Usage, read_answer
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""One event may be this large (logprobs of many candidates are); a longer one means that it is no event stream."""
+"""Largest event, for example with the log probabilities of many candidates. A longer one is not an event stream."""
 
 
 class StreamScanner:
-    """Follow one stream chunk by chunk, whatever the chunks' borders; this one knows chat and text completions.
+    """Scans one stream of a chat or text completion, chunk by chunk; an event may span several chunks.
 
     Args:
-        hide_usage: drop the chunk that carries only usage, since the gateway and not the client asked for it.
+        hide_usage: do not forward the event that carries only token counts: the gateway asked for it, not the client.
 
     Attributes:
-        events: events with an answer's content so far; about one a token, to be corrected by `usage` at the end.
-        usage: the engine's last count, once it came.
-        finish_reason: why the answer ended, once it did.
-        error: what an error event said; the stream then failed, and neither it nor what follows is forwarded.
-        done: `[DONE]` was seen.
+        events: events with content so far. An event carries about one token; `usage` has the exact number at the end.
+        usage: the engine's latest token counts.
+        finish_reason: why the answer ended.
+        error: the message of an error event. The stream has failed; this event and later ones are not forwarded.
+        done: whether `[DONE]` was received.
     """
 
     def __init__(self, *, hide_usage: bool) -> None:
@@ -37,35 +36,35 @@ class StreamScanner:
 
     @property
     def succeeded(self) -> bool:
-        """The stream came to its proper end. `[DONE]` after an error is a failure; some engines leave it out."""
+        """Whether the answer is complete. Some engines do not send `[DONE]`; `[DONE]` after an error is a failure."""
         return self.error is None and (self.done or self.finish_reason is not None)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take what was read; return what goes on to the client: all events that are whole by now.
+        """Add a chunk; return the bytes to forward to the client: all events that are complete now.
 
         Raises:
-            EventTooLarge: an event without an end.
+            EventTooLarge: an event is larger than `MAX_EVENT_BYTES`.
         """
         data = self._tail + chunk if self._tail else chunk
         end = _end_of_last_event(data)
         self._tail = data[end:]
         if len(self._tail) > MAX_EVENT_BYTES:
-            raise EventTooLarge(f"an event of over {MAX_EVENT_BYTES} bytes")
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
         whole = data[:end]
         if self.error is not None:
             return b""
-        if not self._worth_a_look(whole):
+        if not self._needs_decoding(whole):
             self.events += self._count(whole)
             return whole
-        return b"".join(event for event in _split(whole) if self._look_at(event))
+        return b"".join(event for event in _split(whole) if self._scan_event(event))
 
     def close(self) -> bytes:
-        """Return what is left at the end of the stream: an event that its sender did not finish."""
+        """Return the incomplete event at the end of the stream, if there is one."""
         tail, self._tail = self._tail, b""
         return tail if self.error is None else b""
 
-    def _look_at(self, event: bytes) -> bool:
-        """Learn from one event; return whether it goes on to the client."""
+    def _scan_event(self, event: bytes) -> bool:
+        """Read one event; return whether to forward it."""
         if self.error is not None:
             return False
         payload = _payload(event)
@@ -74,10 +73,10 @@ class StreamScanner:
         if payload == b"[DONE]":
             self.done = True
             return True
-        return self._learn(payload)
+        return self._read(payload)
 
-    def _worth_a_look(self, events: bytes) -> bool:
-        """Whether some of the events have more to say than a token; a yes too many costs a decode."""
+    def _needs_decoding(self, events: bytes) -> bool:
+        """Return whether an event may contain more than a token; a false match only costs a decode."""
         return (
             b'"usage"' in events
             or b'"error"' in events
@@ -86,11 +85,11 @@ class StreamScanner:
         )
 
     def _count(self, events: bytes) -> int:
-        """Count the tokens of events that nobody looks at: inside a text quotes are escaped, so these are keys."""
+        """Count the events that carry a token. Quotes inside a text are escaped, so the search finds only keys."""
         return events.count(b'"choices":[{') + events.count(b'"choices": [{')
 
-    def _learn(self, payload: bytes) -> bool:
-        """Learn from what one event says; return whether it goes on to the client."""
+    def _read(self, payload: bytes) -> bool:
+        """Read the data of one event; return whether to forward it."""
         answer = read_answer(payload)
         if answer is None:
             return True
@@ -106,13 +105,13 @@ class StreamScanner:
 
 
 def _end_of_last_event(data: bytes) -> int:
-    """Index behind the last blank line; 0 where there is none. Lines end in LF or CRLF."""
+    """Return the index after the last blank line; 0 if there is none. Lines end in LF or CRLF."""
     lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
     return max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
 
 
 def _split(events: bytes) -> list[bytes]:
-    """Cut behind every blank line, so that joining the parts gives the same bytes again."""
+    """Split after every blank line; joined, the parts are the same bytes again."""
     parts: list[bytes] = []
     start = 0
     for line_start, line in _lines(events):
@@ -131,6 +130,6 @@ def _lines(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _payload(event: bytes) -> bytes | None:
-    """Join the event's data lines; None where it has none (a comment, a keep-alive)."""
+    """Return the event's data lines, joined; None if it has none, as a comment or a keep-alive."""
     data = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(data) if data else None

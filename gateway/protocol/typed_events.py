@@ -1,6 +1,6 @@
-"""Streams whose events name their type, as those of Anthropic's Messages and OpenAI's Responses do.
+"""Streams whose events name their type: Anthropic's Messages and OpenAI's Responses.
 
-Unlike a stream of completions, such a stream always says its end; one that stops before has failed.
+Unlike a stream of completions, such a stream always reports its end. A stream that stops before has failed.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,16 @@ from gateway.protocol.sse import StreamScanner
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What one event says: a piece of the answer, counts as far as they are known, its end, or a failure."""
+class StreamEvent:
+    """What the gateway reads of one event.
+
+    Attributes:
+        token: the event carries a piece of the answer.
+        usage: the token counts that the event reports.
+        finish_reason: why the answer ended, in OpenAI's words.
+        failure: the message of an error.
+        last: the event ends the stream.
+    """
 
     token: bool = False
     usage: Usage | None = None
@@ -24,33 +32,33 @@ class Event:
 
 
 class ErrorObject(msgspec.Struct):
-    """An error, in an answer's or an event's place."""
+    """An error object that the engine sent instead of an answer or an event."""
 
     message: str = "no reason given"
 
 
 def failure_of(error: ErrorObject | str | None) -> str | None:
-    """Return an error's message; servers that are not the API's own may give nothing but that."""
+    """Return the message of an error; some servers send only a text."""
     return error.message if isinstance(error, ErrorObject) else error
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """How an API words its events.
+    """The events of one API.
 
     Args:
-        pieces: what stands, once, in an event that carries a piece of the answer and nothing else of interest.
-        marks: one of them stands in every event that has something else to say.
-        read: decodes an event's data; None where it is not one of the API's.
+        pieces: an event that carries only a piece of the answer contains one of these texts, once.
+        marks: every event that the scanner must decode contains one of these texts.
+        read: decodes the data of an event; returns None if it is not an event of the API.
     """
 
     pieces: tuple[bytes, ...]
     marks: tuple[bytes, ...]
-    read: Callable[[bytes], Event | None]
+    read: Callable[[bytes], StreamEvent | None]
 
 
 class TypedScanner(StreamScanner):
-    """Follows a stream of typed events."""
+    """The scanner of a stream of typed events."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__(hide_usage=False)
@@ -58,16 +66,16 @@ class TypedScanner(StreamScanner):
 
     @property
     def succeeded(self) -> bool:
-        """The stream said its end, and no error before."""
+        """Whether the stream reported its end, and no error."""
         return self.error is None and self.done
 
-    def _worth_a_look(self, events: bytes) -> bool:
+    def _needs_decoding(self, events: bytes) -> bool:
         return any(mark in events for mark in self._vocabulary.marks)
 
     def _count(self, events: bytes) -> int:
         return sum(events.count(piece) for piece in self._vocabulary.pieces)
 
-    def _learn(self, payload: bytes) -> bool:
+    def _read(self, payload: bytes) -> bool:
         event = self._vocabulary.read(payload)
         if event is None:
             return True
@@ -82,7 +90,7 @@ class TypedScanner(StreamScanner):
 
 
 def _merged(before: Usage | None, now: Usage | None) -> Usage | None:
-    """The newer counts, and of what they leave out the older ones."""
+    """Return the newer counts; where they lack one, the older count."""
     if before is None or now is None:
         return now or before
     prompt = before.prompt_tokens if now.prompt_tokens is None else now.prompt_tokens

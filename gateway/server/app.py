@@ -14,13 +14,15 @@ from backends.base import Backend, BackendSpec
 from backends.registry import connect
 from gateway.api.admin import Overview, admin_routes
 from gateway.api.admin_backends import backend_routes
+from gateway.api.asgi import Limits
 from gateway.api.auth import Authenticator, KeyAuthenticator, OpenAccess
-from gateway.api.generation import Generations, Limits
+from gateway.api.exception_handlers import exception_handlers
+from gateway.api.generation import Generations, RequestBuilder
 from gateway.api.health import health_routes, metrics_route
-from gateway.api.jobs import Terms
-from gateway.api.openai import generation_routes, model_routes
-from gateway.api.outcomes import Outcomes
-from gateway.api.refusals import exception_handlers
+from gateway.api.middleware import Middleware
+from gateway.api.models import model_routes
+from gateway.api.passthrough import Passthrough
+from gateway.api.request_recorder import RequestRecorder
 from gateway.clock import Clock
 from gateway.config import Settings, cache_dir, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
@@ -35,7 +37,7 @@ from gateway.prediction.predictor import Predictor
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
 from gateway.server.background import BackgroundTasks, Work
-from gateway.server.live_settings import LiveSettings, queue_limits, timeouts
+from gateway.server.derived_settings import model_rules, queue_limits, timeouts
 from gateway.storage.backend_store import BackendStore
 from gateway.storage.database import create_database_engine
 from gateway.storage.journal import Journal
@@ -58,7 +60,7 @@ class _Core:
     """The parts that all others use."""
 
     settings: Settings
-    live: LiveSettings
+    builder: RequestBuilder
     clock: Clock
     metrics: Metrics
     events: EventCounter
@@ -90,7 +92,7 @@ class Gateway:
         """
         await self._fleet.configure(settings.backends)
         self._core.scheduler.limits = queue_limits(settings)
-        self._core.live.update(settings)
+        self._core.builder.configure(settings.scheduling.priorities, model_rules(settings))
         logging.getLogger().setLevel(settings.log.level.upper())
 
     def note_reload(self, result: str) -> None:
@@ -151,11 +153,13 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
 def _build_core(settings: Settings, clock: Clock) -> _Core:
     metrics = Metrics()
     events = EventCounter(metrics)
-    policy = policy_named(settings.scheduling.policy, settings.scheduling.alpha)
+    scheduling = settings.scheduling
+    policy = policy_named(scheduling.policy, scheduling.alpha)
     scheduler = Scheduler(policy, queue_limits(settings))
     dispatcher = Dispatcher(scheduler, clock.monotonic, events.stale_metrics)
     predictor = Predictor(events.fallback)
-    return _Core(settings, LiveSettings(settings), clock, metrics, events, predictor, scheduler, dispatcher)
+    builder = RequestBuilder(scheduling.queue_timeout_s, scheduling.priorities, model_rules(settings))
+    return _Core(settings, builder, clock, metrics, events, predictor, scheduler, dispatcher)
 
 
 def _build_fleet(core: _Core, store: BackendStore, transport: httpx2.AsyncBaseTransport) -> BackendManager:
@@ -221,18 +225,20 @@ def _public_routes(
     authenticator: Authenticator = OpenAccess()
     if settings.auth.mode == "keys":
         authenticator = KeyAuthenticator(keys.lookup, clock.monotonic)
+    middleware = Middleware(
+        RequestRecorder(recorder.record, core.predictor, core.metrics, settings.database.store_prompts), clock
+    )
+    limits = Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s)
     generations = Generations(
         authenticator,
         pool,
         Forecaster(core.predictor, settings.prediction.budget_ms / 1000, events.fallback),
         GenerationProxy(core.dispatcher, upstream, pool, clock.monotonic, events.backend_failure, budget),
-        Outcomes(recorder.record, core.predictor, core.metrics, settings.database.store_prompts),
-        clock,
-        Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s),
-        Terms(settings.scheduling.queue_timeout_s, core.live.priorities),
-        core.live.rules,
+        middleware,
+        limits,
+        core.builder,
     )
-    passthrough = PassthroughProxy(
+    passthrough_proxy = PassthroughProxy(
         pool,
         upstream,
         scheduled=core.scheduler.in_flight,
@@ -240,9 +246,11 @@ def _public_routes(
         on_failure=events.backend_failure,
         budget=budget,
     )
+    rules, started_at = core.builder.current_rules, int(clock.now().timestamp())
     return [
-        *generation_routes(generations, passthrough),
-        *model_routes(pool, authenticator, started_at=int(clock.now().timestamp()), rules=core.live.rules),
+        *generations.routes(),
+        *Passthrough(authenticator, passthrough_proxy, middleware, limits, rules).routes(),
+        *model_routes(pool, authenticator, started_at=started_at, rules=rules),
     ]
 
 

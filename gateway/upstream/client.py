@@ -55,7 +55,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class UpstreamRequest:
     """What is sent: path and query under the engine's base URL, headers, the body's bytes."""
 
     path: str
@@ -71,8 +71,8 @@ class Upstream:
         self._patience = patience
 
     @asynccontextmanager
-    async def send(self, backend: Backend, call: Call) -> AsyncIterator["Reply"]:
-        """Send the call; leaving the context closes the connection unless the answer was read whole.
+    async def send(self, backend: Backend, request: UpstreamRequest) -> AsyncIterator["UpstreamResponse"]:
+        """Send the request; leaving the context closes the connection unless the answer was read whole.
 
         Raises:
             BackendFull: the engine's queue is full.
@@ -82,28 +82,28 @@ class Upstream:
             ClientTooSlow: all of the time for the answer went by, and it was not the engine who was waited for.
             InvalidRequest: the engine has no words for it.
         """
-        translation = _translation(backend, call)
+        translation = _translation(backend, request)
         if translation is not None:
-            call = replace(call, path=translation.path, body=translation.body)
+            request = replace(request, path=translation.path, body=translation.body)
         async with _Deadline(self._patience.with_backend(backend.spec)) as patient:
-            response = await self._transport.handle_async_request(self._request(backend, call))
+            response = await self._transport.handle_async_request(self._request(backend, request))
             try:
                 if response.status_code >= 400:
-                    raise _refusal(backend, response.status_code, await Reply(response, patient).read())
-                yield Reply(response, patient, translation)
+                    raise _refusal(backend, response.status_code, await UpstreamResponse(response, patient).read())
+                yield UpstreamResponse(response, patient, translation)
             finally:
                 await response.aclose()
 
-    def _request(self, backend: Backend, call: Call) -> httpx2.Request:
-        headers = dict(call.headers)
+    def _request(self, backend: Backend, request: UpstreamRequest) -> httpx2.Request:
+        headers = dict(request.headers)
         if backend.spec.api_key:
             headers["authorization"] = f"Bearer {backend.spec.api_key}"
         timeout = {"connect": self._patience.connect_s}
-        url = _url(backend.spec.url.rstrip("/") + call.path)
-        return httpx2.Request("POST", url, headers=headers, content=call.body, extensions={"timeout": timeout})
+        url = _url(backend.spec.url.rstrip("/") + request.path)
+        return httpx2.Request("POST", url, headers=headers, content=request.body, extensions={"timeout": timeout})
 
 
-class Reply:
+class UpstreamResponse:
     """An engine's answer, as it comes."""
 
     def __init__(self, response: httpx2.Response, patient: "_Deadline", translation: Translation | None = None) -> None:
@@ -249,9 +249,9 @@ def _url(text: str) -> httpx2.URL:
     return httpx2.URL(text)
 
 
-def _translation(backend: Backend, call: Call) -> Translation | None:
+def _translation(backend: Backend, request: UpstreamRequest) -> Translation | None:
     try:
-        return backend.translate(call.path, call.body)
+        return backend.translate(request.path, request.body)
     except UntranslatableError as error:
         raise InvalidRequest(str(error), param=error.param) from error
 

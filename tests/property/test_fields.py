@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends: they are read, or refused with the field's name; what is forwarded stays as it was."""
+"""Any bytes that a client sends are read, or rejected with the field's name; forwarded bytes stay unchanged."""
 
 import json
 import string
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.edits import ask_for_usage, with_default
-from gateway.protocol.fields import Generation, read_chat, read_completion
+from gateway.protocol.generation_request import GenerationRequest
+from gateway.protocol.openai import read_chat, read_completion
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6)
@@ -65,14 +65,14 @@ def read_or_refused(read, body):
 def test_a_body_is_read_or_refused_and_never_an_accident(body):
     for read in (read_chat, read_completion):
         outcome = read_or_refused(read, body)
-        assert isinstance(outcome, Generation | InvalidRequest)
+        assert isinstance(outcome, GenerationRequest | InvalidRequest)
 
 
 @given(bodies)
 def test_what_is_read_is_usable(body):
     for read in (read_chat, read_completion):
         asked = read_or_refused(read, json.dumps(body).encode())
-        if isinstance(asked, Generation):
+        if isinstance(asked, GenerationRequest):
             assert asked.sequences >= 1
             assert asked.text_bytes >= 0
             assert asked.max_tokens is None or 1 <= float(asked.max_tokens) < 2**63
@@ -110,6 +110,13 @@ def test_token_ids_are_counted_exactly(prompts):
     assert (asked.prompt_tokens, asked.sequences) == (sum(map(len, prompts)), len(prompts))
 
 
+def request_of(body, *, stream=False):
+    """Return a request that has this body, whatever its fields are."""
+    request = read_chat(b'{"model":"m","messages":[]}')
+    request.body, request.stream = body.encode(), stream
+    return request
+
+
 raw_values = st.one_of(
     st.sampled_from(
         ["1.50", "1e5", "-0", '{ "a" : [ 1 , 2 ] }', "[ ]", '"\\u00e9\\/"', "12345678901234567890123", "null"]
@@ -125,7 +132,7 @@ def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in given_fields.items()) + "}"
 
-    asked = ask_for_usage(body.encode()).decode()
+    asked = request_of(body, stream=True).upstream_body().decode()
 
     assert json.loads(asked)["stream_options"]["include_usage"] is True
     assert list(json.loads(asked)) == list(dict.fromkeys([*given_fields, "stream_options"]))
@@ -140,14 +147,14 @@ def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_
 def test_asking_twice_is_asking_once(fields, stream_options):
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + ",".join(f'"{key}":{raw}' for key, raw in given_fields.items()) + "}"
-    once = ask_for_usage(body.encode())
-    assert json.loads(ask_for_usage(once)) == json.loads(once)
+    once = request_of(body, stream=True).upstream_body()
+    assert json.loads(request_of(once.decode(), stream=True).upstream_body()) == json.loads(once)
 
 
 @given(st.dictionaries(keys, raw_values, max_size=6), st.integers(-(2**31), 2**31 - 1))
 def test_a_priority_is_added_and_nothing_else_changed(fields, priority):
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in fields.items()) + "}"
-    ranked = with_default(body.encode(), "priority", priority).decode()
+    ranked = request_of(body).upstream_body(priority).decode()
     if fields.get("priority", "null") != "null":
         assert ranked == body
         return

@@ -1,11 +1,12 @@
-"""Which beginnings of chats are found equal."""
+"""Which prompt prefixes of chats are equal."""
 
 import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.prefixes import MAX_TURNS, chat_beginnings
+from gateway.protocol.openai import read_chat
+from gateway.protocol.prompt_prefixes import MAX_TURNS
 
 texts = st.text(max_size=30)
 messages = st.builds(
@@ -17,7 +18,7 @@ turns = st.lists(messages, min_size=1, max_size=12)
 
 def keys(*sent, **fields):
     body = {"model": "llama", "temperature": 0.5, "messages": list(sent), **fields}
-    return [beginning.key for beginning in chat_beginnings(json.dumps(body).encode())]
+    return [prefix.key for prefix in read_chat(json.dumps(body).encode()).prefixes]
 
 
 @given(systems, turns, st.lists(messages, max_size=6), texts)
@@ -51,9 +52,9 @@ def test_chats_with_other_tools_or_of_another_model_share_nothing(system, sent):
 
 
 @given(st.lists(messages, max_size=40))
-def test_beginnings_are_few_and_shrink_from_the_whole(sent):
+def test_prefixes_are_few_and_shrink_from_the_whole(sent):
     body = json.dumps({"model": "llama", "messages": sent}).encode()
-    shares = [beginning.share for beginning in chat_beginnings(body)]
+    shares = [prefix.share for prefix in read_chat(body).prefixes]
     assert len(shares) <= MAX_TURNS + 3
     assert shares == sorted(shares, reverse=True)
     assert not sent or shares[0] == 1.0

@@ -11,26 +11,27 @@ from backends.registry import connect
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
 from backends.simulator.text import text_of
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
-from gateway.dispatch.job import Job
-from gateway.dispatch.trip import Trip
+from gateway.protocol.openai import read_completion
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import OutOfMemory, Request, Returned
-from gateway.upstream.client import Call, Timeouts, Upstream
+from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
 from gateway.upstream.transport import Http1Transport
 from tests.unit.gateway.batching_core import Core
 from tests.unit.gateway.fake_engines import pool_of
+from tests.unit.gateway.request_context import request_context
 
 LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
 PROMPT_TOKENS = 10
 
 
 @dataclass
-class BatchRequest:
+class BatchClient:
     """One client, and what it got."""
 
-    trip: Trip
+    context: RequestContext
     body: bytes = b""
     started: bool = False
 
@@ -63,14 +64,15 @@ def send(tmp_path):
             relay = GenerationProxy(
                 dispatcher, Upstream(transport, Timeouts(5, 60, 10)), pool_of(backend), now, lambda *_: None
             )
-            members = [BatchRequest(Trip(now())) for _ in lengths]
+            members = [BatchClient(request_context(now())) for _ in lengths]
             loop = asyncio.create_task(dispatcher.run())
             running = []
             for i, (member, prompt) in enumerate(zip(members, prompts, strict=True)):
                 request = Request(str(i), config.model, PROMPT_TOKENS, LENGTH, now(), now() + 60, batch_key=1)
-                body = {"model": config.model, "prompt": prompt, "max_tokens": max_tokens}
-                job = Job(request, Call("/v1/completions", {}, json.dumps(body).encode()), max_tokens=max_tokens)
-                running.append(relay.run(job, member, member.trip))
+                fields = {"model": config.model, "prompt": prompt, "max_tokens": max_tokens}
+                member.context.generation = generation = read_completion(json.dumps(fields).encode())
+                upstream_request = UpstreamRequest("/v1/completions", {}, generation.body)
+                running.append(relay.run(member.context, request, upstream_request, member))
             errors = await asyncio.gather(*running, return_exceptions=True)
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
@@ -84,15 +86,15 @@ async def test_each_member_gets_the_answer_to_its_own_prompt(send):
     lengths = (40, 50, 60, 400)
     members, core, _ = await send(*lengths, kv_tokens=10_000)
     assert [member.text for member in members] == [text_of(length) for length in lengths]
-    assert sum(member.trip.output_tokens for member in members) == sum(lengths)
-    assert [member.trip.input_tokens for member in members] == [PROMPT_TOKENS] * len(lengths)
+    assert sum(member.context.output_tokens for member in members) == sum(lengths)
+    assert [member.context.input_tokens for member in members] == [PROMPT_TOKENS] * len(lengths)
     assert core.told(OutOfMemory) == core.told(Returned) == []
 
 
 async def test_an_answer_that_is_cut_is_counted_exactly(send):
     members, _, _ = await send(40, 390, kv_tokens=10_000, max_tokens=50)
-    assert [member.trip.finish_reason for member in members] == ["stop", "length"]
-    assert [member.trip.output_tokens for member in members] == [40, 50]
+    assert [member.context.finish_reason for member in members] == ["stop", "length"]
+    assert [member.context.output_tokens for member in members] == [40, 50]
 
 
 async def test_a_batch_that_outgrows_the_memory_comes_through_in_halves(send):

@@ -5,8 +5,8 @@ import pytest
 from gateway.api import auth
 from gateway.api.auth import (
     ANONYMOUS,
-    KNOWN_FOR_S,
-    UNKNOWN_FOR_S,
+    UNKNOWN_KEY_TTL_S,
+    VALID_KEY_TTL_S,
     KeyAuthenticator,
     OpenAccess,
     application_of_system_prompt,
@@ -106,7 +106,7 @@ async def test_a_known_key_is_looked_up_once_in_a_while():
     for _ in range(5):
         assert await keys.application("k1") == "mail"
     assert keys.asked == 1
-    keys.now += KNOWN_FOR_S
+    keys.now += VALID_KEY_TTL_S
     assert await keys.application("k1") == "mail"
     assert keys.asked == 2
 
@@ -115,7 +115,7 @@ async def test_a_revoked_key_stops_working():
     keys = Keys(k1="mail")
     await keys.application("k1")
     keys.apps.clear()
-    keys.now += KNOWN_FOR_S
+    keys.now += VALID_KEY_TTL_S
     with pytest.raises(Unauthorized):
         await keys.application("k1")
 
@@ -133,7 +133,7 @@ async def test_a_new_key_works_soon():
     with pytest.raises(Unauthorized):
         await keys.application("k1")
     keys.apps[hash_key("k1")] = "mail"
-    keys.now += UNKNOWN_FOR_S
+    keys.now += UNKNOWN_KEY_TTL_S
     assert await keys.application("k1") == "mail"
 
 
@@ -144,7 +144,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
     for i in range(100):
         with pytest.raises(Unauthorized):
             await keys.application(f"wrong{i}")
-    assert len(keys.door._seen) == 10
+    assert len(keys.door._cache) == 10
     assert await keys.application("k1") == "mail"
 
 
@@ -152,7 +152,7 @@ async def test_a_known_key_works_while_the_database_is_away():
     keys = Keys(k1="mail")
     await keys.application("k1")
     keys.away = True
-    keys.now += KNOWN_FOR_S
+    keys.now += VALID_KEY_TTL_S
     assert await keys.application("k1") == "mail"
 
 
@@ -161,7 +161,7 @@ async def test_a_key_that_is_not_known_waits_for_the_database():
     with pytest.raises(Unauthorized):
         await keys.application("k2")
     keys.away = True
-    keys.now += UNKNOWN_FOR_S
+    keys.now += UNKNOWN_KEY_TTL_S
     for key in ("k1", "k2"):
         with pytest.raises(KeysUnavailable):
             await keys.application(key)

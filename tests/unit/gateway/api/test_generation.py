@@ -6,16 +6,17 @@ import httpx2
 import pytest
 
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
+from gateway.api.asgi import Limits
 from gateway.api.auth import KeyAuthenticator, OpenAccess
-from gateway.api.generation import Generations, Limits
-from gateway.api.jobs import CHAT, Terms
-from gateway.api.outcomes import Outcomes
+from gateway.api.generation import Generations, RequestBuilder
+from gateway.api.middleware import Middleware
+from gateway.api.request_recorder import RequestRecorder
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.predictor import Predictor
-from gateway.protocol.model_rules import ModelRules
+from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
@@ -25,7 +26,6 @@ from gateway.upstream.client import Timeouts, Upstream
 from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
 
 LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0)
-TERMS = Terms(queue_timeout_s=60.0, priorities={})
 SERVED = Snapshot((ModelCard("llama", 4096),))
 
 
@@ -62,12 +62,12 @@ async def ask(
     body=None,
     script=(),
     *,
-    door=None,
+    authenticator=None,
     method="POST",
     leaves_after_s=1e9,
     headers=None,
     backend=None,
-    rules=ModelRules,
+    rules=None,
 ):
     """One request through the whole route; the engine plays the script."""
     clock, metrics, predictor, records, messages = LoopClock(), Metrics(), Predictor(), [], []
@@ -80,11 +80,13 @@ async def ask(
     for entry in pool.entries.values():
         await pool.scrape(entry)
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
-    relay = GenerationProxy(dispatcher, upstream, pool, clock.monotonic, lambda *_: None)
-    outcomes = Outcomes(records.append, predictor, metrics, store_prompts=False)
+    proxy = GenerationProxy(dispatcher, upstream, pool, clock.monotonic, lambda *_: None)
+    recorder = RequestRecorder(records.append, predictor, metrics, store_prompts=False)
     forecaster = Forecaster(predictor, 1.0, str)
-    generations = Generations(door or OpenAccess(), pool, forecaster, relay, outcomes, clock, LIMITS, TERMS, rules)
-    app = generations.answering(CHAT)
+    builder = RequestBuilder(60.0, {}, rules or ModelRules())
+    middleware = Middleware(recorder, clock)
+    generations = Generations(authenticator or OpenAccess(), pool, forecaster, proxy, middleware, LIMITS, builder)
+    app = generations.routes()[0].fn  # chat completions
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
     async def receive():
@@ -181,10 +183,10 @@ async def test_the_application_is_the_key_s_where_keys_are_asked_for():
     async def lookup(digest):
         return "mail" if digest == hash_key("k1") else None
 
-    door = KeyAuthenticator(lookup, LoopClock().monotonic)
+    authenticator = KeyAuthenticator(lookup, LoopClock().monotonic)
     headers = {"authorization": "Bearer k1", "x-app-id": "chat"}
-    assert (await ask(script=[whole()], door=door, headers=headers)).record.app == "mail"
-    refused = await ask(door=door)
+    assert (await ask(script=[whole()], authenticator=authenticator, headers=headers)).record.app == "mail"
+    refused = await ask(authenticator=authenticator)
     assert (refused.status, refused.headers["www-authenticate"], refused.record) == (401, "Bearer", None)
 
 
@@ -246,12 +248,11 @@ async def test_every_request_is_recorded_once():
         assert len((await ask(script=script)).records) == 1
 
 
-def predicted_bounds():
-    return ModelRules(quantiles={"llama": 0.9})
+PREDICTED_BOUNDS = ModelRules(quantiles={"llama": 0.9})
 
 
 async def test_a_request_without_a_length_is_sent_with_the_predicted_one_where_that_is_configured():
-    response = await ask(script=[whole()], rules=predicted_bounds)
+    response = await ask(script=[whole()], rules=PREDICTED_BOUNDS)
     bound = json.loads(await upstream_body(response))["max_tokens"]
     assert bound % 64 == 0
     assert bound >= int(response.headers["x-magnus-predicted-tokens"])
@@ -261,6 +262,6 @@ async def test_a_request_without_a_length_is_sent_with_the_predicted_one_where_t
 
 async def test_a_request_with_a_length_keeps_it_whatever_is_predicted():
     body = chat(max_tokens=7)
-    response = await ask(body, [whole()], rules=predicted_bounds)
+    response = await ask(body, [whole()], rules=PREDICTED_BOUNDS)
     assert await upstream_body(response) == body
     assert response.answers_cut == 0

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 import httpx2
 import pytest
 
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
-from gateway.dispatch.job import Job
-from gateway.dispatch.trip import Trip
 from gateway.errors import BackendRefused, BackendUnavailable, GatewayError
 from gateway.fleet.breaker import FAILURES_TO_OPEN, Circuit
 from gateway.fleet.pool import BackendPool
+from gateway.protocol.openai import read_completion
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Finished, OutOfMemory, Request, Returned
-from gateway.upstream.client import Call, Timeouts, Upstream
+from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
 from tests.unit.gateway.batching_core import Core
 from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, pool_of, whole
+from tests.unit.gateway.request_context import request_context
 
 LENGTH = LengthQuantiles.of((1, 2, 3, 4, 5, 6))
 OUT_OF_MEMORY = whole(b'{"error": {"message": "CUDA out of memory."}}', status=500)
@@ -28,10 +29,10 @@ def now():
 
 
 @dataclass
-class BatchRequest:
+class BatchClient:
     """One client, and what it got."""
 
-    trip: Trip
+    context: RequestContext
     status: int | None = None
     kind: str | None = None
     body: bytes = b""
@@ -59,7 +60,7 @@ class BatchRequest:
 class Sent:
     """A batch on its way, and all that came of it."""
 
-    members: list[BatchRequest]
+    members: list[BatchClient]
     core: Core
     transport: FakeTransport
     pool: BackendPool
@@ -95,16 +96,18 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     pool = pool or pool_of(FakeBackend("gpu0"), FakeBackend("gpu1"))
     relay = GenerationProxy(dispatcher, upstream, pool, now, lambda *_: None)
-    members = [BatchRequest(Trip(now())) for _ in prompts]
+    members = [BatchClient(request_context(now())) for _ in prompts]
 
     async def ask(number, member, prompt):
         request = Request(str(number), "llama", 10, LENGTH, now(), now() + 600, batch_key=1)
         body = json.dumps({"model": "llama", "prompt": prompt, "user": str(number)}).encode()
-        call = Call("/v1/completions", {"accept": "text/event-stream", "x-request-id": str(number)}, body)
-        job = Job(request, call, stream=number in streams, includes_usage=with_usage)
+        headers = {"accept": "text/event-stream", "x-request-id": str(number)}
+        generation = read_completion(body)
+        generation.stream, generation.includes_usage = number in streams, with_usage
+        member.context.generation = generation
         try:
             async with asyncio.timeout(leaves[number] if number < len(leaves) else None):
-                await relay.run(job, member, member.trip)
+                await relay.run(member.context, request, UpstreamRequest("/v1/completions", headers, body), member)
         except (TimeoutError, GatewayError) as error:
             member.error = error
 
@@ -124,9 +127,9 @@ async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
     sent = await send("a", "b", "c", gpu0=[answer("A", "BB", "CCC")])
     assert sent.bodies == [{"model": "llama", "prompt": ["a", "b", "c"]}]
     assert sent.texts == ["A", "BB", "CCC"]
-    assert all(member.ended and member.status == 200 and member.trip.complete for member in sent.members)
-    assert [member.trip.output_tokens for member in sent.members] == [1, 2, 3]
-    assert [member.trip.input_tokens for member in sent.members] == [10, 10, 10]
+    assert all(member.ended and member.status == 200 and member.context.complete for member in sent.members)
+    assert [member.context.output_tokens for member in sent.members] == [1, 2, 3]
+    assert [member.context.input_tokens for member in sent.members] == [10, 10, 10]
     assert [message.output_tokens for message in sent.core.told(Finished)] == [1, 2, 3]
 
 
@@ -143,7 +146,7 @@ async def test_a_member_that_streams_gets_a_stream():
     assert (plain.kind, stream.kind) == ("application/json", "text/event-stream; charset=utf-8")
     assert [line[:5] for line in stream.body.split(b"\n\n")] == [b"data:"] * 3 + [b""]
     assert stream.body.endswith(b"data: [DONE]\n\n")
-    assert stream.trip.first_byte_s is not None
+    assert stream.context.first_byte_s is not None
     assert sent.bodies[0].keys() == {"model", "prompt"}
 
 
@@ -177,7 +180,7 @@ async def test_what_fails_for_all_is_mended_for_each(failure):
     assert [(message.id, message.full) for message in sent.core.told(Returned)] == [("0", False), ("1", False)]
     assert sent.prompts == [["a", "b"], "a", "b"]
     assert sent.texts == ["A", "B"]
-    assert [(member.trip.backend, member.trip.attempts) for member in sent.members] == [("gpu1", 1)] * 2
+    assert [(member.context.backend, member.context.attempts) for member in sent.members] == [("gpu1", 1)] * 2
 
 
 async def test_one_failed_call_of_a_batch_counts_as_one_failure_of_the_backend():
@@ -199,7 +202,7 @@ async def test_an_engine_that_is_full_is_full_for_all():
     full = whole(b'{"error": "the queue is full"}', status=503)
     sent = await send("a", "b", gpu0=[full], gpu1=[answer("A"), answer("B")])
     assert [message.full for message in sent.core.told(Returned)] == [True, True]
-    assert [member.trip.attempts for member in sent.members] == [0, 0]
+    assert [member.context.attempts for member in sent.members] == [0, 0]
 
 
 async def test_a_refusal_is_heard_only_by_who_it_is_about():
@@ -218,7 +221,7 @@ async def test_a_batch_that_runs_out_of_memory_is_split():
     assert sent.core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3", "4"))]
     assert sent.prompts == [["a", "b", "c", "d", "e"], ["a", "b"], ["c", "d", "e"]]
     assert sent.texts == ["A", "B", "C", "D", "E"]
-    assert [member.trip.attempts for member in sent.members] == [0] * 5
+    assert [member.context.attempts for member in sent.members] == [0] * 5
 
 
 async def test_a_batch_is_split_until_it_fits():
@@ -250,4 +253,4 @@ async def test_the_last_of_a_batch_that_ran_out_of_memory_goes_alone():
 async def test_a_failure_of_the_last_backend_is_told_to_all():
     sent = await send("a", "b", gpu0=[httpx2.ReadError("reset")], gpu1=[httpx2.ReadError("reset")] * 6)
     assert all(isinstance(member.error, BackendUnavailable) for member in sent.members)
-    assert [member.trip.attempts for member in sent.members] == [3, 3]
+    assert [member.context.attempts for member in sent.members] == [3, 3]

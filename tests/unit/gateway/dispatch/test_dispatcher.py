@@ -54,7 +54,7 @@ async def settled():
 
 async def ask(dispatcher, asked):
     with dispatcher.submit(asked) as ticket:
-        return (await ticket.assigned()).backend
+        return (await ticket.assignment()).backend
 
 
 async def test_a_request_gets_its_backend():
@@ -75,7 +75,7 @@ async def test_a_request_waits_for_a_backend_to_come():
 async def test_leaving_makes_room_for_the_next():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("a")) as first:
-            await first.assigned()
+            await first.assignment()
             asking = asyncio.create_task(ask(dispatcher, request("b")))
             await settled()
             assert dispatcher.scheduler.waiting == 1
@@ -103,26 +103,26 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back():
 async def test_a_request_that_failed_is_sent_elsewhere():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            assert (await ticket.assigned()).backend == "gpu-0"
-            ticket.put_back(full=False)
-            assert (await ticket.assigned()).backend == "gpu-1"
+            assert (await ticket.assignment()).backend == "gpu-0"
+            ticket.return_to_queue(full=False)
+            assert (await ticket.assignment()).backend == "gpu-1"
 
 
 async def test_a_request_that_failed_everywhere_is_told():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
-            ticket.put_back(full=False)
+            await ticket.assignment()
+            ticket.return_to_queue(full=False)
             with pytest.raises(BackendUnavailable, match="has failed this request"):
-                await ticket.assigned()
+                await ticket.assignment()
 
 
 async def test_a_full_backend_is_tried_again_a_moment_later():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
-            ticket.put_back(full=True)
-            assert (await ticket.assigned()).backend == "gpu-0"
+            await ticket.assignment()
+            ticket.return_to_queue(full=True)
+            assert (await ticket.assignment()).backend == "gpu-0"
         assert now() == pytest.approx(FULL_BACKOFF_S)
 
 
@@ -131,16 +131,16 @@ async def test_a_full_backend_is_tried_again_though_answers_keep_growing():
 
         async def grow():
             with dispatcher.submit(request("grows")) as ticket:
-                await ticket.assigned()
+                await ticket.assignment()
                 for turn in range(1000):
-                    ticket.grew(turn * PROGRESS_TOKENS)
+                    ticket.report_progress(turn * PROGRESS_TOKENS)
                     await asyncio.sleep(0.01)
 
         group.create_task(grow())
         with dispatcher.submit(request("refused")) as ticket:
-            await ticket.assigned()
-            ticket.put_back(full=True)
-            await ticket.assigned()
+            await ticket.assignment()
+            ticket.return_to_queue(full=True)
+            await ticket.assignment()
         assert now() == pytest.approx(FULL_BACKOFF_S, abs=0.02)
 
 
@@ -179,37 +179,37 @@ async def test_a_client_that_leaves_while_its_request_is_dropped_leaves_nothing(
 async def test_a_client_that_leaves_as_its_last_backend_fails_leaves_nothing():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
-            ticket.put_back(full=False)
+            await ticket.assignment()
+            ticket.return_to_queue(full=False)
 
 
 async def test_a_failure_of_the_one_who_asked_frees_its_place():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with pytest.raises(ZeroDivisionError), dispatcher.submit(request("a")) as ticket:
-            assert await ticket.assigned() == 1 / 0
+            assert await ticket.assignment() == 1 / 0
         assert await ask(dispatcher, request("b")) == "gpu-0"
 
 
 async def test_closing_evicts_who_waits_and_lets_who_runs_go_on():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("runs")) as runs:
-            await runs.assigned()
+            await runs.assignment()
             waits = asyncio.create_task(ask(dispatcher, request("waits")))
             await settled()
             dispatcher.close()
             with pytest.raises(ShuttingDown):
                 await waits
             assert dispatcher.scheduler.running == 1
-            assert (await runs.assigned()).backend == "gpu-0"
+            assert (await runs.assignment()).backend == "gpu-0"
 
 
 async def test_who_runs_may_still_go_elsewhere_while_closing():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
+            await ticket.assignment()
             dispatcher.close()
-            ticket.put_back(full=False)
-            assert (await ticket.assigned()).backend == "gpu-1"
+            ticket.return_to_queue(full=False)
+            assert (await ticket.assignment()).backend == "gpu-1"
 
 
 async def test_nothing_new_is_taken_once_closed():
@@ -245,9 +245,9 @@ async def test_the_scheduler_hears_of_the_first_token_and_then_of_every_sixteent
     async with running(seen()) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
+            await ticket.assignment()
             for tokens in range(3 * PROGRESS_TOKENS):
-                ticket.grew(tokens)
+                ticket.report_progress(tokens)
         told = [message.output_tokens for message in posted if isinstance(message, Progress)]
         assert told == [1, 1 + PROGRESS_TOKENS, 1 + 2 * PROGRESS_TOKENS]
 
@@ -256,11 +256,11 @@ async def test_the_scheduler_hears_of_the_first_token_on_each_backend():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
-            await ticket.assigned()
-            ticket.grew(5)
-            ticket.put_back(full=False)
-            await ticket.assigned()
-            ticket.grew(2)
+            await ticket.assignment()
+            ticket.report_progress(5)
+            ticket.return_to_queue(full=False)
+            await ticket.assignment()
+            ticket.report_progress(2)
         assert [message.output_tokens for message in posted if isinstance(message, Progress)] == [5, 2]
 
 
@@ -268,7 +268,7 @@ async def test_an_answer_that_came_to_its_end_is_told_once_with_its_tokens():
     async with running(seen(max_concurrency=1)) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request("a")) as ticket:
-            await ticket.assigned()
+            await ticket.assignment()
             ticket.finish(7)
             assert await ask(dispatcher, request("b")) == "gpu-0"  # though the first has a slow client
         assert [message for message in posted if isinstance(message, Finished)] == [Finished("a", 7), Finished("b")]
@@ -284,8 +284,8 @@ async def test_backends_whose_looks_stop_changing_are_told_of_once_each_time():
         for used in (0, 1, 1):
             for look in looks(used, 10):
                 with dispatcher.submit(request()) as ticket:
-                    await ticket.assigned()
-                    ticket.grew(1000)
+                    await ticket.assignment()
+                    ticket.report_progress(1000)
                     dispatcher.post(look)
                     await settled()
                 dispatcher.post(look)
@@ -298,7 +298,7 @@ async def test_who_tells_nothing_of_its_memory_is_not_stale():
     async with running(seen(), on_stale=stale.append) as dispatcher:
         for _ in range(10):
             with dispatcher.submit(request()) as ticket:
-                await ticket.assigned()
+                await ticket.assignment()
                 dispatcher.post(seen())
                 await settled()
             dispatcher.post(seen())
@@ -331,7 +331,7 @@ async def test_many_requests_get_through_one_by_one():
 
         async def work(number):
             with dispatcher.submit(request(str(number))) as ticket:
-                await ticket.assigned()
+                await ticket.assignment()
                 order.append(number)
                 await asyncio.sleep(0.1)
 

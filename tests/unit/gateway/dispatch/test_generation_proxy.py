@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
-from gateway.dispatch.job import Job
 from gateway.dispatch.retry_budget import MAX_ATTEMPTS, RetryBudget
-from gateway.dispatch.trip import Trip
 from gateway.errors import (
     BackendRefused,
     BackendTimeout,
@@ -18,12 +17,13 @@ from gateway.errors import (
     QueueTimeout,
 )
 from gateway.protocol import sse
-from gateway.protocol.api_formats import ANTHROPIC
+from gateway.protocol.api_formats import CHAT, MESSAGES
+from gateway.protocol.generation_request import GenerationRequest
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendObserved, BackendState, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
-from gateway.upstream.client import Call, Timeouts, Upstream
+from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
 from tests.unit.gateway.fake_engines import (
     DONE,
     ERROR,
@@ -38,6 +38,7 @@ from tests.unit.gateway.fake_engines import (
     pool_of,
     whole,
 )
+from tests.unit.gateway.request_context import request_context
 
 BROKEN = httpx2.ReadError("reset")
 FULL = whole(b'{"error": "the queue is full"}', status=503)
@@ -49,7 +50,7 @@ def now():
 
 @dataclass
 class FakeClient:
-    """Keeps what it gets; `pause_s` for every part."""
+    """Records what it receives; waits `pause_s` for every part."""
 
     pause_s: float = 0.0
     starts: list[tuple[int, str, int | None]] = field(default_factory=list)
@@ -75,10 +76,10 @@ class FakeClient:
 
 @dataclass
 class Relayed:
-    """One request's way, and what came of it."""
+    """The outcome of one request."""
 
     client: FakeClient
-    trip: Trip
+    context: RequestContext
     transport: FakeTransport
     failures: list[tuple[str, GatewayError]]
     error: GatewayError | None = None
@@ -93,19 +94,20 @@ async def relay(
     max_concurrency=None,
     budget=None,
     priority=False,
+    takes_priority=False,
+    api_format=CHAT,
     body=b"{}",
-    **job,
+    **scripts,
 ):
-    """Send one request through engines that play these scripts; every connection is closed, every place free."""
-    scripts = {name: job.pop(name) for name in list(job) if name.startswith("gpu")}
+    """Send one request to engines that play these scripts; check that connections are closed and the queue is empty."""
     transport = FakeTransport(**scripts)
-    relayed = Relayed(client or FakeClient(), Trip(now()), transport, [])
+    relayed = Relayed(client or FakeClient(), request_context(now(), api_format), transport, [])
     dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
     for name in scripts:
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
         dispatcher.post(BackendObserved(state))
     upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
-    bearer = GenerationProxy(
+    proxy = GenerationProxy(
         dispatcher,
         upstream,
         pool_of(*(FakeBackend(name, priority=priority) for name in scripts)),
@@ -113,12 +115,21 @@ async def relay(
         lambda *failure: relayed.failures.append(failure),
         budget=budget,
     )
+    relayed.context.generation = GenerationRequest(
+        body=body,
+        model="llama",
+        stream=hide_usage,
+        includes_usage=False,
+        user=None,
+        max_tokens=None,
+        sequences=1,
+        takes_priority=takes_priority,
+    )
     request = Request("r", "llama", 10, LengthQuantiles.of((1, 2, 3, 4, 5, 6)), now(), now() + timeout_s)
     loop = asyncio.create_task(dispatcher.run())
     try:
         async with asyncio.timeout(leave_after_s):
-            job = Job(request, Call("/v1/completions", {}, body), stream=hide_usage, **job)
-            await bearer.run(job, relayed.client, relayed.trip)
+            await proxy.run(relayed.context, request, UpstreamRequest("/v1/completions", {}, body), relayed.client)
     except GatewayError as error:
         relayed.error = error
     finally:
@@ -135,8 +146,13 @@ async def test_a_whole_answer_goes_through_untouched():
     assert relayed.error is None
     assert relayed.client.starts == [(200, "application/json", len(WHOLE))]
     assert (relayed.client.body, relayed.client.ended) == (WHOLE, True)
-    trip = relayed.trip
-    assert (trip.backend, trip.input_tokens, trip.output_tokens, trip.finish_reason) == ("gpu0", 7, 3, "length")
+    context = relayed.context
+    assert (context.backend, context.input_tokens, context.output_tokens, context.finish_reason) == (
+        "gpu0",
+        7,
+        3,
+        "length",
+    )
 
 
 async def test_a_stream_goes_through_untouched():
@@ -144,19 +160,19 @@ async def test_a_stream_goes_through_untouched():
     assert relayed.error is None
     assert relayed.client.starts == [(200, "text/event-stream", None)]
     assert (relayed.client.body, relayed.client.ended) == (b"".join(STREAM), True)
-    trip = relayed.trip
-    assert (trip.events, trip.input_tokens, trip.output_tokens, trip.finish_reason) == (3, 7, 3, "stop")
+    context = relayed.context
+    assert (context.events, context.input_tokens, context.output_tokens, context.finish_reason) == (3, 7, 3, "stop")
 
 
 async def test_usage_that_only_the_gateway_asked_for_is_hidden():
     relayed = await relay(hide_usage=True, gpu0=[Answer(*STREAM)])
     assert relayed.client.body == TOKEN + TOKEN + LAST + DONE
-    assert relayed.trip.output_tokens == 3
+    assert relayed.context.output_tokens == 3
 
 
 async def test_the_stages_are_timed():
-    trip = (await relay(gpu0=[1.0, Answer(2.0, TOKEN, 3.0, LAST, DONE)])).trip
-    assert (trip.arrival_s, trip.dispatched_s, trip.first_byte_s) == (0.0, 0.0, pytest.approx(3.0))
+    context = (await relay(gpu0=[1.0, Answer(2.0, TOKEN, 3.0, LAST, DONE)])).context
+    assert (context.arrival_s, context.dispatched_s, context.first_byte_s) == (0.0, 0.0, pytest.approx(3.0))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +197,7 @@ async def test_what_fails_before_the_first_byte_is_mended_elsewhere(first):
     assert relayed.client.body == b"".join(STREAM)
     assert relayed.transport.hosts == ["gpu0", "gpu1"]
     assert [name for name, _ in relayed.failures] == ["gpu0"]
-    assert (relayed.trip.backend, relayed.trip.attempts) == ("gpu1", 1)
+    assert (relayed.context.backend, relayed.context.attempts) == ("gpu1", 1)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +217,7 @@ async def test_what_fails_after_the_first_byte_is_the_client_s_to_know(rest, err
     assert relayed.transport.hosts == ["gpu0"]
     assert relayed.client.body == TOKEN
     assert not relayed.client.ended
-    assert (relayed.trip.events, relayed.trip.output_tokens) == (1, 1)
+    assert (relayed.context.events, relayed.context.output_tokens) == (1, 1)
     assert [name for name, _ in relayed.failures] == ["gpu0"]
 
 
@@ -234,7 +250,7 @@ async def test_a_full_engine_is_tried_again_and_again():
     relayed = await relay(gpu0=[*[FULL] * 10, whole()])
     assert relayed.error is None
     assert relayed.transport.hosts == ["gpu0"] * 11
-    assert relayed.trip.attempts == 0
+    assert relayed.context.attempts == 0
     assert now() < 10
 
 
@@ -271,20 +287,20 @@ async def test_a_request_is_not_tried_for_ever():
     relayed = await relay(**scripts)
     assert len(relayed.transport.hosts) == len(set(relayed.transport.hosts)) == MAX_ATTEMPTS
     assert isinstance(relayed.error, BackendRefused)
-    assert relayed.trip.attempts == MAX_ATTEMPTS
+    assert relayed.context.attempts == MAX_ATTEMPTS
 
 
 async def test_counts_of_an_attempt_that_failed_are_not_kept():
     relayed = await relay(gpu0=[Answer(USAGE + ERROR)], gpu1=[Answer(TOKEN, LAST, DONE)], hide_usage=True)
     assert relayed.error is None
-    assert (relayed.trip.usage, relayed.trip.events) == (None, 2)
+    assert (relayed.context.usage, relayed.context.events) == (None, 2)
 
 
 async def test_an_event_without_end_is_no_protocol(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     relayed = await relay(gpu0=[Answer(b"data: " + b"x" * 200)])
     assert isinstance(relayed.error, ProtocolError)
-    assert "over 100 bytes" in relayed.error.message
+    assert "more than 100 bytes" in relayed.error.message
 
 
 @pytest.mark.parametrize(
@@ -375,20 +391,20 @@ END = (
 
 
 async def test_a_stream_of_messages_is_told_by_its_own_end():
-    relayed = await relay(api_format=ANTHROPIC, gpu0=[Answer(START, PIECE, PIECE, END)])
+    relayed = await relay(api_format=MESSAGES, gpu0=[Answer(START, PIECE, PIECE, END)])
     assert relayed.error is None
     assert relayed.client.body == START + PIECE + PIECE + END
-    trip = relayed.trip
-    assert (trip.events, trip.input_tokens, trip.output_tokens, trip.finish_reason) == (2, 7, 2, "stop")
+    context = relayed.context
+    assert (context.events, context.input_tokens, context.output_tokens, context.finish_reason) == (2, 7, 2, "stop")
 
 
 async def test_a_stream_of_messages_without_its_end_has_failed():
-    relayed = await relay(api_format=ANTHROPIC, gpu0=[Answer(START, PIECE, DONE[:0])])
+    relayed = await relay(api_format=MESSAGES, gpu0=[Answer(START, PIECE, DONE[:0])])
     assert isinstance(relayed.error, BackendUnavailable)
-    assert (relayed.trip.input_tokens, relayed.trip.output_tokens) == (7, 1)
+    assert (relayed.context.input_tokens, relayed.context.output_tokens) == (7, 1)
 
 
 async def test_a_whole_message_is_read_as_one():
     body = b'{"type":"message","stop_reason":"max_tokens","usage":{"input_tokens":7,"output_tokens":3}}'
-    relayed = await relay(api_format=ANTHROPIC, gpu0=[whole(body)])
-    assert (relayed.client.body, relayed.trip.output_tokens, relayed.trip.finish_reason) == (body, 3, "length")
+    relayed = await relay(api_format=MESSAGES, gpu0=[whole(body)])
+    assert (relayed.client.body, relayed.context.output_tokens, relayed.context.finish_reason) == (body, 3, "length")

@@ -7,15 +7,15 @@ import pytest
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
 from gateway.dispatch.retry_budget import RetryBudget
-from gateway.dispatch.trip import Trip
 from gateway.errors import BackendRefused, BackendUnavailable, InvalidRequest, ModelNotFound, NoBackend
 from gateway.fleet.breaker import Circuit
 from gateway.fleet.pool import BackendPool
-from gateway.upstream.client import Call, Timeouts, Upstream
+from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
 from tests.unit.gateway.dispatch.test_generation_proxy import FakeClient
 from tests.unit.gateway.fake_engines import Answer, FakeBackend, FakeTransport, whole
+from tests.unit.gateway.request_context import request_context
 
-CALL = Call("/v1/embeddings", {}, b"{}")
+REQUEST = UpstreamRequest("/v1/embeddings", {}, b"{}")
 BROKEN = httpx2.ReadError("reset")
 
 
@@ -43,7 +43,7 @@ class Fleet:
         )
         for entry in self.pool.entries.values():
             await self.pool.scrape(entry)
-        self.direct = PassthroughProxy(
+        self.proxy = PassthroughProxy(
             self.pool,
             Upstream(self.transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10)),
             scheduled=lambda name: self.scheduled.get(name, 0),
@@ -60,9 +60,9 @@ class Fleet:
         return Snapshot(tuple(map(ModelCard, models)))
 
     async def send(self, model="bge", client=None):
-        self.client, self.trip = client or FakeClient(), Trip(now())
+        self.client, self.context = client or FakeClient(), request_context(now())
         try:
-            await self.direct.run(model, CALL, self.client, self.trip)
+            await self.proxy.run(self.context, model, REQUEST, self.client)
         finally:
             assert self.transport.all_closed
         return self.client
@@ -72,7 +72,12 @@ async def test_an_answer_goes_through_untouched():
     fleet = await Fleet({"gpu0": ("bge",)}).open(gpu0=[Answer(b"\x00\xff", b"x", kind="audio/wav")])
     client = await fleet.send()
     assert client.starts == [(200, "audio/wav", None)]
-    assert (client.body, client.ended, fleet.trip.backend, fleet.trip.complete) == (b"\x00\xffx", True, "gpu0", True)
+    assert (client.body, client.ended, fleet.context.backend, fleet.context.complete) == (
+        b"\x00\xffx",
+        True,
+        "gpu0",
+        True,
+    )
 
 
 async def test_an_empty_answer_is_one():
@@ -85,7 +90,7 @@ async def test_the_backend_with_the_fewest_requests_is_chosen_whatever_they_are(
     await fleet.open(gpu0=[whole()] * 5, gpu1=[Answer(9.0, b"x")] * 5)
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
-            group.create_task(fleet.direct.run("bge", CALL, FakeClient(), Trip(now())))
+            group.create_task(fleet.proxy.run(request_context(now()), "bge", REQUEST, FakeClient()))
             await asyncio.sleep(1)
     assert fleet.transport.hosts == ["gpu1", "gpu1", "gpu0", "gpu0"]
 
@@ -161,10 +166,10 @@ async def test_a_backend_on_trial_gets_one_request_whoever_sends_it():
     trial.breaker.circuit = Circuit.HALF_OPEN
     fleet.scheduled = {"gpu0": 1, "gpu1": 5}
     await fleet.send()
-    assert fleet.trip.backend == "gpu1"
+    assert fleet.context.backend == "gpu1"
     fleet.scheduled = {"gpu1": 5}
     await fleet.send()
-    assert fleet.trip.backend == "gpu0"
+    assert fleet.context.backend == "gpu0"
 
 
 async def test_a_backend_that_leaves_stays_until_what_passes_through_it_is_done():

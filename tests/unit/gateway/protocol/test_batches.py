@@ -3,7 +3,8 @@ import json
 import pytest
 
 from gateway.errors import ProtocolError
-from gateway.protocol.batches import DONE, batch_body, batch_key, split_answer
+from gateway.protocol.batches import DONE, batch_body, split_answer
+from gateway.protocol.openai import read_completion
 
 
 def body(**fields):
@@ -26,43 +27,9 @@ def counts(shares):
     return [(share.usage.prompt_tokens, share.usage.completion_tokens) for share in shares]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"prompt": "something else"},
-        {"user": "ann"},
-        {"safety_identifier": "ann"},
-        {"stream": True, "stream_options": {"include_usage": True}},
-        {"n": 1, "best_of": 1, "echo": False, "logprobs": None, "stop": None},
-    ],
-)
-def test_requests_may_share_a_call_whatever_their_own_fields_say(fields):
-    assert batch_key(body(**fields)) == batch_key(body())
-
-
-@pytest.mark.parametrize(
-    "fields", [{"model": "mistral"}, {"max_tokens": 8}, {"temperature": 0}, {"stop": ["x"]}, {"unknown": 1}]
-)
-def test_requests_that_differ_in_what_is_generated_do_not_share_a_call(fields):
-    assert batch_key(body(**fields)) is not None
-    assert batch_key(body(**fields)) != batch_key(body())
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"prompt": ["a"]}, {"prompt": [1, 2]}, {"n": 2}, {"best_of": 2}, {"echo": True}, {"logprobs": 0}],
-)
-def test_requests_with_an_answer_of_another_shape_go_alone(fields):
-    assert batch_key(body(**fields)) is None
-
-
-def test_the_order_of_the_fields_does_not_matter():
-    assert batch_key(b'{"prompt": "a", "model": "m", "top_p": 1}') == batch_key(b'{"top_p":1,"model":"m","prompt":"b"}')
-
-
-def test_one_body_has_everybody_s_prompt_and_nobody_s_own_fields():
+def test_the_body_of_a_batch_has_all_prompts_and_no_member_fields():
     bodies = [body(prompt='a "quoted" ü', stream=True, user="ann", top_k=5), body(prompt="b", top_k=5)]
-    assert json.loads(batch_body(bodies)) == {
+    assert json.loads(batch_body([read_completion(body) for body in bodies])) == {
         "model": "llama",
         "prompt": ['a "quoted" ü', "b"],
         "max_tokens": 9,

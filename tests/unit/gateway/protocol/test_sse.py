@@ -91,7 +91,7 @@ def test_a_cut_answer_stays_cut_whatever_its_other_choices_say():
 def test_an_event_without_end_is_too_large(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 64)
     scanner = scanned(b"data: " + b"x" * 58)
-    with pytest.raises(EventTooLarge, match="over 64 bytes"):
+    with pytest.raises(EventTooLarge, match="more than 64 bytes"):
         scanner.feed(b"x")
 
 

@@ -1,11 +1,8 @@
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
-from gateway.api.exchange import Exchange
-from gateway.api.outcomes import Outcomes
-from gateway.dispatch.trip import Trip
+from gateway.api.request_recorder import RequestRecorder
 from gateway.errors import (
     BackendRefused,
     BackendUnavailable,
@@ -20,8 +17,9 @@ from gateway.errors import (
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Predictor
 from gateway.protocol.answers import Usage
-from gateway.protocol.fields import read_chat
+from gateway.protocol.openai import read_chat
 from gateway.telemetry.metrics import Metrics
+from tests.unit.gateway.request_context import request_context
 
 ASK = PredictionInput("mail", "llama", "ann", text_bytes=6)
 ROUTE = "/v1/chat/completions"
@@ -30,37 +28,35 @@ BODY = (
 )
 
 
-class Noted:
-    """What became of exchanges."""
+class Recorded:
+    """A recorder, and what it recorded."""
 
     def __init__(self, *, store_prompts=False):
         self.records = []
         self.metrics = Metrics()
         self.predictor = Predictor()
-        self.outcomes = Outcomes(self.records.append, self.predictor, self.metrics, store_prompts)
+        self.recorder = RequestRecorder(self.records.append, self.predictor, self.metrics, store_prompts)
 
-    def note(self, error=None, *, trip=None, read=True, app="mail"):
-        exchange = Exchange("id", "req-1", ROUTE, datetime(2026, 1, 1, tzinfo=UTC), trip or Trip(10.0), app)
+    def finish(self, error=None, *, read=True, app="mail", **outcome):
+        context = request_context(10.0, app=app, **outcome)
         if read:
-            exchange.asked = read_chat(BODY)
-            exchange.forecast = self.predictor.forecast(replace(ASK, max_tokens=900), None)
-        self.outcomes.note(exchange, error, 14.0)
+            context.generation = read_chat(BODY)
+            context.forecast = self.predictor.forecast(replace(ASK, max_tokens=900), None)
+        self.recorder.finish(context, error, 14.0)
         return self.records[-1] if self.records else None
 
     def count(self, name, **labels):
         return self.metrics.registry.get_sample_value(f"magnus_{name}", labels) or 0.0
 
 
-def answered(output_tokens=600):
-    return Trip(
-        10.0,
-        backend="gpu-0",
-        dispatched_s=10.5,
-        first_byte_s=11.0,
-        events=5,
-        usage=Usage(7, output_tokens),
-        finish_reason="stop",
-    )
+ANSWERED = {
+    "backend": "gpu-0",
+    "dispatched_s": 10.5,
+    "first_byte_s": 11.0,
+    "events": 5,
+    "usage": Usage(7, 600),
+    "finish_reason": "stop",
+}
 
 
 @pytest.mark.parametrize(
@@ -80,14 +76,14 @@ def answered(output_tokens=600):
     ],
 )
 def test_every_end_has_its_status(error, status, http_status, code):
-    noted = Noted()
-    record = noted.note(error)
+    recorded = Recorded()
+    record = recorded.finish(error)
     assert (record.status, record.http_status, record.error_code) == (status, http_status, code)
-    assert noted.count("requests_total", route=ROUTE, status=status) == 1
+    assert recorded.count("requests_total", route=ROUTE, status=status) == 1
 
 
 def test_an_answer_s_record_tells_all_of_it():
-    record = Noted().note(trip=answered())
+    record = Recorded().finish(**ANSWERED)
     assert (record.id, record.request_id, record.route) == ("id", "req-1", ROUTE)
     assert (record.app, record.user, record.model, record.backend) == ("mail", "ann", "llama", "gpu-0")
     assert (record.input_tokens, record.output_tokens, record.sequences, record.max_tokens) == (7, 600, 2, 900)
@@ -97,42 +93,42 @@ def test_an_answer_s_record_tells_all_of_it():
 
 
 def test_what_never_came_is_not_told():
-    record = Noted().note(QueueTimeout("late"))
+    record = Recorded().finish(QueueTimeout("late"))
     assert (record.backend, record.queue_ms, record.ttft_ms, record.input_tokens) == (None, None, None, None)
     assert record.e2e_ms == 4000.0
 
 
 @pytest.mark.parametrize(("store_prompts", "prompt"), [(False, None), (True, "sesame")])
 def test_a_prompt_is_kept_only_where_that_was_asked_for(store_prompts, prompt):
-    assert Noted(store_prompts=store_prompts).note().prompt == prompt
+    assert Recorded(store_prompts=store_prompts).finish().prompt == prompt
 
 
 def test_what_could_not_be_read_is_counted_and_not_recorded():
-    noted = Noted()
-    assert noted.note(InvalidRequest("no"), read=False) is None
-    assert noted.note(InvalidRequest("no"), app=None) is None
-    assert noted.count("requests_total", route=ROUTE, status="rejected") == 2
+    recorded = Recorded()
+    assert recorded.finish(InvalidRequest("no"), read=False) is None
+    assert recorded.finish(InvalidRequest("no"), app=None) is None
+    assert recorded.count("requests_total", route=ROUTE, status="rejected") == 2
 
 
 def test_the_predictor_learns_from_answers():
-    noted = Noted()
+    recorded = Recorded()
     for _ in range(50):
-        noted.note(trip=answered(600))
-    expected = noted.predictor.forecast(ASK, None)
+        recorded.finish(**ANSWERED)
+    expected = recorded.predictor.forecast(ASK, None)
     assert expected.p50_tokens == pytest.approx(300, rel=0.2)  # of each of the two
 
 
 @pytest.mark.parametrize("error", [ClientGone("gone"), BackendUnavailable("broken"), QueueTimeout("late")])
 def test_what_was_cut_short_teaches_nothing(error):
-    noted = Noted()
+    recorded = Recorded()
     for _ in range(50):
-        noted.note(error, trip=answered(600))
-    assert noted.predictor.quality.seen == 0
-    assert noted.count("output_tokens_count") == 0
+        recorded.finish(error, **ANSWERED)
+    assert recorded.predictor.quality.seen == 0
+    assert recorded.count("output_tokens_count") == 0
 
 
 def test_an_answer_is_measured():
-    noted = Noted()
-    noted.note(trip=answered(600))
-    sums = [noted.count(f"{name}_sum") for name in ("e2e_seconds", "queue_seconds", "ttft_seconds", "output_tokens")]
+    recorded = Recorded()
+    recorded.finish(**ANSWERED)
+    sums = [recorded.count(f"{name}_sum") for name in ("e2e_seconds", "queue_seconds", "ttft_seconds", "output_tokens")]
     assert sums == [4.0, 0.5, 1.0, 600.0]

@@ -1,4 +1,4 @@
-"""What the framework answers with where no route of ours did: OpenAI's error object, whatever went wrong."""
+"""Answers errors outside of the generation routes with OpenAI's error object."""
 
 import logging
 from typing import Any
@@ -23,11 +23,11 @@ def _answer_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[by
 
 
 def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer what the framework refused: a route that does not exist, a method that it does not take."""
+    """Answer an error of the framework: an unknown route, or a method that the route does not accept."""
     if error.status_code == 404:
-        return _answer_error(request, RouteNotFound(f"There is no route {request.url.path[:200]}"))
+        return _answer_error(request, RouteNotFound(f"The route {request.url.path[:200]} does not exist"))
     if error.status_code == 405:
-        return _answer_error(request, MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}"))
+        return _answer_error(request, MethodNotAllowed(f"{request.url.path[:200]} does not accept {request.method}"))
     if error.status_code < 500:
         return _answer_error(request, InvalidRequest(error.detail))
     return _answer_bug(request, error)

@@ -1,31 +1,9 @@
-"""The settings that requests read and that can change while the gateway runs."""
+"""The values that the parts of the gateway take, derived from the settings."""
 
 from gateway.config import Settings
-from gateway.protocol.model_rules import ModelRules
+from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits
 from gateway.upstream.client import Timeouts
-
-
-class LiveSettings:
-    """The current values.
-
-    Attributes:
-        priorities: priority by application. `update` changes this dictionary, because others hold it.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.priorities: dict[str, int] = {}
-        self.update(settings)
-
-    def update(self, settings: Settings) -> None:
-        """Take new values."""
-        self.priorities.clear()
-        self.priorities.update(settings.scheduling.priorities)
-        self._rules = _model_rules(settings)
-
-    def rules(self) -> ModelRules:
-        """Return the aliases and default lengths of models."""
-        return self._rules
 
 
 def timeouts(settings: Settings) -> Timeouts:
@@ -39,7 +17,8 @@ def queue_limits(settings: Settings) -> QueueLimits:
     return QueueLimits(settings.scheduling.max_queue, settings.scheduling.max_queue_tokens)
 
 
-def _model_rules(settings: Settings) -> ModelRules:
+def model_rules(settings: Settings) -> ModelRules:
+    """Return the aliases and default lengths of models."""
     defaults = settings.models.defaults.items()
     max_tokens = {model: default.max_tokens for model, default in defaults if default.max_tokens is not None}
     quantiles = {

@@ -1,31 +1,36 @@
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from gateway.api.exchange import Exchange
-from gateway.api.jobs import CHAT, COMPLETION, MIN_PREFIX_TOKENS, RESPONSE, Terms, bound_of
-from gateway.dispatch.trip import Trip
+from gateway.api.generation import MIN_PREFIX_TOKENS, RequestBuilder, bound_of
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Forecast
+from gateway.protocol.api_formats import CHAT, COMPLETIONS, RESPONSES
+from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.length import LengthQuantiles
+from tests.unit.gateway.request_context import request_context
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
-TERMS = Terms(queue_timeout_s=60.0, priorities={"mail": -3, "reports": 5})
+BUILDER = RequestBuilder(60.0, {"mail": -3, "reports": 5}, ModelRules())
 
 
-def job(route, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
-    body = json.dumps({"model": "llama", **fields}).encode()
-    exchange = Exchange("id", "req", route.path, datetime(2026, 1, 1, tzinfo=UTC), Trip(7.0), app, route.read(body))
-    exchange.bound_tokens = bound_tokens
-    forecast = Forecast(PredictionInput(app, "llama"), prompt_tokens, LENGTH, "history")
-    return TERMS.job(exchange, forecast, route, body, {"authorization": "Bearer k1", "traceparent": "00-1"})
+class Built:
+    """One request, as the builder read it and built it."""
+
+    def __init__(self, api_format, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
+        context = request_context(7.0, api_format, app=app)
+        self.generation = BUILDER.read(context, json.dumps({"model": "llama", **fields}).encode())
+        if bound_tokens is not None:
+            self.generation.bound_answer(bound_tokens)
+        forecast = Forecast(PredictionInput(app, "llama"), prompt_tokens, LENGTH, "history")
+        headers = {"authorization": "Bearer k1", "traceparent": "00-1"}
+        self.request, self.upstream = BUILDER.build(context, self.generation, forecast, headers)
 
 
 def chat(*contents, **fields):
     roles = ["system", *["user", "assistant"] * len(contents)]
     messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
-    return job(CHAT, messages=messages, **fields)
+    return Built(CHAT, messages=messages, **fields)
 
 
 def test_a_job_tells_the_scheduler_what_is_known_of_it():
@@ -55,45 +60,49 @@ def test_a_beginning_of_a_few_tokens_is_not_worth_it():
 
 def test_text_completions_may_share_a_call_and_chats_may_not():
     assert chat("s", "u").request.batch_key is None
-    one, other = (job(COMPLETION, prompt=prompt, max_tokens=5).request for prompt in ("a", "b"))
+    one, other = (Built(COMPLETIONS, prompt=prompt, max_tokens=5).request for prompt in ("a", "b"))
     assert one.batch_key == other.batch_key is not None
-    assert job(COMPLETION, prompt=["a", "b"]).request.batch_key is None
+    assert Built(COMPLETIONS, prompt=["a", "b"]).request.batch_key is None
 
 
 @pytest.mark.parametrize(("options", "includes"), [({}, False), ({"stream_options": {"include_usage": True}}, True)])
 def test_a_stream_s_usage_is_asked_for_and_whether_its_client_wants_it_is_kept(options, includes):
-    streamed = job(COMPLETION, prompt="a", stream=True, max_tokens=5, **options)
-    assert json.loads(streamed.call.body)["stream_options"] == {"include_usage": True}
-    assert (streamed.stream, streamed.includes_usage, streamed.hides_usage) == (True, includes, not includes)
-    assert streamed.max_tokens == 5
+    streamed = Built(COMPLETIONS, prompt="a", stream=True, max_tokens=5, **options)
+    assert json.loads(streamed.upstream.body)["stream_options"] == {"include_usage": True}
+    assert (streamed.generation.stream, streamed.generation.includes_usage, streamed.generation.hides_usage) == (
+        True,
+        includes,
+        not includes,
+    )
+    assert streamed.generation.answer_limit == 5
 
 
 def test_who_wants_no_stream_has_nothing_hidden():
-    assert not job(COMPLETION, prompt="a").hides_usage
+    assert not Built(COMPLETIONS, prompt="a").generation.hides_usage
 
 
 def test_the_caller_s_key_stays_here():
-    headers = chat("s", "u").call.headers
-    assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req"}
+    headers = chat("s", "u").upstream.headers
+    assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req-1"}
 
 
 @pytest.mark.parametrize(
-    ("route", "prompt", "field"),
+    ("api_format", "prompt", "field"),
     [
         (CHAT, {"messages": []}, "max_tokens"),
-        (COMPLETION, {"prompt": "a"}, "max_tokens"),
-        (RESPONSE, {"input": "a"}, "max_output_tokens"),
+        (COMPLETIONS, {"prompt": "a"}, "max_tokens"),
+        (RESPONSES, {"input": "a"}, "max_output_tokens"),
     ],
     ids=["chat", "completion", "response"],
 )
-def test_a_bound_is_sent_in_the_words_of_the_api_and_the_scheduler_counts_on_it(route, prompt, field):
-    made = job(route, bound_tokens=128, **prompt)
-    assert json.loads(made.call.body) == {"model": "llama", **prompt, field: 128}
-    assert (made.max_tokens, made.request.length.cap) == (128, 128)
+def test_a_bound_is_sent_in_the_words_of_the_api_and_the_scheduler_counts_on_it(api_format, prompt, field):
+    made = Built(api_format, bound_tokens=128, **prompt)
+    assert json.loads(made.upstream.body) == {"model": "llama", **prompt, field: 128}
+    assert (made.generation.answer_limit, made.request.length.cap) == (128, 128)
 
 
 def test_only_those_of_one_bound_share_a_call():
-    one, same, other = (job(COMPLETION, prompt="a", bound_tokens=bound).request.batch_key for bound in (64, 64, 128))
+    one, same, other = (Built(COMPLETIONS, prompt="a", bound_tokens=bound).request.batch_key for bound in (64, 64, 128))
     assert one == same != other
 
 

@@ -1,28 +1,25 @@
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from gateway.api.exchange import AsgiClient, Exchange
-from gateway.dispatch.trip import Trip
+from gateway.api.asgi import AsgiClient
 from gateway.errors import InvalidRequest, QueueFull
-from gateway.prediction.prediction_input import PredictionInput
-from gateway.prediction.predictor import Forecast
-from gateway.protocol.api_formats import ANTHROPIC
-from gateway.protocol.fields import read_chat
-from gateway.scheduling.length import LengthQuantiles
-
-ASKED = read_chat(b'{"model": "llama", "messages": [], "user": "ann"}')
-FORECAST = Forecast(PredictionInput("mail", "llama"), 10, LengthQuantiles.of((10, 20, 40, 80, 150, 200)), "prior")
+from gateway.protocol.api_formats import CHAT, MESSAGES
+from tests.unit.gateway.request_context import request_context
 
 
-def exchange(**known):
-    trip = known.pop("trip", Trip(arrival_s=1.0))
-    return Exchange("id", "req-1", "/v1/chat/completions", datetime(2026, 1, 1, tzinfo=UTC), trip, **known)
+def asgi_client(sent, api_format=CHAT, **headers):
+    async def receive():
+        raise AssertionError("nothing more to receive")
+
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    client = AsgiClient({"headers": pairs}, receive, sent)
+    client.context = request_context(1.0, api_format)
+    return client
 
 
 class Sent:
-    """What went out over ASGI."""
+    """The ASGI messages of a response."""
 
     def __init__(self):
         self.messages = []
@@ -48,19 +45,8 @@ def sent():
     return Sent()
 
 
-def test_headers_tell_as_much_as_is_known():
-    assert exchange().headers() == {"x-request-id": "req-1"}
-    trip = Trip(arrival_s=1.0, backend="gpu-0", dispatched_s=1.25)
-    assert exchange(trip=trip, forecast=FORECAST).headers() == {
-        "x-request-id": "req-1",
-        "x-magnus-predicted-tokens": "40",
-        "x-magnus-queue-ms": "250.0",
-        "x-magnus-backend": "gpu-0",
-    }
-
-
 async def test_a_whole_answer_says_its_length(sent):
-    client = AsgiClient(exchange(), sent)
+    client = asgi_client(sent)
     assert not client.started
     await client.start(200, "application/json", length=2)
     await client.send(b"{}", more=False)
@@ -70,36 +56,36 @@ async def test_a_whole_answer_says_its_length(sent):
 
 
 async def test_a_stream_is_not_to_be_cached(sent):
-    client = AsgiClient(exchange(), sent)
+    client = asgi_client(sent)
     await client.start(200, "text/event-stream", length=None)
     assert sent.headers["cache-control"] == "no-cache"
     assert "content-length" not in sent.headers
 
 
 async def test_an_error_before_the_first_byte_is_a_response(sent):
-    await AsgiClient(exchange(), sent).fail(InvalidRequest("no", param="n"))
+    await asgi_client(sent).fail(InvalidRequest("no", param="n"))
     assert (sent.status, sent.headers["x-request-id"]) == (400, "req-1")
     assert json.loads(sent.body)["error"]["param"] == "n"
     assert int(sent.headers["content-length"]) == len(sent.body)
 
 
 async def test_an_error_brings_its_own_headers(sent):
-    await AsgiClient(exchange(), sent).fail(QueueFull("full", retry_after_s=7.0))
+    await asgi_client(sent).fail(QueueFull("full", retry_after_s=7.0))
     assert (sent.status, sent.headers["retry-after"]) == (429, "7")
 
 
 async def test_an_error_is_worded_as_the_client_s_api_has_it(sent):
-    await AsgiClient(exchange(api_format=ANTHROPIC), sent).fail(InvalidRequest("no"))
+    await asgi_client(sent, MESSAGES).fail(InvalidRequest("no"))
     assert json.loads(sent.body) == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
 
 
-async def test_an_error_may_end_the_connection(sent):
-    await AsgiClient(exchange(), sent).fail(InvalidRequest("no"), close=True)
+async def test_an_error_closes_the_connection_of_a_client_that_waits_to_send_its_body(sent):
+    await asgi_client(sent, expect="100-continue").fail(InvalidRequest("no"))
     assert sent.headers["connection"] == "close"
 
 
 async def test_an_error_within_what_is_no_stream_adds_nothing_to_it(sent):
-    client = AsgiClient(exchange(), sent)
+    client = asgi_client(sent)
     await client.start(200, "audio/wav", length=100)
     await client.send(b"RIFF", more=True)
     await client.fail(InvalidRequest("no"))
@@ -108,7 +94,7 @@ async def test_an_error_within_what_is_no_stream_adds_nothing_to_it(sent):
 
 
 async def test_an_error_after_the_first_byte_is_an_event_and_the_end(sent):
-    client = AsgiClient(exchange(), sent)
+    client = asgi_client(sent)
     await client.start(200, "text/event-stream", length=None)
     await client.send(b"data: {}\n\n", more=True)
     await client.fail(InvalidRequest("no"))

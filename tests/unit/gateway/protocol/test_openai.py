@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.fields import MAX_SEQUENCES, read_chat, read_completion
+from gateway.protocol.openai import MAX_SEQUENCES, read_chat, read_completion
 
 
 def chat(*messages, **fields):
