@@ -1,4 +1,4 @@
-"""The `magnus` command: `main` parses, each command builds what it needs and runs it."""
+"""The command line `magnus`. `main` reads the arguments; each command is a module of its own."""
 
 from gateway.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`python -m gateway.cli` is `magnus`."""
+"""Runs `magnus` as `python -m gateway.cli`."""
 
 from gateway.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`magnus backend tgi`."""
+"""`magnus backend tgi`: registers a running TGI."""
 
 import asyncio
 import signal
@@ -19,18 +19,20 @@ TRIAL_TIMEOUT_S = 60.0
 
 
 def tgi(
-    url: Annotated[str, typer.Option(help="Where the TGI answers, for us and for the gateway.")],
-    gateway: Annotated[str, typer.Option(help="URL of the gateway to register at.")],
-    admin_key: Annotated[str, typer.Option(envvar="MAGNUS_AUTH_ADMIN_KEY", help="The gateway's.")],
-    name: Annotated[str | None, typer.Option(help="Its name there; from the URL if not given.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="What the engine asks for.")] = None,
-    ready_timeout_s: Annotated[float, typer.Option(min=1, help="How long it may take to load.")] = 1800.0,
+    url: Annotated[str, typer.Option(help="URL of the running TGI, for this command and for the gateway.")],
+    gateway: Annotated[str, typer.Option(help="URL of the gateway at which the engine is registered.")],
+    admin_key: Annotated[str, typer.Option(envvar="MAGNUS_AUTH_ADMIN_KEY", help="The gateway's admin key.")],
+    name: Annotated[str | None, typer.Option(help="Backend name at the gateway. [from the URL]")] = None,
+    api_key: Annotated[str | None, typer.Option(help="API key that the engine requires.")] = None,
+    ready_timeout_s: Annotated[
+        float, typer.Option(min=1, help="Seconds until the engine must generate text.")
+    ] = 1800.0,
 ) -> None:
-    """Wait until a TGI generates, and register it at a gateway for as long as this command runs."""
-    where = urlsplit(url)
-    if where.scheme not in ("http", "https") or not where.hostname:
-        bad_input(f"--url: {url} is no URL that begins in http:// or https://")
-    entry = {"name": name or f"tgi-{where.netloc.rpartition('@')[2].replace(':', '-')}", "kind": "tgi", "url": url}
+    """Wait until a running TGI generates text, and register it at a gateway until this command ends."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        bad_input(f"--url: {url} is not valid; it must start with http:// or https://")
+    entry = {"name": name or f"tgi-{parts.netloc.rpartition('@')[2].replace(':', '-')}", "kind": "tgi", "url": url}
     run(_serve(entry | ({"api_key": api_key} if api_key else {}), gateway, admin_key, ready_timeout_s))
 
 
@@ -39,16 +41,16 @@ async def _serve(entry: dict[str, Any], gateway: str, admin_key: str, ready_time
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with registration_at(gateway, admin_key, entry) as registration:
-        told, up = asyncio.create_task(stop.wait()), asyncio.create_task(_enter(registration, ready_timeout_s))
+        stopping, up = asyncio.create_task(stop.wait()), asyncio.create_task(_enter(registration, ready_timeout_s))
         try:
-            await asyncio.wait({told, up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopping, up}, return_when=asyncio.FIRST_COMPLETED)
             if up.done():
                 up.result()
-                await told
+                await stopping
         except RegistrationError as error:
             failed(error)
         finally:
-            told.cancel()
+            stopping.cancel()
             up.cancel()
 
 
@@ -60,18 +62,18 @@ async def _enter(registration: Registration, ready_timeout_s: float) -> None:
                 if await _generates(entry["url"], entry.get("api_key")):
                     break
                 await asyncio.sleep(RETRY_S)
-            await registration.enter()
+            await registration.add()
             err.print(f"{entry['name']} is registered", markup=False, soft_wrap=True)
             sys.stdout.write(entry["url"] + "\n")
             sys.stdout.flush()
             return
-    failed(f"{entry['url']} did not generate within {ready_timeout_s:g} s")
+    failed(f"{entry['url']} did not generate text within {ready_timeout_s:g} s (--ready-timeout-s)")
 
 
 async def _generates(url: str, api_key: str | None) -> bool:
-    """Tell whether the engine makes a token: its health says less, which answers while a shard is lost."""
+    """Return whether the engine generates a token. Its `/health` answers even if a shard has failed."""
     try:
-        from httpx import HTTPError  # of which the hub's client makes its errors
+        from httpx import HTTPError  # the base class of the client's errors
         from huggingface_hub import AsyncInferenceClient
     except ImportError:
         failed(NOT_INSTALLED)

@@ -1,4 +1,4 @@
-"""`magnus demo`."""
+"""`magnus demo`: the gateway on simulated engines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,17 +26,19 @@ from gateway.demo.report import replay_table
 from gateway.errors import EngineStartError
 from gateway.telemetry import logs
 
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one. [8080]")]
-Engines = Annotated[int, typer.Option(min=1, max=64, help="Simulated engines, each a process of its own.")]
-Speed = Annotated[float, typer.Option(min=0.01, max=1000, help="How fast the engines' clocks run.")]
-Replay = Annotated[list[Path] | None, typer.Option(help="Workload to send, JSON lines or .gz; may be repeated.")]
-Rows = Annotated[int | None, typer.Option(min=1, help="Draw so many of its rows at random. [all]")]
-Seed = Annotated[int, typer.Option(help="Of the draw and of the arrivals.")]
-Rate = Annotated[float, typer.Option(min=0.01, help="Requests a second, where the rows have no times.")]
-Exit = Annotated[bool, typer.Option("--exit", help="Stop after the replay; --json implies it.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free port. [8080]")]
+Engines = Annotated[int, typer.Option(min=1, max=64, help="Number of simulated engines. Each is a process.")]
+Speed = Annotated[float, typer.Option(min=0.01, max=1000, help="Virtual seconds per real second in the engines.")]
+Replay = Annotated[
+    list[Path] | None, typer.Option(help="Workload file to send (JSON lines, plain or .gz). May be repeated.")
+]
+Rows = Annotated[int | None, typer.Option(min=1, help="Number of rows to draw at random. [all]")]
+Seed = Annotated[int, typer.Option(help="Seed of the draw and of the arrival times.")]
+Rate = Annotated[float, typer.Option(min=0.01, help="Requests per second, for rows without times.")]
+Exit = Annotated[bool, typer.Option("--exit", help="Stop after the replay. --json implies this.")]
 
 
-def demo(  # noqa: PLR0913 - one parameter an option
+def demo(  # noqa: PLR0913 - one parameter per option
     port: Port = None,
     engines: Engines = 2,
     speed: Speed = 1.0,
@@ -48,21 +50,22 @@ def demo(  # noqa: PLR0913 - one parameter an option
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Run the gateway on simulated engines, with a Postgres of its own; replay a workload through it.
+    """Run the gateway on simulated engines with an embedded Postgres, and replay a workload if one is given.
 
-    With --exit, a row that was not answered, or not at its length, or not remembered so, is exit code 1.
+    With --exit or --json, the exit code is 1 if a row got no answer, an answer of the wrong length, or no stored
+    record.
     """
     settings = _with_port(read_settings(config), port)
     logs.configure("warning", settings.log.format)
     if as_json and not replay:
-        bad_input("--json reports on a replay: name its workload with --replay FILE")
+        bad_input("--json: reports on a replay, so --replay FILE is required")
     try:
         workload = draw_rows(replay, rows, seed) if replay else []
     except (WorkloadError, OSError) as error:
         bad_input(error)
-    show = Demo(settings, engines, speed, workload, rate, seed)
+    the_demo = Demo(settings, engines, speed, workload, rate, seed)
     try:
-        run(_run(show, stay=not (exit_ or as_json), as_json=as_json))
+        run(_run(the_demo, stay=not (exit_ or as_json), as_json=as_json))
     except (*START_ERRORS, EngineStartError) as error:
         failed(error)
 
@@ -73,16 +76,16 @@ def _with_port(settings: Settings, port: int | None) -> Settings:
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, port=port))
 
 
-async def _run(show: Demo, *, stay: bool, as_json: bool) -> None:
-    async with show.running() as gateway:
+async def _run(the_demo: Demo, *, stay: bool, as_json: bool) -> None:
+    async with the_demo.running() as gateway:
         if not as_json:
             console.print(banner(gateway), markup=False, soft_wrap=True)
         flawless = True
-        if show.rows:
-            report = await show.replay(gateway, err)
+        if the_demo.rows:
+            report = await the_demo.replay(gateway, err)
             _print(report, as_json=as_json)
             flawless = report.flawless
-        if stay or not show.rows:
+        if stay or not the_demo.rows:
             await gateway.stopped()
         elif not flawless:
             raise typer.Exit(1)

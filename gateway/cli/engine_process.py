@@ -1,4 +1,4 @@
-"""An engine in a process of its own."""
+"""A real engine as a child process."""
 
 import asyncio
 import os
@@ -15,21 +15,21 @@ from backends.base import BackendSpec, BackendUnreachableError
 from backends.registry import connect
 
 POLL_S = 0.5
-LOOK_TIMEOUT_S = 5.0
+SCRAPE_TIMEOUT_S = 5.0
 TERMINATE_S = 30.0
-"""How long it may take to end when told to; then it is killed."""
+"""Time between SIGTERM and SIGKILL."""
 
 
 @dataclass(slots=True)
 class EngineProcess:
-    """A running engine; in a session of its own, so that a Ctrl-C reaches it through us alone."""
+    """A running engine. It has a session of its own, so that Ctrl-C does not reach it directly."""
 
     _process: Process
 
     @classmethod
     @asynccontextmanager
     async def started(cls, command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Self]:
-        """Run it until the block ends."""
+        """Run the command until the block ends."""
         process = await asyncio.create_subprocess_exec(
             *command, env=dict(environment), stdin=DEVNULL, start_new_session=True
         )
@@ -41,22 +41,22 @@ class EngineProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, None while it runs."""
+        """The exit code, or None while the engine runs."""
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait for its end."""
+        """Wait until the process ends. Return its exit code."""
         return await self._process.wait()
 
     def terminate(self) -> None:
-        """Tell it to end, now."""
+        """Send SIGTERM."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     async def healthy(self, url: str, within_s: float) -> bool:
-        """Wait until it answers `/health`; tell whether it did in time."""
+        """Wait until the engine's `/health` succeeds. Return False if that takes longer than `within_s`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s), httpx2.AsyncClient(timeout=LOOK_TIMEOUT_S, trust_env=False) as http:
+            async with asyncio.timeout(within_s), httpx2.AsyncClient(timeout=SCRAPE_TIMEOUT_S, trust_env=False) as http:
                 while True:
                     if await _is_healthy(http, url):
                         return True
@@ -64,7 +64,7 @@ class EngineProcess:
         return False
 
     async def drain(self, url: str, api_key: str | None, within_s: float) -> None:
-        """Let what runs in it come to its end, unless that takes too long or it is told to end meanwhile."""
+        """Wait until the engine has no requests, the time is over, or the engine ends."""
         ended = asyncio.create_task(self.wait())
         idle = asyncio.create_task(_idle(url, api_key))
         await asyncio.wait({ended, idle}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
@@ -92,14 +92,14 @@ async def _is_healthy(http: httpx2.AsyncClient, url: str) -> bool:
 
 
 async def _idle(url: str, api_key: str | None) -> None:
-    """Wait until the engine at `url` has nothing to do, or does not answer."""
+    """Wait until the engine at `url` has no requests, or does not answer."""
     async with httpx2.AsyncHTTPTransport() as transport:
-        backend = connect(BackendSpec("engine", "vllm", url, api_key=api_key), transport, LOOK_TIMEOUT_S)
+        backend = connect(BackendSpec("engine", "vllm", url, api_key=api_key), transport, SCRAPE_TIMEOUT_S)
         while True:
             try:
-                look = await backend.scrape()
+                snapshot = await backend.scrape()
             except BackendUnreachableError:
                 return
-            if not look.running and not look.waiting:
+            if not snapshot.running and not snapshot.waiting:
                 return
             await asyncio.sleep(POLL_S)

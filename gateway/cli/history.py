@@ -1,4 +1,4 @@
-"""`magnus history import`."""
+"""`magnus history import`: loads past requests into the database."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,9 @@ from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
 
 app = typer.Typer(help="Past requests.", no_args_is_help=True, rich_markup_mode=None)
 
-Files = Annotated[list[Path], typer.Argument(help="JSON lines or CSV traces, plain or .gz.")]
+Files = Annotated[list[Path], typer.Argument(help="Files of past requests (JSON lines or CSV traces, plain or .gz).")]
 InstructionsOption = Annotated[
-    Path | None, typer.Option("--instructions", help="System prompts by application and task, JSON.")
+    Path | None, typer.Option("--instructions", help="JSON file of system prompts by application and task.")
 ]
 
 
@@ -34,9 +34,9 @@ def _history() -> None:
 def import_(
     files: Files, instructions: InstructionsOption = None, as_json: JsonOption = False, config: ConfigOption = None
 ) -> None:
-    """Load past requests, so that predictions start warm: all rows of all files, or none.
+    """Load past requests into the database, all rows of all files or none, so that predictions start with history.
 
-    A gateway that runs learns from them with its next model, and remembers them when it starts again.
+    A running gateway uses them in its next training, and its memory of answers contains them after its next start.
     """
     settings = read_settings(config)
     corpus = read_through(files, instructions)
@@ -48,13 +48,13 @@ def import_(
                 report = await import_corpus(engine, corpus, extractor, _rules(settings), on_bytes)
         except RowError as error:
             bad_input(error)
-        _tell(report, settings, as_json=as_json)
+        _print_report(report, settings, as_json=as_json)
 
     on_database(settings, work)
 
 
 def read_through(files: list[Path], instructions: Path | None) -> Corpus:
-    """Read all files to their ends; a bad line ends the command before anything was done."""
+    """Check all files. A wrong row ends the command before it has changed anything."""
     try:
         texts = Instructions.load(instructions) if instructions else NO_INSTRUCTIONS
         with bytes_read("Checking", files) as on_bytes:
@@ -72,7 +72,7 @@ def _rules(settings: Settings) -> ImportRules:
     )
 
 
-def _tell(report: ImportReport, settings: Settings, *, as_json: bool) -> None:
+def _print_report(report: ImportReport, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
@@ -80,7 +80,7 @@ def _tell(report: ImportReport, settings: Settings, *, as_json: bool) -> None:
     if report.expired:
         days = settings.database.retention_days
         err.print(
-            f"magnus: {report.expired:,} of them are older than database.retention_days = {days} and will be forgotten",
+            f"magnus: {report.expired:,} of them are older than database.retention_days = {days} and will be deleted",
             style="yellow",
             soft_wrap=True,
         )

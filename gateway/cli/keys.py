@@ -1,7 +1,9 @@
-"""`magnus keys`: applications' API keys."""
+"""`magnus keys`: API keys of applications."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -9,26 +11,28 @@ from rich.table import Table
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, print_json, read_settings
 from gateway.cli.resources import on_database
 from gateway.config import Settings
-from gateway.storage.keys import KeyStore
 
-app = typer.Typer(help="Applications' API keys.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:  # SQLAlchemy takes long to import, and `--help` does not need it
+    from gateway.storage.keys import KeyStore
+
+app = typer.Typer(help="API keys of applications.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def create(
-    app_name: Annotated[str, typer.Option("--app", help="The application that the key stands for.")],
-    label: Annotated[str, typer.Option(help="What tells this key from others of the application.")] = "",
+    app_name: Annotated[str, typer.Option("--app", help="Name of the application that uses the key.")],
+    label: Annotated[str, typer.Option(help="Text by which you recognise the key.")] = "",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key; it is shown once and never again."""
+    """Create an API key and print it. It cannot be shown again."""
     if not app_name.strip() or len(app_name) > 128:
-        bad_input("--app: 1 to 128 characters")
+        bad_input("--app: must have 1 to 128 characters")
 
     async def work(keys: KeyStore) -> None:
-        key, kept = await keys.create(app_name, label)
+        key, stored = await keys.create(app_name, label)
         if as_json:
-            print_json({"key": key, "id": kept.id, "app": kept.app, "label": kept.label})
+            print_json({"key": key, "id": stored.id, "app": stored.app, "label": stored.label})
         else:
             console.print(key, markup=False, soft_wrap=True)
 
@@ -37,11 +41,11 @@ def create(
 
 @app.command("list")
 def list_keys(
-    app_name: Annotated[str | None, typer.Option("--app", help="Of this application alone.")] = None,
+    app_name: Annotated[str | None, typer.Option("--app", help="List only this application's keys.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List the keys, by their first characters."""
+    """List the API keys by their first characters."""
 
     async def work(keys: KeyStore) -> None:
         found = await keys.list(app_name)
@@ -59,18 +63,20 @@ def list_keys(
 
 @app.command()
 def revoke(
-    key_id: Annotated[int, typer.Argument(metavar="ID", help="As in `magnus keys list`.")],
+    key_id: Annotated[int, typer.Argument(metavar="ID", help="The key's id, from `magnus keys list`.")],
     config: ConfigOption = None,
 ) -> None:
-    """Revoke a key; within half a minute it works nowhere."""
+    """Revoke an API key. Running gateways reject it within 30 seconds."""
 
     async def work(keys: KeyStore) -> None:
         if not await keys.revoke(key_id):
-            bad_input(f"no valid key has the id {key_id}")
+            bad_input(f"ID: there is no valid key with id {key_id}; see `magnus keys list`")
         console.print(f"Key {key_id} is revoked.")
 
     _with_keys(read_settings(config), work)
 
 
 def _with_keys(settings: Settings, work: Callable[[KeyStore], Coroutine[Any, Any, None]]) -> None:
+    from gateway.storage.keys import KeyStore
+
     on_database(settings, lambda engine: work(KeyStore(engine)))

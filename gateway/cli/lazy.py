@@ -1,4 +1,4 @@
-"""A group of commands, each imported when it is asked for, since most need little of the rest."""
+"""A command group that imports a command only when it runs, because most commands need few packages."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,16 +9,16 @@ from typer.core import TyperGroup
 
 
 def lazy_group(commands: Mapping[str, tuple[str, str]]) -> type[TyperGroup]:
-    """Return a group for typer.
+    """Return a group class for typer.
 
     Args:
-        commands: name to where the command is, as `module:attribute`, and what it does.
+        commands: by name, the location of each command as `module:attribute`, and its one-line help.
     """
 
     class Group(TyperGroup):
         """The commands by name."""
 
-        def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - click's, vendored by typer
+        def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - click's type, which typer vendors
             return list(commands)
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401

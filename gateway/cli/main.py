@@ -1,4 +1,4 @@
-"""Puts the commands together."""
+"""The entry point of `magnus`, and its list of commands."""
 
 import typer
 
@@ -7,24 +7,24 @@ from gateway.cli.lazy import lazy_group
 
 COMMANDS = {
     "serve": ("gateway.cli.serve:serve", "Run the gateway."),
-    "demo": ("gateway.cli.demo:demo", "Run the gateway on simulated engines; replay a workload."),
+    "demo": ("gateway.cli.demo:demo", "Run the gateway on simulated engines, and replay a workload."),
     "engine": ("gateway.cli.engine:engine", "Run one simulated engine."),
     "backend": ("gateway.cli.backend:app", "Start a real engine and register it at a gateway."),
-    "stats": ("gateway.cli.stats:stats", "Show what a running gateway remembers."),
-    "history": ("gateway.cli.history:app", "What the gateway remembers of past requests."),
-    "train": ("gateway.cli.train:train", "Train the length predictor now."),
+    "stats": ("gateway.cli.stats:stats", "Show the statistics of a running gateway."),
+    "history": ("gateway.cli.history:app", "Import past requests."),
+    "train": ("gateway.cli.train:train", "Train the length predictor."),
     "evaluate": ("gateway.cli.evaluate:evaluate", "Measure length prediction on past requests."),
-    "predictor": ("gateway.cli.predictor:app", "The length predictor's versions."),
-    "simulate": ("gateway.cli.simulate:simulate", "Run the scheduling core in simulated time."),
-    "keys": ("gateway.cli.keys:app", "Applications' API keys."),
-    "db": ("gateway.cli.serve:db", "The database."),
+    "predictor": ("gateway.cli.predictor:app", "List, promote and roll back versions of the length predictor."),
+    "simulate": ("gateway.cli.simulate:simulate", "Simulate the scheduler on a workload."),
+    "keys": ("gateway.cli.keys:app", "Create, list and revoke API keys."),
+    "db": ("gateway.cli.db:app", "Migrate the database."),
 }
-"""Name to where the command is, and what it does."""
+"""By name: the location of the command, and its one-line help."""
 
 app = typer.Typer(
     name="magnus",
     cls=lazy_group(COMMANDS),
-    help="The gateway in front of your own LLM engines.",
+    help="Magnus is a gateway in front of your own LLM engines.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

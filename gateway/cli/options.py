@@ -1,4 +1,4 @@
-"""Options that several commands share, and what all of them do with bad input."""
+"""Options, output and errors that several commands share."""
 
 import os
 import sys
@@ -22,13 +22,15 @@ DEFAULT_CONFIG = Path("magnus.toml")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", envvar="MAGNUS_CONFIG", help="Settings file; magnus.toml here if there is one."),
+    typer.Option(
+        "--config", envvar="MAGNUS_CONFIG", help="Settings file. [magnus.toml in the current folder, if it exists]"
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
 def read_settings(config: Path | None) -> Settings:
-    """Read the settings, from `magnus.toml` in this folder if none is named; bad ones end the command."""
+    """Return the settings, by default from `magnus.toml` in the current folder. A wrong setting ends the command."""
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
     try:
@@ -38,13 +40,13 @@ def read_settings(config: Path | None) -> Settings:
 
 
 def bad_input(error: Exception | str) -> NoReturn:
-    """End the command over something that its user can mend: one line on stderr, exit code 2."""
+    """Print an error that the user can correct as one line on stderr, and exit with code 2."""
     err.print(f"magnus: {error}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(2)
 
 
 def failed(error: Exception | str) -> NoReturn:
-    """End the command over something in its surroundings: one line on stderr, exit code 1."""
+    """Print an error of the environment as one line on stderr, and exit with code 1."""
     err.print(f"magnus: {error}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, each as PNG and SVG. Needs the extra `plots`."""
+"""Plots of an evaluation, each as PNG and SVG. They need the extra `plots`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ MAX_POINTS = 5000
 N_BINS = 10
 N_IMPORTANCES = 25
 CURVE_ROWS = 500
-"""Rows over which a learning curve is smoothed."""
+"""Number of rows over which a learning curve is averaged."""
 
 
 def draw_plots(directory: Path, scored: Scored, model: LengthModel, *, online: bool) -> Iterator[Path]:
-    """Draw all pictures; yields each file that was written.
+    """Draw all plots. Yields the path of each file that was written.
 
     Args:
-        directory: made if it is missing.
-        scored: the predictions and what came.
-        model: as it was fitted last.
-        online: whether the rows are in the order of time; then the learning curve is the error along it.
+        directory: created if it is missing.
+        scored: the predictions and the actual lengths.
+        model: the model of the last training.
+        online: whether the rows are in the order of time. Then the learning curve is the error over the rows.
     """
     directory.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[Axes], None]] = {
@@ -36,7 +36,7 @@ def draw_plots(directory: Path, scored: Scored, model: LengthModel, *, online: b
         "predicted_vs_actual": lambda axes: _scatter(axes, scored),
         "calibration": lambda axes: _calibration(axes, scored),
     }
-    if hasattr(model, "booster_"):  # there were enough rows for a training
+    if hasattr(model, "booster_"):  # false if there were too few rows for a training
         drawings["feature_importance"] = lambda axes: _importance(axes, model)
     for name, draw in drawings.items():
         figure = Figure(figsize=(8, 6), layout="constrained")
@@ -48,7 +48,7 @@ def draw_plots(directory: Path, scored: Scored, model: LengthModel, *, online: b
 
 
 def _error_over_rows(axes: Axes, scored: Scored) -> None:
-    """Mean absolute error along the rows: history alone at first, then models that know ever more."""
+    """Draw the mean absolute error over the rows, from the first rows without a model to the last ones."""
     window = max(1, min(CURVE_ROWS, len(scored.actual) // 4))
     errors = np.abs(scored.median - scored.actual)
     axes.plot(np.arange(window, len(errors) + 1), np.convolve(errors, np.ones(window) / window, "valid"))
@@ -56,7 +56,7 @@ def _error_over_rows(axes: Axes, scored: Scored) -> None:
 
 
 def _loss(axes: Axes, model: LengthModel) -> None:
-    """Loss by trees, on the rows of the training and on those that choose the number of trees."""
+    """Draw the loss over the trees, for the training rows and the rows that choose the number of trees."""
     names = {"learn": "training", "validation": "held out"}
     for part, losses in model.booster_.get_evals_result().items():
         for values in losses.values():
@@ -66,7 +66,7 @@ def _loss(axes: Axes, model: LengthModel) -> None:
 
 
 def _scatter(axes: Axes, scored: Scored) -> None:
-    """Predicted median against the actual length, both in tokens and on log scales."""
+    """Draw the predicted median over the actual length, in tokens on log scales."""
     drawn = np.random.default_rng(0).permutation(len(scored.actual))[:MAX_POINTS]
     apps = scored.apps[drawn]
     for app in sorted(set(apps.tolist())):
@@ -80,7 +80,7 @@ def _scatter(axes: Axes, scored: Scored) -> None:
 
 
 def _calibration(axes: Axes, scored: Scored) -> None:
-    """Share of answers within their quantiles, from the shortest predicted tenth to the longest."""
+    """Draw the share of answers within their quantiles, for ten groups of equal size by predicted median."""
     order = np.argsort(scored.median, kind="stable")
     bins = [rows for rows in np.array_split(order, N_BINS) if len(rows)]
     middles = [float(np.median(scored.median[rows])) for rows in bins]
@@ -95,7 +95,7 @@ def _calibration(axes: Axes, scored: Scored) -> None:
 
 
 def _importance(axes: Axes, model: LengthModel) -> None:
-    """What the trees look at most."""
+    """Draw the most important features of the trees."""
     shares = list(model.feature_importances().items())[:N_IMPORTANCES][::-1]
     axes.barh([name for name, _ in shares], [share for _, share in shares])
     axes.tick_params(axis="y", labelsize=8)

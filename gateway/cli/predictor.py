@@ -11,12 +11,12 @@ from gateway.cli.resources import on_database
 from gateway.errors import UnknownVersion
 from gateway.training.registry import ModelInfo, ModelRegistry
 
-app = typer.Typer(help="The versions of the length model.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Versions of the length model.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_versions(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """List the versions, the newest first, with what each was measured at."""
+    """List the versions with their metrics, the newest first."""
 
     async def work(engine: AsyncEngine) -> None:
         found = await ModelRegistry(engine).list()
@@ -30,46 +30,48 @@ def list_versions(as_json: JsonOption = False, config: ConfigOption = None) -> N
 
 @app.command()
 def promote(
-    version: Annotated[int, typer.Argument(help="As in `magnus predictor list`.")],
+    version: Annotated[int, typer.Argument(help="The version, from `magnus predictor list`.")],
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Let a version serve; running gateways take it up within seconds."""
+    """Let a version serve. Running gateways load it within seconds."""
 
     async def work(engine: AsyncEngine) -> None:
         try:
             await ModelRegistry(engine).promote(version)
         except UnknownVersion as error:
             bad_input(str(error))
-        _tell(version, as_json=as_json)
+        _print_serving(version, as_json=as_json)
 
     on_database(read_settings(config), work)
 
 
 @app.command()
 def rollback(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Take the serving version back: the one before it serves, or history alone where there is none."""
+    """Undo the last promotion. The previous version serves; without one, predictions use history only."""
 
     async def work(engine: AsyncEngine) -> None:
         try:
             version = await ModelRegistry(engine).rollback()
         except UnknownVersion as error:
             bad_input(str(error))
-        _tell(version, as_json=as_json)
+        _print_serving(version, as_json=as_json)
 
     on_database(read_settings(config), work)
 
 
-def _tell(version: int | None, *, as_json: bool) -> None:
+def _print_serving(version: int | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"serving": version})
     else:
-        console.print("No version serves; history predicts." if version is None else f"Version {version} serves.")
+        console.print(
+            "No version serves. Predictions use history only." if version is None else f"Version {version} serves."
+        )
 
 
 def _table(versions: list[ModelInfo]) -> Table:
     table = Table("version", "status", "trained", title="Length models")
-    for heading in ("rows", "mean error", "p90 covers"):
+    for heading in ("rows", "MAE", "p90 covers"):
         table.add_column(heading, justify="right")
     for model in versions:
         figures = (model.metrics.get("mae"), model.metrics.get("p90_coverage"))

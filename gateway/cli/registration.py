@@ -1,4 +1,4 @@
-"""One engine made known to a running gateway, and taken back."""
+"""The registration of one engine at a running gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,23 +18,23 @@ RETRY_S = 2.0
 
 @dataclass(slots=True)
 class Registration:
-    """An entry among a gateway's backends.
+    """One backend of a gateway.
 
     Args:
         http: a client of the gateway, with the admin key in its headers.
-        fields: the entry, as one of `[[backends]]`.
+        fields: the backend's settings, with the keys of `[[backends]]`.
     """
 
     http: httpx2.AsyncClient
     fields: dict[str, Any]
-    ours: bool = False
-    """Whether it is there by us, and for us to take out."""
+    owned: bool = False
+    """Whether this command has added the backend, and so removes it at the end."""
 
     async def check(self) -> bool:
-        """Tell whether the gateway answers.
+        """Return whether the gateway answers.
 
         Raises:
-            RegistrationError: it does not take the admin key, or is no gateway.
+            RegistrationError: the gateway rejects the admin key, or is not a Magnus gateway.
         """
         try:
             response = await self.http.get(PATH)
@@ -43,58 +43,66 @@ class Registration:
         _require(response, HTTPStatus.OK)
         return True
 
-    async def enter(self) -> None:
-        """Enter the engine, as soon as the gateway answers; an entry that an earlier run left is brought up to date.
+    async def add(self) -> None:
+        """Add the backend when the gateway answers. If an earlier run left it there, update it.
 
         Raises:
-            RegistrationError: the gateway refuses.
+            RegistrationError: the gateway refuses the backend.
         """
         while True:
             try:
-                return await self._enter()
+                return await self._add()
             except httpx2.RequestError:
                 await asyncio.sleep(RETRY_S)
 
     async def withdraw(self) -> bool:
-        """Take the engine out: what runs there may end. Tell whether the gateway answered; idempotent."""
-        if not self.ours:
+        """Remove the backend; its running requests may finish. Return whether the gateway answered.
+
+        A second call does nothing.
+        """
+        if not self.owned:
             return True
         try:
             response = await self.http.delete(f"{PATH}/{self.fields['name']}")
         except httpx2.RequestError:
             return False
-        self.ours = False
+        self.owned = False
         return response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR
 
-    async def _enter(self) -> None:
+    async def _add(self) -> None:
         response = await self.http.post(PATH, json=self.fields)
         code = _code(response)
         if code == "backend_configured":
-            return  # the settings file has it, and keeps it
+            return  # the settings file contains it, so it stays
         if code == "backend_exists":
             changes = {name: value for name, value in self.fields.items() if name not in ("name", "kind")}
             response = await self.http.patch(f"{PATH}/{self.fields['name']}", json=changes)
             _require(response, HTTPStatus.OK)
         else:
             _require(response, HTTPStatus.CREATED)
-        self.ours = True
+        self.owned = True
 
 
 @asynccontextmanager
 async def registration_at(gateway: str, admin_key: str, fields: dict[str, Any]) -> AsyncIterator[Registration]:
-    """Prepare an entry, and take it out with the block; a gateway that would refuse ends the command at once.
+    """Yield a registration that is withdrawn at the end of the block. A rejected admin key ends the command at once.
 
     Args:
-        gateway: its URL; it may come up later.
-        admin_key: opens its `/admin`.
-        fields: the entry, as one of `[[backends]]`.
+        gateway: the gateway's URL. The gateway may start later.
+        admin_key: the gateway's admin key.
+        fields: the backend's settings, with the keys of `[[backends]]`.
     """
     headers = {"authorization": f"Bearer {admin_key}"}
     async with httpx2.AsyncClient(base_url=gateway.rstrip("/"), headers=headers, timeout=30) as http:
         registration = Registration(http, fields)
         try:
             if not await registration.check():
-                err.print(f"magnus: {gateway} does not answer yet", style="yellow", markup=False, soft_wrap=True)
+                err.print(
+                    f"magnus: the gateway {gateway} does not answer yet; waiting",
+                    style="yellow",
+                    markup=False,
+                    soft_wrap=True,
+                )
         except RegistrationError as error:
             bad_input(f"--gateway {gateway}: {error}")
         try:
@@ -105,13 +113,13 @@ async def registration_at(gateway: str, admin_key: str, fields: dict[str, Any]) 
 
 def _require(response: httpx2.Response, status: HTTPStatus) -> None:
     if response.status_code == HTTPStatus.UNAUTHORIZED:
-        raise RegistrationError("the gateway does not take this admin key")
+        raise RegistrationError("the gateway rejects this admin key")
     if response.status_code != status:
         raise RegistrationError(f"the gateway answered {response.status_code}: {response.text[:300]}")
 
 
 def _code(response: httpx2.Response) -> object:
-    """Return the code of an error in OpenAI's shape, None where there is none."""
+    """Return the code of an error in OpenAI's format, or None."""
     try:
         match response.json():
             case {"error": {"code": code}}:

@@ -1,4 +1,4 @@
-"""`magnus stats`."""
+"""`magnus stats`: the statistics of a running gateway."""
 
 from typing import Annotated, Any
 
@@ -16,14 +16,16 @@ TIMEOUT_S = 30.0
 
 
 def stats(
-    url: Annotated[str | None, typer.Option(help="The gateway's; the configured host and port if not given.")] = None,
-    app: Annotated[str | None, typer.Option(help="This application alone.")] = None,
-    user: Annotated[str | None, typer.Option(help="This end user alone.")] = None,
-    since: Annotated[str | None, typer.Option(help="Requests from this time on (ISO 8601).")] = None,
+    url: Annotated[str | None, typer.Option(help="URL of the gateway. [from the configured host and port]")] = None,
+    app: Annotated[str | None, typer.Option(help="Show only this application.")] = None,
+    user: Annotated[str | None, typer.Option(help="Show only this end user.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Count only requests that arrived after this time (ISO 8601).")
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a running gateway remembers, holds and predicts."""
+    """Show a running gateway's applications, backends, queue and predictions."""
     settings = read_settings(config)
     filters = {name: value for name, value in (("app", app), ("user", user), ("since", since)) if value is not None}
     page = _fetch(url or f"http://{settings.server.host}:{settings.server.port}", _admin_key(settings), filters)
@@ -36,7 +38,7 @@ def stats(
 
 
 def _admin_key(settings: Settings) -> str:
-    """The configured key, else the one that the gateway has made and kept."""
+    """Return the configured admin key, or the one that the gateway has created."""
     return settings.auth.admin_key or kept_admin_key(data_dir(settings), create=False) or ""
 
 
@@ -47,11 +49,11 @@ def _fetch(url: str, key: str, filters: dict[str, str]) -> dict[str, Any]:
             response = client.get(f"{url.rstrip('/')}/admin/stats", params=filters, headers=headers)
         page = msgspec.json.decode(response.content)
     except (httpx2.HTTPError, msgspec.DecodeError) as error:
-        failed(f"no stats from {url}: {error}")
+        failed(f"cannot read the statistics of {url}: {error}")
     if response.status_code == 400:
         bad_input(page["error"]["message"])
     if response.status_code != 200:
-        failed(f"no stats from {url}: {page['error']['message']}")
+        failed(f"cannot read the statistics of {url}: {page['error']['message']}")
     return dict(page)
 
 
@@ -90,14 +92,14 @@ def _backends(page: dict[str, Any]) -> Table:
 
 
 def _state(backend: dict[str, Any]) -> str:
-    """Whether it answers, and whether what it tells of its load is believed."""
+    """Return whether the backend answers, and whether its metrics are up to date."""
     if not backend["healthy"]:
-        return "away"
+        return "unreachable"
     return "stale" if backend["metrics_believed"] is False else "ok"
 
 
 def _table(first: str, headings: tuple[str, ...]) -> Table:
-    """A table that fits 80 columns: nothing but spaces between them."""
+    """Return a table that fits 80 columns, with only spaces between its columns."""
     table = Table(first, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="right")

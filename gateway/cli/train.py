@@ -1,4 +1,4 @@
-"""`magnus train`."""
+"""`magnus train`: trains the length predictor."""
 
 import typer
 from rich.table import Table
@@ -13,9 +13,9 @@ from gateway.training.training import train as train_model
 
 
 def train(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Train on the newest requests in the database; the new model serves if it is better than what does.
+    """Train on the newest requests in the database. The new model serves if it is better than the serving one.
 
-    With too few requests, or while another process trains, the exit code is 1.
+    The exit code is 1 if there are too few requests, or if another process trains.
     """
     settings = read_settings(config)
     order = _order(settings)
@@ -26,7 +26,7 @@ def train(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         if as_json:
             print_json(report)
         if report.version is None:
-            _give_up(report, as_json=as_json)
+            _exit_untrained(report, as_json=as_json)
         elif not as_json:
             console.print(_table(report))
 
@@ -45,17 +45,17 @@ def _order(settings: Settings) -> TrainingOrder:
     )
 
 
-def _give_up(report: TrainingReport, *, as_json: bool) -> None:
+def _exit_untrained(report: TrainingReport, *, as_json: bool) -> None:
     if as_json:
         raise typer.Exit(1)
     if report.outcome == "busy":
-        failed("another process trains now")
-    failed(f"too few rows to train on: {report.rows:,} with features, {report.needed:,} are needed")
+        failed("another process is training; try again later")
+    failed(f"too few requests to train on: {report.rows:,} have features, {report.needed:,} are needed")
 
 
 def _table(report: TrainingReport) -> Table:
-    verdict = "serves now" if report.outcome == "promoted" else "is not better and does not serve"
-    title = f"Version {report.version} {verdict} ({report.rows:,} rows, {report.seconds:.1f} s)"
+    result = "serves now" if report.outcome == "promoted" else "is not better and does not serve"
+    title = f"Version {report.version} {result} ({report.rows:,} rows, {report.seconds:.1f} s)"
     table = Table("on the newest rows", title=title)
     table.add_column("new", justify="right")
     table.add_column(report.against or "", justify="right")

@@ -72,7 +72,7 @@ def test_import_train_promote_and_roll_back(magnus, past):
 def test_too_few_rows_to_train_on_are_said_so(magnus):
     result = magnus("train")
     assert result.exit_code == 1
-    assert "too few rows to train on: 0 with features, 300 are needed" in result.stderr
+    assert "too few requests to train on: 0 have features, 300 are needed" in result.stderr
 
 
 @pytest.mark.parametrize("online", [[], ["--online"]])
