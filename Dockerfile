@@ -1,24 +1,27 @@
 # syntax=docker/dockerfile:1
 
-# Every dependency comes as a wheel, so neither stage has a compiler; the second leaves sources and caches behind.
+# Every dependency is a wheel, so no stage needs a compiler. The second stage has neither sources nor caches.
 FROM python:3.11-slim AS build
 WORKDIR /src
-RUN python -m venv /opt/magnus
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The image has the extra `embeddings`, which brings torch. Its default build is for CUDA: with --build-arg
+# PIP_EXTRA_INDEX_URL=... and the address of PyTorch's CPU builds, the image is gigabytes smaller.
+COPY requirements/install requirements/image.txt requirements/torch.txt requirements/uv.txt ./requirements/
+ARG PIP_EXTRA_INDEX_URL
+RUN --mount=type=cache,target=/root/.cache requirements/install image /opt/magnus python
+COPY pyproject.toml README.md LICENSE ./
 COPY gateway ./gateway
 COPY backends ./backends
 COPY migrations ./migrations
-# sentence-transformers brings torch, which PyPI has for CUDA alone. --build-arg PIP_EXTRA_INDEX_URL=... that names
-# PyTorch's index of CPU builds makes the image some gigabytes smaller.
-ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/magnus/bin/pip install --disable-pip-version-check --constraint constraints.txt .
+RUN /opt/magnus/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation . \
+    && /opt/magnus/bin/pip uninstall --yes uv
+# The gateway cannot write here at run time, so all byte code is compiled now.
+RUN /opt/magnus/bin/python -m compileall -q -j 0 /opt/magnus/lib
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home magnus \
     && install --directory --owner magnus --group magnus /var/lib/magnus
 COPY --from=build /opt/magnus /opt/magnus
-# A container is reached from outside or not at all, and beyond loopback the gateway asks for keys.
+# Clients reach a container from outside, so the gateway listens on all addresses and requires API keys.
 ENV PATH=/opt/magnus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MAGNUS_SERVER_HOST=0.0.0.0 \

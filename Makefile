@@ -6,47 +6,55 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.gateway-installed
+DEV_STAMP := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-vllm lint format clean
+.PHONY: help setup dev run test test-unit test-vllm lint format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Build the virtual environment (quick when it is up to date)
+setup: $(STAMP) ## Install what the gateway needs into .venv (quick when it is up to date)
 
-$(STAMP): pyproject.toml constraints.txt
+dev: $(DEV_STAMP) ## Add the tools and packages that development and tests need
+
+$(STAMP): pyproject.toml requirements/gateway.txt requirements/uv.txt requirements/install
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: name one with make PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Building $(VENV) with $(PYTHON): about a minute"
-	@$(PYTHON) -m venv $(VENV)
-	@# Dependency groups need pip 25.1; the pip that comes with Python 3.11 is older.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev --constraint constraints.txt
+	@requirements/install gateway $(abspath $(VENV)) $(PYTHON)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) requirements/dev.txt requirements/torch.txt
+	@requirements/install dev $(abspath $(VENV)) $(PYTHON)
 	@touch $@
 
 run: setup ## Run the gateway on two simulated engines (ARGS="--port 9000" is passed on)
-	$(BIN)/magnus demo $(ARGS)
+	@echo "Starting the gateway, an embedded PostgreSQL and two simulated engines: magnus demo $(ARGS)"
+	@$(BIN)/magnus demo $(ARGS)
 
 test: lint ## Lint, then run every test that needs no real engine
 	$(BIN)/python -m pytest -m "not vllm"
 
-test-unit: setup ## Run the tests that touch no network and no database
+test-unit: dev ## Run the tests that touch no network and no database
 	$(BIN)/python -m pytest tests/unit tests/property
 
-test-vllm: setup ## Run the tests against a real vLLM on the CPU (the first run downloads about 1 GB)
+test-vllm: dev ## Run the tests against a real vLLM on the CPU (the first run downloads about 1 GB)
 	$(BIN)/python tests/vllm/install.py
 	$(BIN)/python -m pytest -m vllm
 
-lint: setup ## Check style, types and architecture
+lint: dev ## Check style, types and architecture
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup ## Rewrite the code in the house format
+format: dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock: setup ## Write the lock files anew from pyproject.toml (ARGS=--upgrade moves to the newest releases)
+	PATH=$(abspath $(BIN)):$$PATH requirements/lock $(ARGS)
 
 clean: ## Remove what the other targets made in this folder
 	rm -rf $(VENV) dist build htmlcov .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -33,7 +33,7 @@ class Link:
 
 def pages() -> list[Path]:
     """Return every Markdown page of the project that people read."""
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "requirements" / "README.md"])
 
 
 def relative_links(page: Path) -> Iterator[Link]:
