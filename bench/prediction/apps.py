@@ -7,7 +7,6 @@ import typer
 from bench.prediction.options import FilesArgument, InstructionsOption, SeedOption
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
 from gateway.prediction.embedder import load_embedder
 from gateway.prediction.evaluation import Scored, evaluate
 
@@ -21,7 +20,7 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Measure our predictor on rows of past requests: all applications together, then each."""
-    embedder = load_embedder(embedder_name, cache_dir())
+    embedder = load_embedder(embedder_name)
     rows = read_rows(files, instructions)
     print_table(by_app(evaluate(rows, embedder, seed=seed, learn=not frozen)), as_json=as_json)
 

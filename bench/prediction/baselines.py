@@ -1,8 +1,8 @@
-"""`python -m bench prediction baselines`: the paper's predictors beside ours, on the same rows.
+"""`python -m bench prediction baselines`: the paper's predictors and ours on the same rows.
 
-Application mean; UILO, a line on the input's length per application; RAFT, a random forest per application on the
-input's length; INST, one forest on the length and the instruction's embedding; USIN, that and the user input's
-embedding. The forests see the embeddings compressed to 4 and 16 dimensions, as the paper has it.
+The predictors: the application's mean; UILO, a line on the input length per application; RAFT, a random forest on the
+input length per application; INST, one forest on the input length and the embedding of the instruction; USIN, INST with
+the embedding of the user input. As in the paper, the embeddings are compressed to 4 and 16 dimensions.
 
 Source: Cheng et al., Enabling Efficient Batch Serving for LMaaS via Generation Length Prediction (arXiv 2406.04785).
 """
@@ -18,13 +18,13 @@ from sklearn.linear_model import LinearRegression
 from bench.prediction.options import FilesArgument, InstructionsOption, SeedOption
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
-from gateway.prediction.embedder import load_embedder
-from gateway.prediction.evaluation import Scored, kendall_tau, learn_history, score, split_by_group
-from gateway.prediction.features import FEATURE_NAMES, SYSTEM_EMBEDDING, TEXT_EMBEDDING, FeatureExtractor
+from gateway.prediction.embedder import StaticEmbedder
+from gateway.prediction.evaluation import Scored, learn_history, score, split_by_group
+from gateway.prediction.features import FEATURE_NAMES, SYSTEM_EMBEDDING, TEXT_EMBEDDING
 from gateway.prediction.fitting import TrainingSet, fit_predictor
 from gateway.prediction.length_model import Compression
 from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.metrics import kendall_tau
 
 Floats = NDArray[np.float64]
 Fit = Callable[[TrainingSet, TrainingSet], Floats]
@@ -38,22 +38,22 @@ def application_mean(train: TrainingSet, test: TrainingSet) -> Floats:
 
 
 def uilo(train: TrainingSet, test: TrainingSet) -> Floats:
-    """Predict by a line on the input's length, one per application."""
+    """Predict by a line on the input length, one per application."""
     return _per_app(train, test, _length, LinearRegression)
 
 
 def raft(train: TrainingSet, test: TrainingSet) -> Floats:
-    """Predict by a random forest on the input's length, one per application."""
+    """Predict by a random forest on the input length, one per application."""
     return _per_app(train, test, _length, _forest)
 
 
 def inst(train: TrainingSet, test: TrainingSet) -> Floats:
-    """Predict by one random forest on the input's length and the instruction's embedding."""
+    """Predict by one random forest on the input length and the embedding of the instruction."""
     return _pooled(train, test, with_text=False)
 
 
 def usin(train: TrainingSet, test: TrainingSet) -> Floats:
-    """Predict by one random forest on length, instruction's and input's embeddings."""
+    """Predict by one random forest on the input length and the embeddings of the instruction and the input."""
     return _pooled(train, test, with_text=True)
 
 
@@ -67,7 +67,7 @@ BASELINES: dict[str, Fit] = {
 
 
 def compare(train: TrainingSet, test: TrainingSet, ours: Scored) -> list[dict[str, Any]]:
-    """Return a table's rows: every baseline, then ours; MAE by application in the last columns."""
+    """Return the rows of the table: every baseline, then ours. The last columns are the MAE by application."""
     rows = [
         _row(name, predicted, predicted, test) for name, fit in BASELINES.items() for predicted in [fit(train, test)]
     ]
@@ -83,9 +83,9 @@ def command(
     """Measure the predictors of the paper and ours on the same rows."""
     rows = read_rows(files, instructions)
     train_rows, test_rows = split_by_group(rows, seed=seed)
-    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", cache_dir())))
+    predictor = LengthPredictor(StaticEmbedder())
     train = learn_history(predictor.extractor, train_rows)
-    test = learn_history(FeatureExtractor(predictor.extractor.embedder), test_rows)
+    test = learn_history(LengthPredictor(StaticEmbedder()).extractor, test_rows)
     predictor.serve(fit_predictor(train))
     print_table(compare(train, test, score(predictor, test_rows)), as_json=as_json)
 
@@ -97,7 +97,7 @@ def _row(name: str, mean: Floats, median: Floats, test: TrainingSet) -> dict[str
         "predictor": name,
         "rmse": float(np.sqrt(np.mean((mean - test.tokens) ** 2))),
         "mae": float(np.mean(errors)),
-        "kendall_tau": kendall_tau(median, test.tokens),
+        "kendall_tau": kendall_tau(np.round(median), test.tokens),
     } | {f"mae {app}": float(np.mean(errors[apps == app])) for app in sorted(set(test.apps))}
 
 

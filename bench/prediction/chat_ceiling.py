@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.prediction.rows import print_table
 from gateway.cli.options import JsonOption
-from gateway.prediction.evaluation import kendall_tau
+from gateway.prediction.metrics import kendall_tau
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def command(
 
 
 def ceiling(seen: Floats, drawn: Floats) -> list[dict[str, Any]]:
-    """Return a table's rows: errors on draws (n,) of knowing nothing, the other draw, and the best line on it."""
+    """Return the rows of the table: errors of the median, of the other draw (n,), and of the best line on it."""
     slope, intercept = np.polyfit(seen, drawn, 1)
     constant = np.full(len(drawn), np.median(drawn))
     predictors = {"median of all": constant, "other draw": seen, "line on other draw": slope * seen + intercept}
@@ -42,7 +42,7 @@ def ceiling(seen: Floats, drawn: Floats) -> list[dict[str, Any]]:
             "predictor": name,
             "mae": float(np.mean(np.abs(predicted - drawn))),
             "rmse": float(np.sqrt(np.mean((predicted - drawn) ** 2))),
-            "kendall_tau": kendall_tau(predicted, drawn),
+            "kendall_tau": kendall_tau(np.round(predicted), drawn),
             "correlation of draws": correlation,
             "mean tokens": float(np.mean(drawn)),
         }

@@ -13,10 +13,8 @@ import typer
 from bench.prediction.options import FilesArgument, InstructionsOption, SeedOption, TreesOption
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
-from gateway.prediction.embedder import Embedder, load_embedder
+from gateway.prediction.embedder import Embedder, StaticEmbedder
 from gateway.prediction.evaluation import PastRequest, Scored, learn_history, score, split_by_group
-from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import fit_predictor
 from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthPredictor
@@ -32,26 +30,26 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Measure applications that were held out of the training."""
-    embedder = load_embedder("static", cache_dir())
+    embedder = StaticEmbedder()
     train, test = split_by_group(read_rows(files, instructions), seed=seed)
     warm = trained(train, embedder, trees)
     table = []
-    for app in sorted({row.ask.app for row in test}):
-        rows = [row for row in test if row.ask.app == app][: requests + measured]
-        cold = trained([row for row in train if row.ask.app != app], embedder, trees)
+    for app in sorted({row.input.app for row in test}):
+        rows = [row for row in test if row.input.app == app][: requests + measured]
+        cold = trained([row for row in train if row.input.app != app], embedder, trees)
         table.append(compare(app, score(cold, rows), score(warm, rows), requests))
     print_table(table, as_json=as_json)
 
 
 def trained(rows: Sequence[PastRequest], embedder: Embedder, trees: int) -> LengthPredictor:
-    """Return a predictor trained on rows, its history warm with them."""
-    predictor = LengthPredictor(FeatureExtractor(embedder))
+    """Return a predictor that was trained on rows and remembers them."""
+    predictor = LengthPredictor(embedder)
     predictor.serve(fit_predictor(learn_history(predictor.extractor, rows), LengthModel(iterations=trees)))
     return predictor
 
 
 def compare(app: str, cold: Scored, warm: Scored, requests: int) -> dict[str, Any]:
-    """Return a table's row: errors on what follows the first requests."""
+    """Return a row of the table: the errors after the first requests."""
     cold_mae, warm_mae = (float(abs(s.median - s.actual)[requests:].mean()) for s in (cold, warm))
     first_mae = float(abs(cold.median - cold.actual)[:requests].mean())
     coverage = float((cold.actual <= cold.p90)[requests:].mean())

@@ -16,8 +16,7 @@ from bench.prediction.cold_start import trained
 from bench.prediction.options import FilesArgument, TreesOption
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
-from gateway.prediction.embedder import load_embedder
+from gateway.prediction.embedder import StaticEmbedder
 from gateway.prediction.evaluation import PastRequest, split_by_group
 from gateway.prediction.length_predictor import LengthPredictor
 
@@ -35,30 +34,30 @@ def command(
     draws = random.Random(0)
     rows = [limited(row, draws.choice(LIMITS)) for row in read_rows(files)]
     train, test = split_by_group(rows)
-    predictor = trained(train, load_embedder("static", cache_dir()), trees)
+    predictor = trained(train, StaticEmbedder(), trees)
     print_table(table(*served(predictor, test)), as_json=as_json)
 
 
 def limited(row: PastRequest, max_tokens: int) -> PastRequest:
-    """Return the row as it would have been under a limit."""
+    """Return the row as it would be with a limit."""
     cut = row.output_tokens >= max_tokens
-    ask = replace(row.ask, max_tokens=max_tokens)
-    return replace(row, ask=ask, output_tokens=min(row.output_tokens, max_tokens), cut=cut)
+    limited_input = replace(row.input, max_tokens=max_tokens)
+    return replace(row, input=limited_input, output_tokens=min(row.output_tokens, max_tokens), cut=cut)
 
 
 def served(predictor: LengthPredictor, rows: Sequence[PastRequest]) -> tuple[Floats, Floats, Floats]:
-    """Return predicted probabilities, limits and whether each was cut, (n,) each."""
+    """Return the predicted probabilities, the limits, and 1 for each answer that was cut, (n,) each."""
     probabilities = []
     for row in rows:
-        forecast = predictor.predict_one(row.ask)
+        forecast = predictor.predict_one(row.input)
         probabilities.append(forecast.cut_probability or 0.0)
         predictor.learn_one(forecast, row.output_tokens, cut=row.cut)
-    limits = np.array([row.ask.max_tokens or 0 for row in rows], float)
+    limits = np.array([row.input.max_tokens or 0 for row in rows], float)
     return np.array(probabilities), limits, np.array([row.cut for row in rows], float)
 
 
 def table(probabilities: Floats, limits: Floats, cut: Floats) -> list[dict[str, Any]]:
-    """Return a table's rows: all, then by fifths of the predicted probability."""
+    """Return the rows of the table: all requests, then by fifths of the predicted probability."""
     base = np.zeros(len(cut))
     for limit in LIMITS:
         base[limits == limit] = cut[limits == limit].mean()

@@ -17,8 +17,7 @@ from bench.prediction.cold_start import trained
 from bench.prediction.options import FilesArgument, TreesOption
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
-from gateway.prediction.embedder import load_embedder
+from gateway.prediction.embedder import StaticEmbedder
 from gateway.prediction.evaluation import PastRequest, score, split_by_group
 from gateway.prediction.length_predictor import LengthPredictor
 
@@ -31,19 +30,18 @@ def command(
 ) -> None:
     """Measure coverage and error after all answers of an application become longer."""
     train, test = split_by_group(read_rows(files))
-    predictor = trained(train, load_embedder("static", cache_dir()), trees)
-    apps = sorted({row.ask.app for row in test})
-    table = [drifted(app, predictor, [r for r in test if r.ask.app == app], factor) for app in apps]
+    predictor = trained(train, StaticEmbedder(), trees)
+    apps = sorted({row.input.app for row in test})
+    table = [drifted(app, predictor, [r for r in test if r.input.app == app], factor) for app in apps]
     print_table(table, as_json=as_json)
 
 
 def drifted(app: str, predictor: LengthPredictor, rows: Sequence[PastRequest], factor: float) -> dict[str, Any]:
-    """Return a table's row: coverage before the change, by hundreds after it, and over all from the 200th on."""
+    """Return a row of the table: coverage before the change, by hundreds after it, and from the 200th request on."""
     half = len(rows) // 2
     longer = [replace(row, output_tokens=round(factor * row.output_tokens)) for row in rows[half:]]
-    served = LengthPredictor(predictor.extractor)
+    served = LengthPredictor(predictor.extractor.embedder, deepcopy(predictor.memory))
     served.model, served.calibration = predictor.model, deepcopy(predictor.calibration)
-    served.extractor.history = deepcopy(predictor.extractor.history)
     scored = score(served, [*rows[:half], *longer])
     covered = scored.actual <= scored.p90
     parts = np.split(covered[half : half + 500], range(100, 500, 100))

@@ -10,10 +10,8 @@ import typer
 from bench.prediction.options import FilesArgument
 from bench.prediction.rows import print_table, read_rows
 from gateway.cli.options import JsonOption
-from gateway.config import cache_dir
-from gateway.prediction.embedder import load_embedder
+from gateway.prediction.embedder import StaticEmbedder
 from gateway.prediction.evaluation import learn_history, split_by_group
-from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import TrainingSet, fit_predictor
 from gateway.prediction.length_predictor import LengthPredictor
 
@@ -26,16 +24,16 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the time of a prediction and of a training on one core."""
-    predictor = LengthPredictor(FeatureExtractor(load_embedder("static", cache_dir())))
+    predictor = LengthPredictor(StaticEmbedder())
     train, test = split_by_group(read_rows(files))
     training = repeated(learn_history(predictor.extractor, train), training_rows)
     start = process_time()
     predictor.serve(fit_predictor(training))
     seconds = process_time() - start
-    asks = [row.ask for row in test]
-    batches = [asks[i : i + BATCH] for i in range(0, len(asks) - BATCH, BATCH)]
+    inputs = [row.input for row in test]
+    batches = [inputs[i : i + BATCH] for i in range(0, len(inputs) - BATCH, BATCH)]
     table = [
-        quantiles("single prediction", predictor.predict_one, asks),
+        quantiles("single prediction", predictor.predict_one, inputs),
         quantiles(f"batch of {BATCH}", predictor.predict, batches),
         {"what": f"training, {len(training)} rows, CPU time", "p50_ms": 1e3 * seconds, "p99_ms": 1e3 * seconds},
     ]
@@ -43,7 +41,7 @@ def command(
 
 
 def repeated(training: TrainingSet, n: int) -> TrainingSet:
-    """Return a training set of n rows, drawn with replacement, with a little noise so that no two are the same."""
+    """Return a training set of n rows, drawn with replacement and with a little noise, so no two are equal."""
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(training), size=n)
     X = training.X[drawn] * rng.normal(1.0, 0.01, (n, 1)).astype(np.float32)
@@ -51,7 +49,7 @@ def repeated(training: TrainingSet, n: int) -> TrainingSet:
 
 
 def quantiles(what: str, predict: Callable[[Any], object], arguments: Iterable[Any]) -> dict[str, Any]:
-    """Return a table's row: quantiles of the time of each call, in ms."""
+    """Return a row of the table: quantiles of the time of each call, in ms."""
     seconds = []
     for argument in arguments:
         start = perf_counter()

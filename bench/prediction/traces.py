@@ -1,9 +1,9 @@
 """`python -m bench prediction traces`: lengths without texts, in time order.
 
-Predicts each answer from history alone, then learns from it. R2 is of the log length, from the second quarter of the
-trace on; `user_mean` is the reference, the mean of the same user's earlier logs, shrunk to all users' by three rows.
-`user_oracle` knows each user's mean over the whole trace: what no predictor from a stationary user's history can pass.
-With `--size` the prompts' sizes are known, as they are to a gateway.
+Each answer is predicted from history alone and then learned. R2 is that of the log length, from the second quarter of
+the trace on. `user_mean` is the reference: the mean of the user's earlier logs, shrunk to the mean of all users by
+three rows. `user_oracle` knows the mean of each user over the whole trace; for stationary users no prediction from
+history can be better. With `--size` the sizes of the prompts are known, as in a gateway.
 """
 
 from collections import defaultdict
@@ -41,11 +41,11 @@ def command(
 
 
 def online(rows: Sequence[PastRequest]) -> dict[str, Any]:
-    """Return a table's row: R2 of the reference, the oracle and ours, and our coverage."""
+    """Return a row of the table: R2 of the reference, the oracle and our predictor, and our coverage."""
     scored = evaluate_online(rows, NoEmbedder(), first_training=2000, growth=3.0)
     logs = np.log(np.maximum(scored.actual, 1.0))
     measured = slice(len(rows) // 4, None)
-    users = [row.ask.user or row.ask.app for row in rows]
+    users = [row.input.user or row.input.app for row in rows]
     ours = scored.expected_logs
     return {
         "n": len(rows),
@@ -58,12 +58,12 @@ def online(rows: Sequence[PastRequest]) -> dict[str, Any]:
 
 
 def r2(predicted: Floats, actual: Floats) -> float:
-    """Return the share of the variance that predictions (n,) explain."""
+    """Return the share of the variance that the predictions (n,) explain."""
     return float(1.0 - np.mean((actual - predicted) ** 2) / np.var(actual))
 
 
 def user_means(users: Sequence[str], logs: Floats) -> Floats:
-    """Return for each row (n,) the shrunk mean of its user's earlier rows."""
+    """Return the shrunk mean of the user's earlier rows, for each row (n,)."""
     totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     everyone, means = 0.0, np.zeros(len(logs))
     for i, (user, value) in enumerate(zip(users, logs.tolist(), strict=True)):
@@ -75,7 +75,7 @@ def user_means(users: Sequence[str], logs: Floats) -> Floats:
 
 
 def user_oracle(users: Sequence[str], logs: Floats) -> Floats:
-    """Return for each row (n,) its user's mean over all rows, its future included."""
+    """Return the mean over all of the user's rows, later ones included, for each row (n,)."""
     names = np.asarray(users)
     means = np.zeros(len(logs))
     for user in set(users):

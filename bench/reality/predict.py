@@ -12,11 +12,9 @@ from bench.reality.rows import Row
 from bench.reality.summary import Timing
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history
-from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import fit_predictor
-from gateway.prediction.history import Caller
 from gateway.prediction.length_predictor import LengthPredictor
-from gateway.prediction.prediction_input import PredictionInput
+from gateway.prediction.prediction_input import HistoryKey, PredictionInput
 from gateway.simulation.core import build_core
 from gateway.simulation.fleet import SimulatedBackend
 from gateway.simulation.lengths import ForecastLengths, Lengths
@@ -43,7 +41,7 @@ class CalibratedConfig(EngineConfig):
 
 def forecast(past: Sequence[Row], runs: Sequence[Sequence[Row]], embedder: Embedder) -> list[ForecastLengths]:
     """Return forecasts of each run's answers by a predictor that was trained on the gateway's history."""
-    predictor = LengthPredictor(FeatureExtractor(embedder))
+    predictor = LengthPredictor(embedder)
     history = [PastRequest(_input(row), row.output_tokens, input_tokens=row.prompt_tokens) for row in past]
     predictor.serve(fit_predictor(learn_history(predictor.extractor, history)))
     return [ForecastLengths([predictor.predict_one(_input(row)).length for row in run]) for run in runs]
@@ -85,7 +83,7 @@ def saturation_rate(step_time: StepTime, rows: Sequence[Row]) -> float:
 
 
 def _arrival(index: int, row: Row, time_s: float) -> Arrival:
-    return Arrival(str(index), Caller(row.app, MODEL), time_s, row.prompt_tokens, row.output_tokens, index)
+    return Arrival(str(index), HistoryKey(row.app, MODEL), time_s, row.prompt_tokens, row.output_tokens, index)
 
 
 def _config(step_time: StepTime) -> CalibratedConfig:

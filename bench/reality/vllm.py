@@ -15,9 +15,8 @@ from bench.reality.results import Experiment, Plan, compare
 from bench.reality.rows import TooFewRowsError, divide, read_files
 from bench.warm_gateway import StartError
 from gateway.cli.options import JsonOption, bad_input, failed, print_json
-from gateway.config import cache_dir
 from gateway.errors import RowError
-from gateway.prediction.embedder import load_embedder
+from gateway.prediction.embedder import StaticEmbedder
 from tests.vllm.engine import EngineError
 
 LONGEST_ANSWER = 1000
@@ -68,7 +67,7 @@ def measure(plan: Plan, files: list[Path]) -> Experiment:
     rows = read_files(files, longest=LONGEST_ANSWER, seed=plan.seed)
     parts = divide(rows, past=plan.past, calibration=CALIBRATION_ROWS, runs=plan.repetitions, each=plan.requests)
     progress_line("loading the embedder")
-    embedder = load_embedder("static", cache_dir())
+    embedder = StaticEmbedder()
     with tempfile.TemporaryDirectory(prefix="magnus-reality-") as folder:
         bench = Bench(plan, parts, Path(folder), embedder, progress_line)
         return asyncio.run(bench.run())

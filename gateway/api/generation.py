@@ -13,9 +13,8 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.errors import BodyTooLarge
 from gateway.fleet.pool import BackendPool
-from gateway.prediction.forecaster import Forecaster
 from gateway.prediction.prediction_input import PredictionInput, bounded
-from gateway.prediction.predictor import Forecast
+from gateway.prediction.predictor import Forecast, Forecaster
 from gateway.protocol.api_formats import GENERATION_FORMATS
 from gateway.protocol.generation_request import GenerationRequest, ModelRules, utf8_bytes
 from gateway.scheduling.messages import Prefix, Request

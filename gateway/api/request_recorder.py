@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gateway.dispatch.context import RequestContext
 from gateway.errors import ClientGone, GatewayError, RequestEvicted, RequestRejected
 from gateway.prediction.features import vector_to_bytes
-from gateway.prediction.predictor import Outcome, Predictor
+from gateway.prediction.predictor import Predictor
 from gateway.protocol.generation_request import GenerationRequest
 from gateway.storage.record import RequestRecord, Status
 from gateway.telemetry.metrics import Metrics
@@ -89,8 +89,13 @@ class RequestRecorder:
             cut = context.finish_reason == "length"
             if cut and generation.bound_tokens is not None:
                 self.metrics.fallbacks.labels("answer_cut").inc()
-            outcome = Outcome(context.input_tokens, context.output_tokens, generation.sequences, cut)
-            self.predictor.learn_one(forecast, outcome)
+            self.predictor.learn_one(
+                forecast,
+                context.output_tokens,
+                sequences=generation.sequences,
+                input_tokens=context.input_tokens,
+                cut=cut,
+            )
             self.metrics.prediction_error.observe(
                 abs(forecast.p50_tokens - context.output_tokens / generation.sequences)
             )

@@ -12,7 +12,6 @@ from gateway.cli.options import ConfigOption, JsonOption, bad_input, bytes_read,
 from gateway.cli.resources import configured_embedder, on_database
 from gateway.config import Settings
 from gateway.errors import RowError
-from gateway.prediction.features import FeatureExtractor
 from gateway.training.corpus import Corpus, survey
 from gateway.training.importing import ImportReport, ImportRules, import_corpus
 from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
@@ -40,12 +39,12 @@ def import_(
     """
     settings = read_settings(config)
     corpus = read_through(files, instructions)
-    extractor = FeatureExtractor(configured_embedder(settings))
+    embedder = configured_embedder(settings)
 
     async def work(engine: AsyncEngine) -> None:
         try:
             with bytes_read("Importing", files) as on_bytes:
-                report = await import_corpus(engine, corpus, extractor, _rules(settings), on_bytes)
+                report = await import_corpus(engine, corpus, embedder, _rules(settings), on_bytes)
         except RowError as error:
             bad_input(error)
         _print_report(report, settings, as_json=as_json)

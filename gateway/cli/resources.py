@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from gateway.cli.options import err, failed, run
-from gateway.config import Settings, cache_dir, data_dir
+from gateway.config import Settings, data_dir
 from gateway.errors import EmbeddedPostgresError
 
 if TYPE_CHECKING:  # both packages take long to import, and most commands need only one of them
@@ -43,8 +43,8 @@ async def _with_database(settings: Settings, work: Callable[[AsyncEngine], Await
 
 
 def configured_embedder(settings: Settings) -> Embedder:
-    """Load the embedder of `prediction.embedder`. The static embedder is built first if it is not in the cache."""
+    """Load the embedder of `prediction.embedder`."""
     from gateway.prediction.embedder import load_embedder
 
-    with err.status("Preparing the embeddings (about a minute the first time)"):
-        return load_embedder(settings.prediction.embedder, cache_dir())
+    with err.status("Loading the embedder"):
+        return load_embedder(settings.prediction.embedder)

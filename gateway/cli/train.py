@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.cli.options import ConfigOption, JsonOption, console, err, failed, print_json, read_settings
 from gateway.cli.resources import configured_embedder, on_database
 from gateway.config import Settings
-from gateway.prediction.features import FeatureExtractor
-from gateway.training.report import TrainingOrder, TrainingReport
+from gateway.prediction.features import features_version
+from gateway.training.process import TrainingOrder, TrainingReport
 from gateway.training.training import train as train_model
 
 
@@ -38,7 +38,7 @@ def _order(settings: Settings) -> TrainingOrder:
     embedder = configured_embedder(settings)
     return TrainingOrder(
         database_url=settings.database.url,
-        features_version=FeatureExtractor(embedder).version,
+        features_version=features_version(embedder),
         window_rows=prediction.window_rows,
         min_rows=prediction.min_train_rows,
         threads=prediction.train_threads,

@@ -1,1 +1,1 @@
-"""How long an answer will be, before it begins: a distribution of its tokens, never an error."""
+"""Prediction of answer lengths before the answers begin: a distribution in tokens; it never fails a request."""

@@ -1,20 +1,20 @@
-"""Online conformal calibration: per application, how far each predicted quantile has to move to cover its share.
+"""Online conformal calibration: per application, the shift of each predicted quantile that makes its coverage right.
 
-Every level is tracked by its own pinball gradient, so coverage comes right whatever the model gets wrong, at a rate
-that averages noise away. When an application's answers keep falling on one side of their median, all its levels move
-together, and fast: that is drift, and a slow tracker would need thousands of answers for it.
+Each level follows its own pinball gradient, so the coverage becomes right whatever error the model has, with steps that
+are small enough to average noise. If the answers of an application keep falling on one side of their median, all its
+levels move together and fast. That is drift, and the small steps would need thousands of answers for it.
 
 Source: Gibbs & Candès, Adaptive conformal inference under distribution shift (2021); Angelopoulos, Candès & Tibshirani,
 Conformal PID control for time series (2023), eq. 2: quantile tracking; Romano, Patterson & Candès, Conformalized
-quantile regression (2019), for the batch offsets.
+quantile regression (2019), for the offsets after a training.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from gateway.scheduling.length import LEVELS
@@ -22,18 +22,19 @@ from gateway.scheduling.length import LEVELS
 Floats = NDArray[np.float64]
 
 MAX_OFFSET = 3.0
-"""Bound of any offset in log tokens: a factor of 20."""
+"""Largest offset, in log tokens: a factor of 20."""
 
 PRIOR_SCALE = 0.5
-"""Distance of answers from their quantiles before any was seen, in log tokens."""
+"""Distance of answers from their quantiles before the first answer, in log tokens."""
 
 SHRINKAGE = 50.0
-"""Rows at which an application's own batch offsets weigh as much as those of all."""
+"""Rows at which an application's own offsets after a training weigh as much as those of all applications."""
 
 EARLY = 5.0
-"""An application's first answers move its offsets by up to `EARLY / SHRINKAGE` typical errors each."""
+"""Each of an application's first answers moves its offsets by up to `EARLY / SHRINKAGE` typical errors."""
 
 MAX_APPS = 10_000
+"""Applications with offsets of their own; the least recently used is dropped first."""
 
 _LEVELS: Floats = np.array(LEVELS)
 _MEDIAN = LEVELS.index(0.5)
@@ -41,10 +42,13 @@ _MEDIAN = LEVELS.index(0.5)
 
 @dataclass(slots=True)
 class _Tracker:
-    """One application's offsets (n_levels,), and what their steps depend on.
+    """The offsets of one application, and the values that their steps depend on.
 
-    `scale` (n_levels,) is the typical distance of answers from each quantile; `drift` (-1 to 1) is the side of the
-    median on which they fall of late.
+    Attributes:
+        n: answers learned, with a weight for those of the training.
+        offsets: (n_levels,), added to the predicted log tokens.
+        scale: (n_levels,) typical distance of answers from each quantile, in log tokens.
+        drift: -1 to 1, the side of the median on which recent answers fall.
     """
 
     n: float
@@ -54,17 +58,17 @@ class _Tracker:
 
 
 class Calibration:
-    """Offsets to log quantiles, per application; an application never seen starts from those of all.
+    """Offsets of log quantiles per application; a new application starts with the offsets of all applications.
 
     Args:
-        rate: step of the trackers, in typical errors.
+        rate: step of each level, in typical errors.
         drift_rate: step of all levels together under full drift.
         drift_memory: weight of the newest answer in the drift signal.
-        drift_threshold: signal (0 to 1) above which drift is acted on; noise alone stays under it.
+        drift_threshold: drift signal (0 to 1) above which all levels move together; noise alone stays below it.
 
     Attributes:
-        all_: tracker of all applications together.
-        apps_: trackers by application.
+        all_: offsets of all applications together.
+        apps_: offsets by application.
     """
 
     def __init__(
@@ -74,20 +78,20 @@ class Calibration:
         self.drift_rate = drift_rate
         self.drift_memory = drift_memory
         self.drift_threshold = drift_threshold
-        self.all_ = _untaught()
-        self.apps_: OrderedDict[str, _Tracker] = OrderedDict()
+        self.all_ = _initial()
+        self.apps_: LRUCache[str, _Tracker] = LRUCache(MAX_APPS)
 
     def fit(self, apps: Sequence[str], logs: Floats, tokens: Floats) -> "Calibration":
-        """Fit the offsets on answers that the model has not seen.
+        """Fit the offsets on answers that the model was not fitted to.
 
         Args:
-            apps: (n,) application of each.
+            apps: (n,) application of each answer.
             logs: (n, n_levels) predicted log tokens.
             tokens: (n,) tokens of the answers.
         """
         residuals = np.log(np.maximum(tokens, 1.0))[:, None] - logs
         self.apps_.clear()
-        self.all_ = _fitted(residuals, _untaught())
+        self.all_ = _fitted(residuals, _initial())
         names = np.asarray(apps)
         for app in np.unique(names)[:MAX_APPS]:
             self.apps_[str(app)] = _fitted(residuals[names == app], self.all_)
@@ -103,15 +107,15 @@ class Calibration:
 
         Args:
             app: the application.
-            logs: (n_levels,) what the model predicted for it, before adjustment.
-            tokens: its tokens, per sequence.
+            logs: (n_levels,) predicted log tokens before the adjustment.
+            tokens: the answer's tokens, per sequence.
         """
         errors = np.log(max(1.0, tokens)) - logs
         self._learn(self._touch(app), errors)
         self._learn(self.all_, errors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the parameters and the state in JSON's types."""
+        """Return the parameters and the state as JSON types."""
         return {
             "rate": self.rate,
             "drift_rate": self.drift_rate,
@@ -123,11 +127,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Calibration":
-        """Read back what `to_dict` returned."""
+        """Read back the result of `to_dict`."""
         parameters = {name: value for name, value in stored.items() if name not in {"all", "apps"}}
         calibration = cls(**parameters)
         calibration.all_ = _tracker_from_dict(stored["all"])
-        calibration.apps_ = OrderedDict((app, _tracker_from_dict(tracker)) for app, tracker in stored["apps"].items())
+        calibration.apps_.update((app, _tracker_from_dict(tracker)) for app, tracker in stored["apps"].items())
         return calibration
 
     def _learn(self, tracker: _Tracker, errors: Floats) -> None:
@@ -138,7 +142,7 @@ class Calibration:
         tracker.drift += self.drift_memory * (side - tracker.drift)
         rate = max(self.rate, EARLY / (tracker.n + SHRINKAGE))
         excess = (side * tracker.drift - self.drift_threshold) / (1.0 - self.drift_threshold)
-        if excess > 0.0:  # drift: the levels move as one, and keep their distances
+        if excess > 0.0:  # drift: all levels move together and keep their distances
             step = side * excess * self.drift_rate * min(tracker.scale[_MEDIAN], distance[_MEDIAN])
             tracker.offsets = np.clip(tracker.offsets + step, -MAX_OFFSET, MAX_OFFSET)
             return
@@ -150,18 +154,15 @@ class Calibration:
         tracker = self.apps_.get(app)
         if tracker is None:
             tracker = self.apps_[app] = _Tracker(0.0, self.all_.offsets, self.all_.scale)
-            if len(self.apps_) > MAX_APPS:
-                self.apps_.popitem(last=False)
-        self.apps_.move_to_end(app)
         return tracker
 
 
-def _untaught() -> _Tracker:
+def _initial() -> _Tracker:
     return _Tracker(0.0, np.zeros(len(LEVELS)), np.full(len(LEVELS), PRIOR_SCALE))
 
 
 def _fitted(residuals: Floats, above: _Tracker) -> _Tracker:
-    """Return a tracker with the residuals' (n, n_levels) own quantiles, shrunk to the level above."""
+    """Return a tracker with the quantiles of the residuals (n, n_levels), shrunk to those of `above`."""
     n = len(residuals)
     own = np.array([np.quantile(residuals[:, i], level) for i, level in enumerate(LEVELS)])
     weight = n / (n + SHRINKAGE)

@@ -1,7 +1,7 @@
-"""What follows from an answer's quantiles: its mean, and how likely `max_tokens` ends it.
+"""Functions of an answer's quantiles: its mean, and the probability that `max_tokens` ends it.
 
-Between and beyond the levels log length is linear in the normal score, as in `LengthQuantiles`; both are sums over
-equally likely points of that distribution.
+Between and beyond the levels log length is linear in the normal score, as in `LengthQuantiles`. All functions are sums
+over equally likely points of that distribution.
 """
 
 from statistics import NormalDist
@@ -15,12 +15,12 @@ Floats = NDArray[np.float64]
 
 N_POINTS = 200
 CUT_TOLERANCE = 0.2
-"""In log tokens: a length predicted so near to `max_tokens` counts as cut. Trees smooth the jump that a limit makes in
-the quantiles; without this, what is cut 37 times in 100 is predicted to be 20 times."""
+"""In log tokens: a predicted length this close to `max_tokens` counts as cut. Trees smooth the jump that a limit makes
+in the quantiles; without this tolerance, an answer that is cut in 37 % of cases has a predicted probability of 20 %."""
 
 
 def _point_weights() -> Floats:
-    """Return (n_levels, N_POINTS): how much each level's log length counts towards each point's."""
+    """Return (n_levels, N_POINTS): the weight of each level's log length in that of each point."""
     scores = [NormalDist().inv_cdf(level) for level in LEVELS]
     weights = np.zeros((len(LEVELS), N_POINTS))
     for point in range(N_POINTS):

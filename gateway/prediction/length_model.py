@@ -1,15 +1,22 @@
-"""The trained model: quantiles of an answer's log length, from CatBoost on what history does not already explain.
+"""The trained length model as it serves: quantiles of log answer tokens from boosted oblivious trees.
 
-The target is log tokens less the history's anchor, so the trees learn corrections that hold for applications which they
-have never seen. One MultiQuantile model gives all levels. The mean and the share cut at `max_tokens` are read off the
-same distribution: separate models for them measured no better. CatBoost fits; what serves are its trees alone.
+The target is log tokens less the anchor from history, so the trees learn corrections that also hold for applications
+that were not in the training. One model gives all levels; the mean and the probability of a cut at `max_tokens` are
+computed from the same distribution. `gateway.prediction.fitting` fits the trees with CatBoost.
 
-Source: Prokhorenkova et al., CatBoost (arXiv 1706.09516); Koenker & Bassett, Regression quantiles (1978).
+In an oblivious tree all nodes of a level have the same test, so the number of a leaf is the bits of the results. The
+prediction of an ensemble is one comparison, a packing of bits, a gather and a sum, whatever the number of trees. For
+one row it takes a tenth of the time of CatBoost's own call, and the serving process does not load CatBoost.
+
+Source: Prokhorenkova et al., CatBoost (arXiv 1706.09516), sec. 2: oblivious decision tables.
 """
 
 import io
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,31 +30,100 @@ from gateway.prediction.features import (
     TEXT_EMBEDDING,
     Vector,
 )
-from gateway.prediction.history_features import LEVEL_NAMES, PRIOR_EXPECTED
-from gateway.prediction.oblivious_trees import ObliviousTrees
-from gateway.scheduling.length import LEVELS
 
-if TYPE_CHECKING:  # it takes 50 MiB, and a process that only predicts does without
-    from catboost import Pool
+if TYPE_CHECKING:  # CatBoost takes 50 MiB of memory
+    from catboost import CatBoost
 
 Floats = NDArray[np.float64]
 
-WORK = 25_000_000
-"""Rows x trees of one training at most: about 50 s on one core. Few rows get more trees than many."""
-
-MIN_TREES = 200
-LEARNING = 50.0
-"""Trees x learning rate: what a training needs in all."""
-
-MAX_LEARNING_RATE = 0.2
-FEATURES_PER_TREE = 0.2
-"""Share of the features that each tree may split on: a third of the time of all, and no worse."""
-
-BORDERS = 64
-"""Split candidates per feature."""
-
 SYSTEM_DIMS = 4
-"""Principal components kept of the system prompt's embedding."""
+"""Principal components of the system prompt's embedding."""
+
+MAX_DEPTH = 8
+"""Depth of a tree at most, because the number of a leaf is packed into one byte."""
+
+ROWS_AT_ONCE = 64
+"""Rows that are predicted together, to bound the scratch memory."""
+
+_NEVER = np.float32(np.inf)
+"""Border of a level that a shallower tree does not have: no input is above it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObliviousTrees:
+    """Boosted oblivious trees; a missing input (NaN) counts as below every border.
+
+    Attributes:
+        features: (n_trees, depth), the input that a level tests.
+        borders: (n_trees, depth), the border that the input is compared with.
+        leaves: (n_trees, 2**depth, n_outputs), the value of each leaf.
+        bias: (n_outputs,), added to the sum of the leaves.
+    """
+
+    features: NDArray[np.intp]
+    borders: Vector
+    leaves: Floats
+    bias: Floats
+
+    @classmethod
+    def of(cls, booster: "CatBoost") -> "ObliviousTrees":
+        """Read the trees of a fitted CatBoost model with several outputs.
+
+        Raises:
+            ValueError: a tree is deeper than `MAX_DEPTH`.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "booster.json"
+            booster.save_model(str(path), format="json")
+            model: dict[str, Any] = json.loads(path.read_bytes())
+        trees = model["oblivious_trees"]
+        scale, bias = model["scale_and_bias"]
+        depth = max((len(tree["splits"] or ()) for tree in trees), default=0)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"a tree is {depth} levels deep; at most {MAX_DEPTH} are possible")
+        features = np.zeros((len(trees), depth), np.intp)
+        borders = np.full((len(trees), depth), _NEVER)
+        leaves = np.zeros((len(trees), 2**depth, len(bias)))
+        for i, tree in enumerate(trees):
+            for level, split in enumerate(tree["splits"] or ()):
+                features[i, level], borders[i, level] = split["float_feature_index"], split["border"]
+            values = scale * np.array(tree["leaf_values"]).reshape(-1, len(bias))
+            leaves[i, : len(values)] = values
+        return cls(features, borders, leaves, np.array(bias, float))
+
+    @classmethod
+    def from_arrays(cls, parts: Mapping[str, Any]) -> "ObliviousTrees":
+        """Read back the result of `to_arrays`."""
+        features, borders, leaves, bias = (parts[f"trees_{name}"] for name in ("features", "borders", "leaves", "bias"))
+        return cls(features.astype(np.intp), borders, leaves, bias)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all arrays by name."""
+        return {
+            "trees_features": self.features.astype(np.int32),
+            "trees_borders": self.borders,
+            "trees_leaves": self.leaves,
+            "trees_bias": self.bias,
+        }
+
+    def predict(self, X: Vector) -> Floats:
+        """Return (n, n_outputs) for rows (n, n_inputs)."""
+        outputs = np.empty((len(X), len(self.bias)))
+        for start in range(0, len(X), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            outputs[rows] = self._sums(X[rows])
+        return outputs
+
+    def predict_one(self, x: Vector) -> Floats:
+        """Return (n_outputs,) for one row (n_inputs,)."""
+        return np.asarray(self._sums(x[None])[0])
+
+    def _sums(self, X: Vector) -> Floats:
+        n_trees, n_leaves, n_outputs = self.leaves.shape
+        above = X.take(self.features.ravel(), axis=1) > self.borders.ravel()
+        bits = np.packbits(above.reshape(len(X), n_trees, -1), axis=2, bitorder="little")[..., 0]
+        at = bits + np.arange(0, n_trees * n_leaves, n_leaves)
+        return np.asarray(self.leaves.reshape(-1, n_outputs).take(at, axis=0).sum(axis=1) + self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +146,30 @@ class Compression:
 
 
 class LengthModel:
-    """Quantiles of log answer tokens at `LEVELS`, from vectors of features.
+    """Quantiles of log answer tokens at `LEVELS`, from feature vectors.
 
     Args:
-        iterations: trees at most; fewer where `WORK` or the validation rows say so.
+        iterations: trees at most; the training may use fewer.
         depth: of each tree.
-        learning_rate: shrinkage of each tree; None: the larger, the fewer trees there are.
-        text_dims: principal components kept of the text's embedding.
-        dropout: share of training rows whose history is hidden as if their application were new.
-        thread_count: of the training.
+        learning_rate: shrinkage of each tree; None lets the training choose it by the number of trees.
+        text_dims: principal components of the text's embedding.
+        dropout: share of training rows whose history is hidden, as for a new application.
+        thread_count: threads of the training.
         random_state: seed.
 
     Attributes:
-        booster_: the CatBoost model, where it was fitted and not read back.
-        trees_: what predicts.
-        importances_: (n_inputs,) of the booster's inputs, in percent.
+        booster_: the CatBoost model; only on a model that was fitted in this process.
+        trees_: the trees that predict.
+        importances_: (n_inputs,) importance of the inputs, in percent.
         system_compression_: of the system prompt's embedding.
         text_compression_: of the text's embedding.
     """
+
+    booster_: "CatBoost"
+    trees_: ObliviousTrees
+    importances_: Floats
+    system_compression_: Compression
+    text_compression_: Compression
 
     def __init__(
         self,
@@ -108,47 +190,33 @@ class LengthModel:
         self.thread_count = thread_count
         self.random_state = random_state
 
-    def fit(self, X: Vector, tokens: Floats, *, validation: tuple[Vector, Floats] | None = None) -> "LengthModel":
-        """Fit on answers of known lengths.
-
-        Args:
-            X: (n, N_FEATURES), each as of before its answer.
-            tokens: (n,) tokens of the answers, per sequence.
-            validation: rows held out, by which the number of trees is chosen.
-        """
-        from catboost import CatBoostRegressor
-
-        hidden = hide_history(X, self.dropout, np.random.default_rng(self.random_state))
-        self.system_compression_ = Compression.fit(X[:, SYSTEM_EMBEDDING], SYSTEM_DIMS)
-        self.text_compression_ = Compression.fit(X[:, TEXT_EMBEDDING], self.text_dims)
-        held_out = None if validation is None else self._pool(*validation)
-        self.booster_ = CatBoostRegressor(**self._parameters(len(X)))
-        self.booster_.fit(self._pool(hidden, tokens), eval_set=held_out)
-        self.trees_ = ObliviousTrees.of(self.booster_)
-        self.importances_ = np.asarray(self.booster_.get_feature_importance())
-        return self
-
     def predict(self, X: Vector) -> Floats:
         """Return log tokens (n, n_levels) at `LEVELS`, not decreasing along a row."""
-        return np.sort(self.trees_.predict(self._inputs(X)) + X[:, ANCHOR, None], axis=1)
+        return np.sort(self.trees_.predict(self.inputs(X)) + X[:, ANCHOR, None], axis=1)
 
     def predict_one(self, vector: Vector) -> Floats:
         """Return log tokens (n_levels,) for one vector (N_FEATURES,)."""
-        return np.sort(self.trees_.predict_one(self._inputs(vector)) + vector[ANCHOR])
+        return np.sort(self.trees_.predict_one(self.inputs(vector)) + vector[ANCHOR])
+
+    def inputs(self, X: Vector) -> Vector:
+        """Return the inputs of the trees (..., n_inputs) for vectors (..., N_FEATURES)."""
+        system = self.system_compression_(X[..., SYSTEM_EMBEDDING])
+        text = self.text_compression_(X[..., TEXT_EMBEDDING])
+        return np.concatenate([X[..., : ANCHOR + 1], system, text], axis=-1)
 
     def feature_importances(self) -> dict[str, float]:
-        """Return each input's share of the importance, in percent, the greatest first."""
-        shares = zip(self.input_names(), self.importances_, strict=True)
-        return dict(sorted(((name, float(share)) for name, share in shares), key=lambda item: -item[1]))
-
-    def input_names(self) -> list[str]:
-        """Return the names of the booster's inputs: the features, the embeddings' components in place of themselves."""
+        """Return the importance of each input in percent, the greatest first."""
         system = [f"system_component_{i}" for i in range(SYSTEM_DIMS)]
         text = [f"text_component_{i}" for i in range(self.text_dims)]
-        return [*FEATURE_NAMES[: ANCHOR + 1], *system, *text]
+        shares = zip([*FEATURE_NAMES[: ANCHOR + 1], *system, *text], self.importances_, strict=True)
+        return dict(sorted(((name, float(share)) for name, share in shares), key=lambda item: -item[1]))
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the hyper-parameters."""
+        return {name: value for name, value in vars(self).items() if not name.endswith("_")}
 
     def to_bytes(self) -> bytes:
-        """Return the fitted model as bytes, that hold no code."""
+        """Return the fitted model as bytes that contain no code."""
         header = {"feature_version": FEATURE_VERSION, "parameters": self.get_params()}
         file = io.BytesIO()
         arrays: dict[str, Any] = {
@@ -168,72 +236,14 @@ class LengthModel:
         """Read a fitted model back.
 
         Raises:
-            ValueError: no model, or one of another feature version.
+            ValueError: the bytes are no model, or its feature version differs.
         """
         with np.load(io.BytesIO(stored), allow_pickle=False) as parts:
             header = json.loads(parts["header"].tobytes())
             if header["feature_version"] != FEATURE_VERSION:
-                raise ValueError(f"The model has feature version {header['feature_version']}, not {FEATURE_VERSION}")
+                raise ValueError(f"the model has feature version {header['feature_version']}, not {FEATURE_VERSION}")
             model = cls(**header["parameters"])
             model.system_compression_ = Compression(parts["system_mean"], parts["system_components"])
             model.text_compression_ = Compression(parts["text_mean"], parts["text_components"])
-            model._read_trees(parts)
+            model.trees_, model.importances_ = ObliviousTrees.from_arrays(parts), parts["importances"]
         return model
-
-    def get_params(self) -> dict[str, Any]:
-        """Return the hyper-parameters."""
-        return {name: value for name, value in vars(self).items() if not name.endswith("_")}
-
-    def _read_trees(self, parts: Any) -> None:  # noqa: ANN401 - numpy's archive
-        if "booster" not in parts:
-            self.trees_, self.importances_ = ObliviousTrees.from_arrays(parts), parts["importances"]
-            return
-        from catboost import CatBoostRegressor  # a model of before the trees were stored by themselves
-
-        booster = CatBoostRegressor().load_model(blob=parts["booster"].tobytes())
-        self.trees_, self.importances_ = ObliviousTrees.of(booster), np.asarray(booster.get_feature_importance())
-
-    def _parameters(self, n_rows: int) -> dict[str, Any]:
-        trees = min(self.iterations, max(MIN_TREES, WORK // max(1, n_rows)))
-        return {
-            "loss_function": f"MultiQuantile:alpha={','.join(map(str, LEVELS))}",
-            "iterations": trees,
-            "depth": self.depth,
-            "learning_rate": min(MAX_LEARNING_RATE, LEARNING / trees)
-            if self.learning_rate is None
-            else self.learning_rate,
-            "rsm": FEATURES_PER_TREE,
-            "border_count": BORDERS,
-            "thread_count": self.thread_count,
-            "random_seed": self.random_state,
-            "allow_writing_files": False,
-            "verbose": False,
-        }
-
-    def _pool(self, X: Vector, tokens: Floats) -> "Pool":
-        from catboost import Pool
-
-        return Pool(self._inputs(X), np.log(np.maximum(tokens, 1.0)) - X[:, ANCHOR])
-
-    def _inputs(self, X: Vector) -> Vector:
-        system = self.system_compression_(X[..., SYSTEM_EMBEDDING])
-        text = self.text_compression_(X[..., TEXT_EMBEDDING])
-        return np.concatenate([X[..., : ANCHOR + 1], system, text], axis=-1)
-
-
-def hide_history(X: Vector, share: float, rng: np.random.Generator) -> Vector:
-    """Return a copy of (n, N_FEATURES) in which a share of the rows comes from an application never seen before.
-
-    Two thirds of these still know their model; the rest know only what holds for all requests. The anchor is what
-    the levels that are left expect.
-    """
-    X = X.copy()
-    drawn = rng.random(len(X))
-    for levels, rows in ((LEVEL_NAMES[2:], drawn < share), (LEVEL_NAMES[1:], drawn < share / 3)):
-        for level in levels:
-            start = FEATURE_NAMES.index(f"{level}_count")
-            X[rows, start] = 0.0
-            X[rows, start + 1 : FEATURE_NAMES.index(f"{level}_expected") + 1] = np.nan
-        above = X[rows, FEATURE_NAMES.index(f"{LEVEL_NAMES[LEVEL_NAMES.index(levels[0]) - 1]}_expected")]
-        X[rows, ANCHOR] = np.where(np.isnan(above), PRIOR_EXPECTED, above)
-    return X

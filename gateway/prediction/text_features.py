@@ -1,7 +1,7 @@
-"""What a prompt's text shows of its answer's length: sizes, kinds of bytes, and the words that ask for much or little.
+"""Features of a prompt's text: sizes, classes of bytes, and words that ask for a long or a short answer.
 
-Bytes are counted by class in one pass over their histogram; words are looked up in sets. Both cost microseconds, and
-neither depends on a language beyond the cue words, which are English.
+Bytes are counted by class in one pass over their histogram; words are looked up in sets. Both take microseconds. Only
+the cue words, which are English, depend on the language.
 
 Source: Clairvoyant (arXiv 2606.07248) for lexical cues as length features.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCAN_BYTES = 4096
-"""Bytes read for the histogram; a longer text is judged by its start and its end."""
+"""Bytes read for the histogram; of a longer text the start and the end are read."""
 
 CUE_CHARS = 1024
 """Characters read for cue words, at each end of the text."""
 
 BYTES_PER_FOREIGN_PIECE = 3.0
-"""Bytes beyond ASCII that count as a piece of their own: scripts without spaces have a token a character or so."""
+"""Bytes beyond ASCII that count as one more piece: scripts without spaces have about one token per character."""
 
 _BYTE_CLASSES: dict[str, bytes] = {
     "lower": bytes(range(ord("a"), ord("z") + 1)),
@@ -45,7 +45,7 @@ _BYTE_CLASSES: dict[str, bytes] = {
     "hangul": bytes(range(0xEA, 0xEE)),
     "emoji": bytes((0xF0,)),
 }
-"""Byte classes; the scripts beyond ASCII by the lead bytes of their UTF-8."""
+"""Byte classes; scripts beyond ASCII are known by the first bytes of their UTF-8."""
 
 _CUES: dict[str, str] = {
     "brief": "brief briefly short shortly concise concisely only just single simply simple quick tldr succinct",
@@ -63,9 +63,9 @@ _CUES: dict[str, str] = {
     "tool": "api tool tools call search calculator input output context response json",
 }
 _CUES_OF: dict[str, list[int]] = {}
-for _place, _words in enumerate(_CUES.values()):
+for _index, _words in enumerate(_CUES.values()):
     for _word in _words.split():
-        _CUES_OF.setdefault(_word, []).append(_place)
+        _CUES_OF.setdefault(_word, []).append(_index)
 _CUE_WORDS = frozenset(_CUES_OF)
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -101,13 +101,13 @@ TEXT_FEATURES: tuple[str, ...] = (
     *(f"cue_{name}" for name in _CUES),
     "cue_fence",
     "cue_question",
-    "asked_tokens",
-    "asked_count",
+    "requested_tokens",
+    "requested_count",
 )
-"""Names of the features; sizes are log1p of counts, shares are of the bytes scanned, cues count distinct words."""
+"""Names of the features: sizes are log1p of counts, shares are of the bytes read, cues count distinct words."""
 
 PIECES = TEXT_FEATURES.index("pieces")
-"""Place of the log count of runs of letters, digits, spaces and signs: a token count that needs no tokenizer."""
+"""Index of the log count of runs of letters, digits, spaces and signs: a token count without a tokenizer."""
 
 _CLASS_MATRIX = np.zeros((256, len(_BYTE_CLASSES)))
 for _column, _bytes in enumerate(_BYTE_CLASSES.values()):
@@ -121,7 +121,7 @@ _SPACES = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 def text_features(text: str) -> list[float]:
-    """Return the values of `TEXT_FEATURES`; NaN for what an empty text cannot show."""
+    """Return the values of `TEXT_FEATURES`; all are NaN for an empty text."""
     if not text:
         return [nan] * len(TEXT_FEATURES)
     raw = text.encode(errors="surrogatepass")
@@ -150,21 +150,21 @@ def _cue_features(text: str) -> list[float]:
     distinct = frozenset(words)
     counts = [0.0] * len(_CUES)
     for word in distinct & _CUE_WORDS:
-        for place in _CUES_OF[word]:
-            counts[place] += 1.0
+        for index in _CUES_OF[word]:
+            counts[index] += 1.0
     return [
         *counts,
         float(text.count("```")),
         float(text.endswith("?")),
-        _asked_tokens(words) if distinct & _UNIT_SET else nan,
-        _asked_count(words),
+        _requested_tokens(words) if distinct & _UNIT_SET else nan,
+        _requested_count(words),
     ]
 
 
-def _asked_tokens(words: list[str]) -> float:
-    """Return log tokens asked for, as in "in 200 words" or "two short paragraphs"; NaN for none.
+def _requested_tokens(words: list[str]) -> float:
+    """Return the log of the tokens that the text asks for ("in 200 words", "two short paragraphs"); NaN for none.
 
-    >>> round(_asked_tokens("write it in 200 words".split()), 2) == round(log1p(280), 2)
+    >>> round(_requested_tokens("write it in 200 words".split()), 2) == round(log1p(280), 2)
     True
     """
     for i, word in enumerate(words):
@@ -175,8 +175,8 @@ def _asked_tokens(words: list[str]) -> float:
     return nan
 
 
-def _asked_count(words: list[str]) -> float:
-    """Return log1p of the first small number, as in "list 10 ideas"; NaN for none."""
+def _requested_count(words: list[str]) -> float:
+    """Return log1p of the first small number ("list 10 ideas"); NaN for none."""
     for word in words[:64]:
         if word.isdecimal() and len(word) <= 2:
             return log1p(int(word))

@@ -24,7 +24,7 @@ from gateway.api.models import model_routes
 from gateway.api.passthrough import Passthrough
 from gateway.api.request_recorder import RequestRecorder
 from gateway.clock import Clock
-from gateway.config import Settings, cache_dir, data_dir
+from gateway.config import Settings, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
@@ -32,8 +32,7 @@ from gateway.dispatch.retry_budget import RetryBudget
 from gateway.fleet.discovery import Discovery
 from gateway.fleet.manager import BackendManager, spec_of
 from gateway.fleet.pool import BackendPool
-from gateway.prediction.forecaster import Forecaster
-from gateway.prediction.predictor import Predictor
+from gateway.prediction.predictor import Forecaster, Predictor
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
 from gateway.server.background import BackgroundTasks, Work
@@ -51,7 +50,7 @@ from gateway.telemetry.gauges import Gauges
 from gateway.telemetry.metrics import Metrics
 from gateway.training.learner import Learner
 from gateway.training.schedule import Cadence
-from gateway.training.warm_start import warm_up
+from gateway.training.warm_start import replay
 from gateway.upstream.client import Upstream
 
 
@@ -186,7 +185,7 @@ def _build_maintainer(
 ) -> DatabaseMaintainer:
     async def prepare() -> None:
         await fleet.restore()
-        await warm_up(repository, core.predictor)
+        await replay(repository, core.predictor.memory)
 
     database = core.settings.database
     return DatabaseMaintainer(
@@ -208,11 +207,11 @@ async def _learn(core: _Core, engine: AsyncEngine, maintainer: DatabaseMaintaine
         engine,
         database_url=core.settings.database.url,
         embedder=prediction.embedder,
-        cache=cache_dir(),
         window_rows=prediction.window_rows,
         threads=prediction.train_threads,
         cadence=Cadence(prediction.train_every_s, prediction.train_after_rows, prediction.min_train_rows),
         clock=core.clock,
+        on_fallback=core.events.fallback,
     )
     await learner.run_with_retries(lambda: core.events.fallback("learner_without_database"))
 

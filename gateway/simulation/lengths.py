@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.prediction.history import HistoryPredictor
+from gateway.prediction.answer_memory import AnswerMemory, PastAnswer
 from gateway.scheduling.length import LEVELS, LengthQuantiles
 from gateway.simulation.workload import Arrival
 
@@ -25,15 +25,15 @@ class LearnedLengths:
     """Quantiles of earlier answers, learned during the run: what a gateway knows that was just started."""
 
     def __init__(self) -> None:
-        self._history = HistoryPredictor()
+        self._memory = AnswerMemory()
 
     def predict(self, arrival: Arrival) -> LengthQuantiles:
         """Predict from the answers that have ended so far."""
-        return self._history.predict_one(arrival.caller, None).length
+        return self._memory.predict_one(arrival.key).length
 
     def learn(self, arrival: Arrival) -> None:
         """Learn one length."""
-        self._history.learn_one(arrival.caller, arrival.output_tokens)
+        self._memory.learn_one(PastAnswer(arrival.key, arrival.output_tokens))
 
 
 class ForecastLengths:

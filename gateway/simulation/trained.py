@@ -16,7 +16,6 @@ from backends.simulator.config import EngineConfig
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history, split_by_group
-from gateway.prediction.features import FeatureExtractor
 from gateway.prediction.fitting import fit_predictor
 from gateway.prediction.length_model import LengthModel
 from gateway.prediction.length_predictor import LengthPredictor
@@ -108,7 +107,7 @@ def trained_forecasts(
     Raises:
         ValueError: there are too few rows to train on.
     """
-    predictor = LengthPredictor(FeatureExtractor(embedder))
+    predictor = LengthPredictor(embedder)
     predictor.serve(fit_predictor(learn_history(predictor.extractor, [_past(row) for row in training]), model))
     asks = [_ask(row) for row in rows]
     forecasts = (predictor.predict(asks[start : start + BATCH]) for start in range(0, len(asks), BATCH))
@@ -121,7 +120,7 @@ def _past(row: PastRow) -> PastRequest:
 
 def _ask(row: PastRow) -> PredictionInput:
     """Return what a gateway knows of the request. A trace has no texts, so the prompt's size is computed."""
-    ask = PredictionInput.of_row(row)
+    ask = row.prediction_input()
     if row.text is None and row.input_tokens:
         return replace(ask, text_bytes=round(BYTES_PER_TOKEN * row.input_tokens))
     return ask

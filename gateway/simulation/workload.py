@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from gateway.prediction.history import Caller
+from gateway.prediction.prediction_input import HistoryKey
 from gateway.simulation.times import Pattern, arrival_times
 from gateway.training.rows import PastRow
 
@@ -25,7 +25,7 @@ class Arrival:
     """
 
     id: str
-    caller: Caller
+    key: HistoryKey
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
@@ -85,5 +85,5 @@ def _draws(size: int, chance: random.Random) -> "Iterable[int]":
 
 
 def _arrival(request_id: str, index: int, row: PastRow, arrival_s: float) -> Arrival:
-    caller = Caller(row.app or "", row.model or "", row.user)
-    return Arrival(request_id, caller, arrival_s, prompt_tokens(row), row.output_tokens, index)
+    key = HistoryKey(row.app or "", row.model or "", user=row.user)
+    return Arrival(request_id, key, arrival_s, prompt_tokens(row), row.output_tokens, index)

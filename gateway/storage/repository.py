@@ -5,8 +5,8 @@ three statements and almost no CPU on the event loop, and there is no cache of n
 """
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from collections.abc import AsyncIterator, Sequence
+from datetime import date
 
 import asyncpg
 import msgspec
@@ -23,26 +23,31 @@ _REFUSALS = ("22", "23")
 """SQLSTATE classes of errors in a row: data exceptions and integrity violations."""
 
 _WRITE_TIMEOUT_S = 15
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CHUNK_ROWS = 500
+"""Rows that are read between two turns of the event loop."""
 
 
-class LengthCount(msgspec.Struct, frozen=True):
-    """How often one user's requests to a model had answers of `tokens` tokens, per sequence."""
+class AnsweredRequest(msgspec.Struct, frozen=True):
+    """A request that was answered in full, as the memory of past answers learns it.
+
+    Attributes:
+        template: digest of the system prompt.
+        tokens: output tokens per sequence.
+        cut: whether `max_tokens` ended the answer.
+        feature: the 4 bytes of one feature; None if the request has no features of the right version.
+    """
 
     app: str
     user: str | None
     model: str
-    tokens: int
-    count: int
-
-
-class TokenRatio(msgspec.Struct, frozen=True):
-    """Prompt sizes of an application on a model, summed: their ratio is its bytes per token."""
-
-    app: str
-    model: str
+    template: str | None
+    tokens: float
+    sequences: int
     prompt_bytes: int
-    input_tokens: int
+    input_tokens: int | None
+    cut: bool
+    feature: bytes | None
 
 
 class Repository:
@@ -74,17 +79,21 @@ class Repository:
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise _classify(error) from error
 
-    async def length_counts(self, *, since: datetime | None = None, limit: int = 50_000) -> list[LengthCount]:
-        """Count the answers' lengths over the newest `limit` requests that were answered whole."""
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(_LENGTH_COUNTS, {"since": since or _EPOCH, "limit": limit})
-            return [LengthCount(*row) for row in rows]
+    async def answered_requests(
+        self, *, features_versions: str, feature: int, limit: int
+    ) -> AsyncIterator[list[AnsweredRequest]]:
+        """Yield the newest `limit` requests that were answered in full, in the order of their arrival, in chunks.
 
-    async def token_ratios(self, *, since: datetime | None = None, limit: int = 50_000) -> list[TokenRatio]:
-        """Sum prompt bytes and tokens over the newest `limit` requests whose engine counted its input."""
+        Args:
+            features_versions: SQL pattern of the feature versions from which to read the feature.
+            feature: index of the feature in the vector.
+            limit: requests at most.
+        """
+        values = {"versions": features_versions, "position": 4 * feature + 1, "limit": limit}
         async with self._engine.connect() as connection:
-            rows = await connection.execute(_TOKEN_RATIOS, {"since": since or _EPOCH, "limit": limit})
-            return [TokenRatio(*row) for row in rows]
+            stream = await connection.stream(_ANSWERED_REQUESTS, values)
+            async for rows in stream.partitions(CHUNK_ROWS):
+                yield [AnsweredRequest(*row) for row in rows]
 
     async def _ensure_partitions(self, days: set[date]) -> None:
         missing = days - self._partitioned
@@ -159,32 +168,22 @@ _ADD_REQUESTS = text(f"""
     ON CONFLICT DO NOTHING
 """)
 
-_LENGTH_COUNTS = text("""
-    SELECT applications.name, end_users.name, model, tokens, count(*)
+# A feature whose bytes are missing counts as unknown.
+_ANSWERED_REQUESTS = text("""
+    SELECT applications.name, end_users.name, model, template, tokens, sequences, prompt_bytes, input_tokens, cut,
+        feature
     FROM (
-        SELECT application_id, end_user_id, model,
-            CAST(round(CAST(output_tokens AS numeric) / greatest(sequences, 1)) AS bigint) AS tokens
+        SELECT application_id, end_user_id, arrived_at, id, model, template, sequences, prompt_bytes, input_tokens,
+            CAST(output_tokens AS double precision) / greatest(sequences, 1) AS tokens,
+            finish_reason IS NOT DISTINCT FROM 'length' AS cut,
+            CASE WHEN features_version LIKE :versions AND length(features) >= :position + 3
+                THEN substring(features FROM :position FOR 4) END AS feature
         FROM requests
-        WHERE status = 'ok' AND arrived_at >= :since
-        ORDER BY arrived_at DESC
+        WHERE status = 'ok' AND output_tokens > 0
+        ORDER BY arrived_at DESC, id DESC
         LIMIT :limit
     ) AS newest
     JOIN applications ON applications.id = application_id
     LEFT JOIN end_users ON end_users.id = end_user_id
-    GROUP BY 1, 2, 3, 4
-    ORDER BY 1, 2, 3, 4
-""")
-
-_TOKEN_RATIOS = text("""
-    SELECT applications.name, model, CAST(sum(prompt_bytes) AS bigint), CAST(sum(input_tokens) AS bigint)
-    FROM (
-        SELECT application_id, model, prompt_bytes, input_tokens
-        FROM requests
-        WHERE input_tokens > 0 AND prompt_bytes > 0 AND arrived_at >= :since
-        ORDER BY arrived_at DESC
-        LIMIT :limit
-    ) AS newest
-    JOIN applications ON applications.id = application_id
-    GROUP BY 1, 2
-    ORDER BY 1, 2
+    ORDER BY arrived_at, newest.id
 """)

@@ -1,1 +1,1 @@
-"""How the length model keeps learning: past requests in, versions out, of which the better one serves."""
+"""Training of the length model: past requests in, model versions out, of which the best serves."""

@@ -1,8 +1,7 @@
-"""Past requests into history, as if the gateway had answered them: all rows of all files, or none.
+"""Import of past requests into the database, as if the gateway had answered them: all rows of all files, or none.
 
-Each row is predicted before it is learned from, with what the rows before it have taught: its features and history's
-prediction are those that the gateway would have had. The first model learns from the former and is measured against
-the latter.
+Each row is predicted from the rows before it, and then learned. So its features and its prediction from history are
+those that the gateway would have had. The first model is trained on the features and compared with the predictions.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +13,9 @@ from uuid import uuid4
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway.prediction.features import FeatureExtractor, vector_to_bytes
-from gateway.prediction.history import Caller, HistoryPredictor
-from gateway.prediction.prediction_input import PredictionInput
+from gateway.prediction.answer_memory import AnswerMemory, PastAnswer
+from gateway.prediction.embedder import Embedder
+from gateway.prediction.features import SIZE, FeatureExtractor, vector_to_bytes
 from gateway.storage.partitions import ensure_partitions
 from gateway.storage.record import RequestRecord
 from gateway.storage.repository import insert
@@ -25,16 +24,20 @@ from gateway.training.rows import PastRow
 
 BATCH_ROWS = 500
 ROUTE = "import"
-"""In the place of an HTTP route."""
+"""The route of an imported request."""
 
 _EPOCH_DAY = date(1970, 1, 1)
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What came in.
+    """The result of an import.
 
-    `dated_by` is "t" where the rows' times say when they arrived, "import" where they count as just arrived. `expired`
-    rows are older than what history keeps, and will be forgotten.
+    Attributes:
+        rows: imported requests.
+        apps: their applications.
+        users: their users.
+        dated_by: "t" if the rows' times are the arrivals, "import" if the rows count as just arrived.
+        expired: rows that are older than the retention time and will be deleted.
     """
 
     rows: int
@@ -49,10 +52,10 @@ class ImportRules:
     """How rows become requests.
 
     Args:
-        now: of the import; rows whose times are not Unix seconds arrived just before it, in their order.
-        keep_days: how long history keeps requests.
-        store_prompts: keep the texts.
-        app_of: names the application of a row that names none, by its system prompt.
+        now: time of the import; rows whose times are not Unix seconds arrived just before it, in their order.
+        keep_days: days for which requests are kept.
+        store_prompts: whether texts are stored.
+        app_of: returns the application of a row that names none, from its system prompt.
     """
 
     now: datetime
@@ -62,21 +65,21 @@ class ImportRules:
 
     @property
     def oldest_kept(self) -> datetime:
-        """Before it, history forgets."""
+        """Requests that arrived before this time will be deleted."""
         return self.now - timedelta(days=self.keep_days)
 
 
 async def import_corpus(
-    engine: AsyncEngine, corpus: Corpus, extractor: FeatureExtractor, rules: ImportRules, on_bytes: OnBytes
+    engine: AsyncEngine, corpus: Corpus, embedder: Embedder, rules: ImportRules, on_bytes: OnBytes
 ) -> ImportReport:
     """Insert a corpus in one transaction.
 
     Raises:
-        RowError: a file has changed since it was surveyed; nothing was imported.
-        SQLAlchemyError: Postgres did not take it; nothing was imported.
+        RowError: a file has changed since it was checked; nothing was imported.
+        SQLAlchemyError: Postgres refused the rows; nothing was imported.
     """
-    records = _Records(corpus, extractor, rules)
-    # Outside of the transaction: making a partition locks its table, and an empty one is no half of an import.
+    records = _Records(corpus, embedder, rules)
+    # Not in the transaction of the rows: creating a partition locks the table, and an empty partition does no harm.
     async with engine.begin() as connection:
         await ensure_partitions(connection, records.days())
     async with engine.begin() as connection:
@@ -87,34 +90,34 @@ async def import_corpus(
 
 
 class _Records:
-    """The records of a corpus, made one by one as its rows are read."""
+    """Makes the records of a corpus one by one as its rows are read."""
 
-    def __init__(self, corpus: Corpus, extractor: FeatureExtractor, rules: ImportRules) -> None:
+    def __init__(self, corpus: Corpus, embedder: Embedder, rules: ImportRules) -> None:
         self._corpus = corpus
-        self._extractor = extractor
         self._rules = rules
-        self._history = HistoryPredictor()
+        self._memory = AnswerMemory()
+        self._extractor = FeatureExtractor(embedder, self._memory)
         self._dated = corpus.is_unix_time(rules.now.timestamp())
         self._apps: set[str] = set()
         self._users: set[tuple[str, str]] = set()
         self._expired = 0
 
     def days(self) -> set[date]:
-        """List the days that history keeps, of those that the rows arrived on."""
+        """Return the days on which rows arrived that are still kept."""
         if not self._dated:
             return {self._rules.now.astimezone(UTC).date()}
         days = (_EPOCH_DAY + timedelta(days=number) for number in self._corpus.days)
         return {day for day in days if day >= self._rules.oldest_kept.date()}
 
     def read(self, on_bytes: OnBytes) -> Iterator[RequestRecord]:
-        """Yield a record for each row, in the order of their times."""
+        """Yield a record for each row, in time order."""
         for number, row in enumerate(self._corpus.read(on_bytes)):
             arrived_at = self._arrival(number, row)
             self._expired += arrived_at < self._rules.oldest_kept
             yield self._record(row, arrived_at)
 
     def report(self) -> ImportReport:
-        """Say what was read."""
+        """Return the report of the rows read so far."""
         return ImportReport(
             rows=self._corpus.rows,
             apps=len(self._apps),
@@ -129,37 +132,39 @@ class _Records:
         return self._rules.now - timedelta(microseconds=self._corpus.rows - number)
 
     def _record(self, row: PastRow, arrived_at: datetime) -> RequestRecord:
-        ask = PredictionInput.of_row(row)
+        past = row.prediction_input()
         if row.app is None:
-            ask = replace(ask, app=self._rules.app_of(ask.system))
-        self._apps.add(ask.app)
-        if ask.user is not None:
-            self._users.add((ask.app, ask.user))
-        vector = self._extractor.extract_one(ask)
-        caller = Caller(ask.app, ask.model, ask.user)
-        prediction = self._history.predict_one(caller, None)
-        self._extractor.learn_one(ask.key, vector, row.output_tokens, input_tokens=row.input_tokens)
-        self._history.learn_one(caller, row.output_tokens)
+            past = replace(past, app=self._rules.app_of(past.system))
+        key = past.key
+        self._apps.add(key.app)
+        if key.user is not None:
+            self._users.add((key.app, key.user))
+        vector = self._extractor.extract_one(past)
+        prediction = self._memory.predict_one(key)
+        size = float(vector[SIZE])
+        self._memory.learn_one(
+            PastAnswer(key, row.output_tokens, size=size, prompt_bytes=past.text_bytes, input_tokens=row.input_tokens)
+        )
         id_ = uuid4()
         return RequestRecord(
             id=str(id_),
             request_id=f"import-{id_.hex[:12]}",
             arrived_at=arrived_at,
-            app=ask.app,
-            user=ask.user,
-            model=ask.model,
+            app=key.app,
+            user=key.user,
+            model=key.model,
             route=ROUTE,
             stream=False,
             status="ok",
             http_status=200,
-            prompt_bytes=ask.text_bytes,
+            prompt_bytes=past.text_bytes,
             input_tokens=row.input_tokens,
             output_tokens=row.output_tokens,
             predicted_tokens=round(prediction.length.quantile(0.5)),
             predicted_p90_tokens=round(prediction.length.quantile(0.9)),
             prediction_source=prediction.source,
-            prompt=ask.text.replace("\0", "") if self._rules.store_prompts else None,
+            prompt=past.text.replace("\0", "") if self._rules.store_prompts else None,
             features=vector_to_bytes(vector),
             features_version=self._extractor.version,
-            template=ask.key.template,
+            template=key.template,
         )

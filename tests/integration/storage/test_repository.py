@@ -1,10 +1,11 @@
+import struct
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from gateway.errors import DatabaseUnavailable, RecordsRefused
 from gateway.storage.database import create_database_engine
-from gateway.storage.repository import LengthCount, Repository, TokenRatio
+from gateway.storage.repository import Repository
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -93,30 +94,34 @@ async def test_no_server_is_no_fault_of_the_record(tmp_path, a_record):
     await engine.dispose()
 
 
-async def test_length_counts_are_per_sequence_of_the_newest_whole_answers(repository, a_record):
+async def answered(repository, *, feature=1, limit=100):
+    chunks = repository.answered_requests(features_versions="1:%", feature=feature, limit=limit)
+    return [row async for rows in chunks for row in rows]
+
+
+async def test_answered_requests_are_the_newest_complete_ones_in_their_order(repository, a_record):
+    second = timedelta(seconds=1)
     await repository.write(
         [
-            a_record(output_tokens=7),
-            a_record(output_tokens=20, sequences=3),
-            a_record(output_tokens=7, user=None),
-            a_record(output_tokens=7),
-            a_record(output_tokens=1, status="cancelled"),
-            a_record(output_tokens=1, arrived_at=NOON - timedelta(days=1)),
+            a_record(arrived_at=NOON, output_tokens=20, sequences=4, finish_reason="length", input_tokens=None),
+            a_record(arrived_at=NOON + second, output_tokens=7, user=None, template="0123", finish_reason="stop"),
+            a_record(arrived_at=NOON + 2 * second, output_tokens=1, status="cancelled"),
+            a_record(arrived_at=NOON + 3 * second, output_tokens=0),
+            a_record(arrived_at=NOON - timedelta(days=1), output_tokens=1),
         ]
     )
-    assert await repository.length_counts(since=NOON) == [
-        LengthCount("translate", "ann", "llama", 7, 3),
-        LengthCount("translate", None, "llama", 7, 1),
+    found = await answered(repository, limit=2)
+    assert [(row.user, row.tokens, row.sequences, row.cut) for row in found] == [
+        ("ann", 5.0, 4, True),
+        (None, 7.0, 1, False),
     ]
-    assert sum(row.count for row in await repository.length_counts(limit=2)) == 2
-    assert LengthCount("translate", "ann", "llama", 1, 1) in await repository.length_counts()
+    assert [row.template for row in found] == [None, "0123"]
+    assert found[0].input_tokens is None
+    assert [row.tokens for row in await answered(repository)] == [1.0, 5.0, 7.0]
 
 
-async def test_token_ratios_sum_what_engines_counted(repository, a_record):
-    await repository.write(
-        [a_record(), a_record(prompt_bytes=200, input_tokens=60), a_record(input_tokens=None), a_record(model="b")]
-    )
-    assert await repository.token_ratios() == [
-        TokenRatio("translate", "b", 400, 100),
-        TokenRatio("translate", "llama", 600, 160),
-    ]
+async def test_one_feature_of_an_answered_request_is_read_if_its_version_fits(repository, a_record):
+    vector = struct.pack("<3f", 1.0, 2.5, 3.0)
+    for version, features in [("1:static", vector), ("2:static", vector), ("1:off", vector[:5]), (None, None)]:
+        await repository.write([a_record(features=features, features_version=version)])
+    assert {row.feature for row in await answered(repository)} == {struct.pack("<f", 2.5), None}

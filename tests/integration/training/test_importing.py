@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from gateway.errors import RowError
 from gateway.prediction.embedder import NoEmbedder
-from gateway.prediction.features import ANCHOR, N_FEATURES, FeatureExtractor, vector_from_bytes
+from gateway.prediction.features import ANCHOR, N_FEATURES, features_version, vector_from_bytes
 from gateway.training import corpus
 from gateway.training.corpus import survey
 from gateway.training.importing import ImportRules, import_corpus
@@ -30,7 +30,7 @@ def a_file(tmp_path):
 @pytest.fixture
 def run_import(engine):
     async def run(path, rules: ImportRules = RULES):
-        return await import_corpus(engine, survey([path]), FeatureExtractor(NoEmbedder()), rules, lambda _: None)
+        return await import_corpus(engine, survey([path]), NoEmbedder(), rules, lambda _: None)
 
     return run
 
@@ -82,7 +82,7 @@ async def test_features_are_as_of_before_the_row(a_file, run_import, fetch):
     assert len(first) == N_FEATURES
     assert second[ANCHOR] > first[ANCHOR]
     assert found[1][2] > found[0][2]
-    assert {row[1] for row in found} == {FeatureExtractor(NoEmbedder()).version}
+    assert {row[1] for row in found} == {features_version(NoEmbedder())}
     assert np.isfinite(first[ANCHOR])
 
 
@@ -103,7 +103,7 @@ async def test_a_file_that_goes_bad_meanwhile_imports_nothing(engine, a_file, fe
     with path.open("a") as file:
         file.write("{}\n")
     with pytest.raises(RowError, match=":2001: output_tokens: missing"):
-        await import_corpus(engine, corpus, FeatureExtractor(NoEmbedder()), RULES, lambda _: None)
+        await import_corpus(engine, corpus, NoEmbedder(), RULES, lambda _: None)
     assert await fetch("SELECT count(*) FROM requests") == [(0,)]
     assert await fetch("SELECT count(*) FROM applications") == [(0,)]
 

@@ -8,8 +8,7 @@ import pytest
 
 from gateway.errors import TrainerFailed
 from gateway.training import process
-from gateway.training.process import TrainerProcess
-from gateway.training.report import TrainingOrder
+from gateway.training.process import TrainerProcess, TrainingOrder
 
 ORDER = TrainingOrder(
     database_url="postgresql+asyncpg://nobody:secret@/x", features_version="1:off", window_rows=1000, min_rows=100

@@ -6,7 +6,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.errors import TrainerFailed
 from gateway.training import supervisor as supervision
-from gateway.training.report import TrainingReport
+from gateway.training.process import TrainingReport
 from gateway.training.schedule import Cadence
 from gateway.training.supervisor import Supervisor
 

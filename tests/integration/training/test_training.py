@@ -12,21 +12,20 @@ from sqlalchemy import text
 from gateway.clock import SystemClock
 from gateway.errors import TrainerFailed
 from gateway.prediction.embedder import NoEmbedder
-from gateway.prediction.features import N_FEATURES, FeatureExtractor
+from gateway.prediction.features import N_FEATURES, features_version
 from gateway.prediction.fitting import FittedPredictor, fit_predictor
 from gateway.training import supervisor as supervision
 from gateway.training import training
 from gateway.training.corpus import survey
 from gateway.training.importing import ImportRules, import_corpus
-from gateway.training.process import TRAINER, TrainerProcess
-from gateway.training.report import TrainingOrder
+from gateway.training.process import TRAINER, TrainerProcess, TrainingOrder
 from gateway.training.schedule import Cadence
 from gateway.training.supervisor import Supervisor
 from gateway.training.trainer import ORPHANED
 from gateway.training.training import train
 from gateway.training.window import TrainingRows
 
-LAYOUT = FeatureExtractor(NoEmbedder()).version
+LAYOUT = features_version(NoEmbedder())
 N_ROWS = 400
 
 
@@ -51,7 +50,7 @@ def answered(engine, tmp_path) -> Callable[[int], Awaitable[None]]:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row()) + "\n" for _ in range(count)))
         rules = ImportRules(now=datetime.now(UTC), keep_days=90, store_prompts=False, app_of=str)
-        await import_corpus(engine, survey([path]), FeatureExtractor(NoEmbedder()), rules, lambda _: None)
+        await import_corpus(engine, survey([path]), NoEmbedder(), rules, lambda _: None)
 
     return write
 

@@ -1,46 +1,62 @@
+from gateway.prediction.answer_memory import AnswerMemory
 from gateway.prediction.embedder import NoEmbedder
-from gateway.prediction.features import FeatureExtractor, vector_to_bytes
+from gateway.prediction.features import vector_to_bytes
 from gateway.prediction.prediction_input import PredictionInput
+from gateway.prediction.predictor import Predictor
 from gateway.training.warm_start import replay
 
-ASK = PredictionInput(
+INPUT = PredictionInput(
     app="chat", model="llama", user="ann", system="Be brief.", text="How tall is Everest?", text_bytes=29
 )
 
 
-async def test_a_restart_remembers_what_was_learned(engine, repository, a_record):
-    before = FeatureExtractor(NoEmbedder())
+async def test_a_restart_remembers_all_that_was_learned(repository, a_record):
+    before = Predictor()
+    before.use_embedder(NoEmbedder())
     records = []
     for number in range(50):
-        vector = before.extract_one(ASK)
+        forecast = before.forecast(INPUT, None)
         cut = number % 10 == 0
-        before.learn_one(ASK.key, vector, 100 + number, input_tokens=8, cut=cut)
+        before.learn_one(forecast, 100 + number, input_tokens=8, cut=cut)
         records.append(
             a_record(
                 number,
-                app=ASK.app,
-                user=ASK.user,
-                model=ASK.model,
-                template=ASK.key.template,
+                app=INPUT.app,
+                user=INPUT.user,
+                model=INPUT.model,
+                template=INPUT.key.template,
+                prompt_bytes=INPUT.text_bytes,
                 input_tokens=8,
                 output_tokens=100 + number,
                 finish_reason="length" if cut else "stop",
-                features=vector_to_bytes(vector),
-                features_version=before.version,
+                features=vector_to_bytes(forecast.learned.vector),
+                features_version=before.features_version,
             )
         )
     await repository.write(records)
-    after = FeatureExtractor(NoEmbedder())
-    assert await replay(engine, after) == 50
-    assert after.extract_one(ASK).tobytes() == before.extract_one(ASK).tobytes()
+    after = Predictor()
+    assert await replay(repository, after.memory) == 50
+    after.use_embedder(NoEmbedder())
+    expected, actual = before.forecast(INPUT, None), after.forecast(INPUT, None)
+    assert actual.learned.vector.tobytes() == expected.learned.vector.tobytes()
+    assert (actual.length, actual.source, actual.prompt_tokens) == (
+        expected.length,
+        expected.source,
+        expected.prompt_tokens,
+    )
 
 
-async def test_the_newest_answers_are_replayed(engine, repository, a_record):
-    extractor = FeatureExtractor(NoEmbedder())
-    features = vector_to_bytes(extractor.extract_one(ASK))
-    of_layout = {"features": features, "features_version": extractor.version}
-    await repository.write([a_record(number, **of_layout) for number in range(20)])
-    await repository.write([a_record(30, **(of_layout | {"features_version": "0:off"}))])
-    await repository.write([a_record(31, **(of_layout | {"features": b"torn"}))])
-    assert await replay(engine, extractor, limit=15) == 15
-    assert await replay(engine, extractor) == 20
+async def test_only_the_newest_answers_are_replayed_in_their_order(repository, a_record):
+    await repository.write([a_record(number, output_tokens=10 + number) for number in range(20)])
+    memory = AnswerMemory()
+    assert await replay(repository, memory, limit=15) == 15
+    values, _ = memory.features_one(INPUT.key, 0.0)
+    assert await replay(repository, AnswerMemory()) == 20
+    assert values[0] > 2  # count of all answers
+
+
+async def test_answers_without_usable_features_are_replayed_without_a_size(repository, a_record):
+    changes = [{"features_version": "0:off"}, {"features": b"torn"}, {"features": None, "features_version": None}]
+    await repository.write([a_record(number, **change) for number, change in enumerate(changes)])
+    await repository.write([a_record(30, status="failed"), a_record(31, output_tokens=0)])
+    assert await replay(repository, AnswerMemory()) == 3

@@ -14,8 +14,7 @@ from gateway.api.request_recorder import RequestRecorder
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.fleet.pool import BackendPool
-from gateway.prediction.forecaster import Forecaster
-from gateway.prediction.predictor import Predictor
+from gateway.prediction.predictor import Forecaster, Predictor
 from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits
 from gateway.scheduling.policies import policy_named

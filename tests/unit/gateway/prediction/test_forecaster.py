@@ -4,33 +4,26 @@ import threading
 import pytest
 
 from gateway.prediction.embedder import NoEmbedder
-from gateway.prediction.features import FeatureExtractor
-from gateway.prediction.forecaster import MAX_BATCH, Forecaster
-from gateway.prediction.length_predictor import LengthPredictor
 from gateway.prediction.prediction_input import PredictionInput
-from gateway.prediction.predictor import Predictor
+from gateway.prediction.predictor import MAX_BATCH, Forecaster, Predictor
 
-ASK = PredictionInput("mail", "llama", text="hello", text_bytes=5)
+INPUT = PredictionInput("mail", "llama", text="hello", text_bytes=5)
 
 
-class RecordingPredictor(LengthPredictor):
-    """Remembers how many asks came together."""
+class RecordingEmbedder(NoEmbedder):
+    """Remembers how many requests came together; the embedding of no system prompt does not count."""
 
-    def __init__(self, embedder):
-        super().__init__(FeatureExtractor(embedder))
+    def __init__(self):
         self.batches = []
 
-    def predict_one(self, ask):
-        self.batches.append(1)
-        return super().predict_one(ask)
-
-    def predict(self, asks):
-        self.batches.append(len(asks))
-        return super().predict(asks)
+    def embed(self, texts):
+        if texts != [""]:
+            self.batches.append(len(texts))
+        return super().embed(texts)
 
 
 class SlowEmbedder(NoEmbedder):
-    """Takes as long as it is made to."""
+    """Waits until it is released."""
 
     name = "slow"
 
@@ -45,36 +38,37 @@ class SlowEmbedder(NoEmbedder):
 def forecaster(embedder, budget_s=5.0):
     fallbacks = []
     predictor = Predictor(fallbacks.append)
-    predictor.lengths = RecordingPredictor(embedder)
-    return Forecaster(predictor, budget_s, fallbacks.append), predictor.lengths, fallbacks
+    predictor.use_embedder(embedder)
+    return Forecaster(predictor, budget_s, fallbacks.append), fallbacks
 
 
-async def test_without_features_history_answers_at_once():
-    expected = await Forecaster(Predictor(), 1.0, str).forecast(ASK, None)
+async def test_without_an_embedder_history_forecasts_at_once():
+    expected = await Forecaster(Predictor(), 1.0, str).forecast(INPUT, None)
     assert (expected.source, expected.learned) == ("prior", None)
 
 
-async def test_what_comes_together_is_predicted_together():
-    ours, lengths, _ = forecaster(NoEmbedder())
-    forecasts = await asyncio.gather(*(ours.forecast(ASK, None) for _ in range(MAX_BATCH + 1)))
-    assert lengths.batches == [MAX_BATCH, 1]
+async def test_requests_that_arrive_together_are_predicted_together():
+    embedder = RecordingEmbedder()
+    ours, _ = forecaster(embedder)
+    forecasts = await asyncio.gather(*(ours.forecast(INPUT, None) for _ in range(MAX_BATCH + 1)))
+    assert embedder.batches == [MAX_BATCH, 1]
     assert all(expected.learned is not None for expected in forecasts)
 
 
 @pytest.mark.filterwarnings("error")
-async def test_a_budget_that_is_spent_leaves_the_answer_to_history():
+async def test_history_forecasts_when_the_budget_is_spent():
     embedder = SlowEmbedder()
-    ours, _, fallbacks = forecaster(embedder, budget_s=0.01)
-    expected = await ours.forecast(ASK, None)
+    ours, fallbacks = forecaster(embedder, budget_s=0.01)
+    expected = await ours.forecast(INPUT, None)
     embedder.released.set()
     assert (expected.source, expected.learned, fallbacks) == ("prior", None, ["prediction_budget"])
 
 
-async def test_a_slow_embedder_leaves_the_loop_to_others():
+async def test_a_slow_embedder_does_not_block_the_event_loop():
     embedder = SlowEmbedder()
-    ours, _, fallbacks = forecaster(embedder)
-    waiting = asyncio.create_task(ours.forecast(ASK, None))
-    await asyncio.sleep(0)  # others are served while it works: this line is one of them
+    ours, fallbacks = forecaster(embedder)
+    waiting = asyncio.create_task(ours.forecast(INPUT, None))
+    await asyncio.sleep(0)  # this task runs while the embedder waits
     await asyncio.sleep(0)
     assert not waiting.done()
     embedder.released.set()

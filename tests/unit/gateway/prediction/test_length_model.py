@@ -3,14 +3,13 @@ from math import exp, log
 import numpy as np
 import pytest
 
-from gateway.prediction.anchor_model import AnchorModel
 from gateway.prediction.distribution import cut_probability, expected_logs, expected_tokens
 from gateway.prediction.embedder import EMBEDDING_DIMS, NoEmbedder
 from gateway.prediction.evaluation import PastRequest, evaluate, evaluate_online, learn_history, split_by_group
-from gateway.prediction.features import ANCHOR, FEATURE_NAMES, FeatureExtractor
-from gateway.prediction.fitting import MIN_ROWS, FittedPredictor, TrainingSet, fit_predictor
-from gateway.prediction.length_model import Compression, LengthModel, hide_history
-from gateway.prediction.length_predictor import LengthPredictor
+from gateway.prediction.features import ANCHOR, FEATURE_NAMES
+from gateway.prediction.fitting import MIN_ROWS, FittedPredictor, TrainingSet, fit_predictor, hide_history
+from gateway.prediction.length_model import Compression, LengthModel
+from gateway.prediction.length_predictor import AnchorModel, LengthPredictor
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LEVELS
 
@@ -19,7 +18,7 @@ P90, MEDIAN = LEVELS.index(0.9), LEVELS.index(0.5)
 
 
 def requests(n: int, *, apps: tuple[str, ...] = ("copy", "essay"), seed: int = 0) -> list[PastRequest]:
-    """`copy` answers as long as it is asked; others some 300 tokens, `yes` one or two."""
+    """`copy` answers are twice as long as the prompt, `essay` ones about 300 tokens, `yes` ones one or two."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -27,14 +26,15 @@ def requests(n: int, *, apps: tuple[str, ...] = ("copy", "essay"), seed: int = 0
         center = {"copy": 2.0 * words, "essay": 300.0, "yes": 1.5}[app]
         tokens = max(1, round(center * exp(0.2 * rng.standard_normal())))
         text = "word " * words
-        ask = PredictionInput(app=app, model="llama", text=text, text_bytes=len(text), last_user_bytes=len(text))
-        rows.append(PastRequest(ask, tokens, input_tokens=words, group=f"g{i}"))
+        size = len(text)
+        one = PredictionInput(app=app, model="llama", text=text, text_bytes=size, last_user_bytes=size)
+        rows.append(PastRequest(one, tokens, input_tokens=words, group=f"g{i}"))
     return rows
 
 
 @pytest.fixture(scope="module")
 def training() -> TrainingSet:
-    return learn_history(FeatureExtractor(NoEmbedder()), requests(900))
+    return learn_history(LengthPredictor(NoEmbedder()).extractor, requests(900))
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def test_one_row_alone_is_predicted_as_among_others(fitted, training):
     np.testing.assert_allclose([fitted.model.predict_one(vector) for vector in training.X[:5]], together, rtol=1e-6)
 
 
-def test_a_model_comes_back_from_its_bytes(fitted, training):
+def test_a_model_survives_its_bytes(fitted, training):
     restored = FittedPredictor.from_bytes(fitted.to_bytes())
     np.testing.assert_array_equal(restored.model.predict(training.X), fitted.model.predict(training.X))
     assert restored.model.get_params() == fitted.model.get_params()
     assert restored.calibration.to_dict() == fitted.calibration.to_dict()
 
 
-def test_predictions_follow_history_where_no_training_has_been(fitted, training):
+def test_predictions_follow_history_outside_of_the_training_data(fitted, training):
     drifted = training.X.copy()
     drifted[:, ANCHOR] += log(3)
     drifted[:, [FEATURE_NAMES.index(f"{level}_expected") for level in ("all", "model", "app", "app_model")]] += log(3)
@@ -66,13 +66,13 @@ def test_predictions_follow_history_where_no_training_has_been(fitted, training)
     assert np.median(moved) == pytest.approx(log(3), abs=0.3)
 
 
-def test_an_application_never_trained_on_is_learned_from_its_first_answers(fitted):
-    predictor = LengthPredictor(FeatureExtractor(NoEmbedder()))
+def test_a_new_application_is_learned_from_its_first_answers(fitted):
+    predictor = LengthPredictor(NoEmbedder())
     learn_history(predictor.extractor, requests(600))
     predictor.serve(fitted)
     for row in requests(50, apps=("yes",), seed=1):
-        predictor.learn_one(predictor.predict_one(row.ask), row.output_tokens)
-    medians = [predictor.predict_one(row.ask).length.quantile(0.5) for row in requests(20, apps=("yes",), seed=2)]
+        predictor.learn_one(predictor.predict_one(row.input), row.output_tokens)
+    medians = [predictor.predict_one(row.input).length.quantile(0.5) for row in requests(20, apps=("yes",), seed=2)]
     assert np.median(medians) < 6
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_hidden_without_dropout(training):
     np.testing.assert_array_equal(hide_history(training.X, 0.0, np.random.default_rng(0)), training.X)
 
 
-def test_too_few_rows_are_refused(training):
+def test_too_few_rows_are_an_error(training):
     few = TrainingSet(training.X[:50], training.tokens[:50], training.apps[:50])
     with pytest.raises(ValueError, match=f"at least {MIN_ROWS}"):
         fit_predictor(few)
@@ -101,7 +101,7 @@ def test_rows_without_groups_hold_out_the_newest(training):
     assert held_out[720:].all()
 
 
-def test_a_model_of_another_feature_version_is_refused(fitted, monkeypatch):
+def test_a_model_of_another_feature_version_is_an_error(fitted, monkeypatch):
     stored = fitted.model.to_bytes()
     monkeypatch.setattr("gateway.prediction.length_model.FEATURE_VERSION", 10**6)
     with pytest.raises(ValueError, match="feature version"):
@@ -116,7 +116,7 @@ def test_compression_keeps_the_directions_of_most_variance():
 
 
 def test_before_the_first_training_history_predicts():
-    X = learn_history(FeatureExtractor(NoEmbedder()), requests(400, apps=("copy",))).X[200:]
+    X = learn_history(LengthPredictor(NoEmbedder()).extractor, requests(400, apps=("copy",))).X[200:]
     tokens = np.array([row.output_tokens for row in requests(400, apps=("copy",))[200:]])
     logs = AnchorModel().predict(X)
     assert np.median(np.abs(np.exp(logs[:, MEDIAN]) / tokens - 1)) < 0.25
@@ -125,13 +125,13 @@ def test_before_the_first_training_history_predicts():
 
 
 def test_a_forecast_respects_max_tokens(fitted, training):
-    predictor = LengthPredictor(FeatureExtractor(NoEmbedder()))
+    predictor = LengthPredictor(NoEmbedder())
     learn_history(predictor.extractor, requests(600))
     predictor.serve(fitted)
-    ask = PredictionInput(
+    one = PredictionInput(
         app="essay", model="llama", text="word " * 50, text_bytes=250, last_user_bytes=250, max_tokens=20
     )
-    forecast = predictor.predict_one(ask)
+    forecast = predictor.predict_one(one)
     assert forecast.length.quantile(0.95) <= 20
     assert forecast.expected_tokens <= 20
     assert forecast.cut_probability is not None
@@ -139,11 +139,11 @@ def test_a_forecast_respects_max_tokens(fitted, training):
 
 
 def test_a_batch_is_forecast_as_each_alone(fitted):
-    predictor = LengthPredictor(FeatureExtractor(NoEmbedder()))
+    predictor = LengthPredictor(NoEmbedder())
     predictor.serve(fitted)
-    asks = [row.ask for row in requests(7)]
-    for together, ask in zip(predictor.predict(asks), asks, strict=True):
-        alone = predictor.predict_one(ask)
+    inputs = [row.input for row in requests(7)]
+    for together, one in zip(predictor.predict(inputs), inputs, strict=True):
+        alone = predictor.predict_one(one)
         np.testing.assert_allclose(together.logs, alone.logs, rtol=1e-6)
         assert together.expected_tokens == pytest.approx(alone.expected_tokens)
 
@@ -158,7 +158,7 @@ def test_mean_and_cut_follow_the_quantiles():
 
 
 def test_rows_that_share_an_input_are_never_split():
-    rows = [PastRequest(row.ask, row.output_tokens, group=f"g{i // 4}") for i, row in enumerate(requests(400))]
+    rows = [PastRequest(row.input, row.output_tokens, group=f"g{i // 4}") for i, row in enumerate(requests(400))]
     train, test = split_by_group(rows)
     assert not {row.group for row in train} & {row.group for row in test}
     assert len(train) + len(test) == 400

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from catboost import CatBoostRegressor
 
-from gateway.prediction.oblivious_trees import ObliviousTrees
+from gateway.prediction.length_model import ObliviousTrees
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -25,7 +25,7 @@ def fitted():
 
 
 def rows_on_borders(trees, count=500):
-    """Return rows with missing values, and many that lie on a border or next to it."""
+    """Return rows with missing values and with many inputs on a border or next to it."""
     rng = np.random.default_rng(1)
     X = rng.normal(size=(count, 6)).astype(np.float32)
     X[rng.random(X.shape) < 0.2] = np.nan
@@ -38,7 +38,7 @@ def rows_on_borders(trees, count=500):
     return X
 
 
-def test_predictions_are_catboosts_own(fitted):
+def test_predictions_equal_those_of_catboost(fitted):
     trees = ObliviousTrees.of(fitted)
     X = rows_on_borders(trees)
     np.testing.assert_allclose(trees.predict(X), fitted.predict(X), rtol=0, atol=1e-12)
@@ -50,7 +50,7 @@ def test_one_row_is_predicted_as_among_others(fitted):
     np.testing.assert_array_equal([trees.predict_one(x) for x in X], trees.predict(X))
 
 
-def test_trees_come_back_from_their_arrays(fitted):
+def test_trees_survive_their_arrays(fitted):
     trees = ObliviousTrees.of(fitted)
     X = rows_on_borders(trees)
     restored = ObliviousTrees.from_arrays(trees.to_arrays())
@@ -68,6 +68,6 @@ def test_no_rows_give_no_predictions(fitted):
     assert ObliviousTrees.of(fitted).predict(np.empty((0, 6), np.float32)).shape == (0, len(LEVELS))
 
 
-def test_trees_too_deep_are_refused():
+def test_a_tree_that_is_too_deep_is_an_error():
     with pytest.raises(ValueError, match="levels deep"):
         ObliviousTrees.of(booster(depth=9, trees=2))

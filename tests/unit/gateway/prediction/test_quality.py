@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.prediction.quality import WINDOW, RecentQuality
+from gateway.prediction.predictor import QUALITY_WINDOW, RecentQuality
 
 
 def of(*rows):
@@ -10,12 +10,12 @@ def of(*rows):
     return quality
 
 
-def test_nothing_is_known_before_the_first_row():
+def test_quality_is_unknown_before_the_first_row():
     quality = RecentQuality()
     assert (quality.seen, quality.mae(), quality.p90_coverage(), quality.kendall_tau()) == (0, None, None, None)
 
 
-def test_the_error_is_the_mean_of_what_was_missed_either_way():
+def test_the_error_is_the_mean_absolute_one():
     assert of((10, 0, 14), (10, 0, 4)).mae() == 5.0
 
 
@@ -33,10 +33,10 @@ def test_an_answer_as_long_as_its_quantile_is_covered():
         ([(1, 1)], None),
     ],
 )
-def test_tau_tells_how_well_the_order_is_known(pairs, tau):
+def test_tau_measures_the_order(pairs, tau):
     assert of(*((predicted, 0, actual) for predicted, actual in pairs)).kendall_tau() == pytest.approx(tau)
 
 
 def test_only_the_last_rows_count():
-    quality = of(*[(0, 0, 100)] * WINDOW, *[(50, 60, 50)] * WINDOW)
-    assert (quality.mae(), quality.p90_coverage(), quality.seen) == (0.0, 1.0, 2 * WINDOW)
+    quality = of(*[(0, 0, 100)] * QUALITY_WINDOW, *[(50, 60, 50)] * QUALITY_WINDOW)
+    assert (quality.mae(), quality.p90_coverage(), quality.seen) == (0.0, 1.0, 2 * QUALITY_WINDOW)

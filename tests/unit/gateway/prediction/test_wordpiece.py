@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.prediction.wordpiece import MAX_PIECE_CHARS, plain_word_tokens
+from gateway.prediction.embedder import MAX_PIECE_CHARS, word_tokens
 
 VOCABULARY = {
     "[UNK]": 1,
@@ -14,6 +14,15 @@ VOCABULARY = {
     "don": 9,
     "x": 10,
     "##x": 11,
+    "naive": 12,
+    "言": 13,
+    "葉": 14,
+    "。": 15,
+    "[": 16,
+    "]": 17,
+    "unk": 18,
+    "ж": 19,
+    "##ж": 20,
 }
 
 
@@ -24,7 +33,7 @@ VOCABULARY = {
         ("UNaffable.", [2, 3, 4, 6]),
         ("don't", [9, 7, 8]),
         ("...", [6, 6, 6]),
-        ("unaffabl", [1]),  # not all of it is known
+        ("unaffabl", [1]),  # a part of it is unknown
         ("unaffabl.un", [1, 6, 2]),
         ("$", [1]),
         ("", []),
@@ -33,9 +42,20 @@ VOCABULARY = {
     ],
 )
 def test_the_longest_known_piece_comes_first(word, tokens):
-    assert plain_word_tokens(word, VOCABULARY) == tokens
+    assert word_tokens(word, VOCABULARY) == tokens
 
 
-@pytest.mark.parametrize("word", ["naïve", "言葉", "[UNK]", "a[PAD]", "a\x00b", "\x7f"])
-def test_what_is_not_plain_is_left_to_the_tokenizer(word):
-    assert plain_word_tokens(word, VOCABULARY) is None
+@pytest.mark.parametrize(
+    ("word", "tokens"),
+    [
+        ("naïve", [12]),  # accents are dropped
+        ("NAÏVE", [12]),
+        ("言葉。", [13, 14, 15]),  # every CJK character is a word
+        ("[UNK]", [16, 18, 17]),  # a text has no special tokens
+        ("x\x00\u200dx", [10, 11]),  # control characters are dropped
+        ("ЖЖ", [19, 20]),
+        ("\ud800", [1]),
+    ],
+)
+def test_unicode_words_are_normalized_like_in_bert(word, tokens):
+    assert word_tokens(word, VOCABULARY) == tokens

@@ -1,13 +1,13 @@
 import pytest
 
-from gateway.prediction.history import Caller
+from gateway.prediction.prediction_input import HistoryKey
 from gateway.simulation.report import retry_accuracy
 from gateway.simulation.run import RequestTrace, SimulationResult
 from gateway.simulation.workload import Arrival
 
 
 def trace(arrival_s, **times):
-    return RequestTrace(Arrival("x", Caller("app", "model"), arrival_s, 10, 10), **times)
+    return RequestTrace(Arrival("x", HistoryKey("app", "model"), arrival_s, 10, 10), **times)
 
 
 def result(*traces, depths):

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from gateway.training.drift import MIN_OUTCOMES, DriftDetector
+from gateway.training.schedule import MIN_OUTCOMES, DriftDetector
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def answers():
     return lambda factor=1.0: 100.0 * factor * draw.lognormvariate(0.0, 0.7)
 
 
-def test_lengths_that_triple_are_seen_within_two_hundred_answers(answers):
+def test_lengths_that_triple_are_drift_within_200_answers(answers):
     detector = DriftDetector()
     for _ in range(2000):
         detector.learn_one(100.0, answers())
@@ -36,7 +36,7 @@ def test_better_predictions_are_no_drift(answers):
     assert not detector.drifted
 
 
-def test_a_few_outcomes_prove_nothing():
+def test_a_few_outcomes_are_no_drift():
     detector = DriftDetector()
     for number in range(MIN_OUTCOMES - 1):
         detector.learn_one(100.0, 100.0 if number < 20 else 1000.0)

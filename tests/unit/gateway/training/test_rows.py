@@ -26,18 +26,18 @@ def test_what_is_missing_is_unknown(a_file):
     assert (row.app, row.user, row.model, row.t, row.text, row.input_tokens) == (None,) * 6
 
 
-def test_fields_that_nobody_reads_are_passed_over(a_file):
+def test_unknown_fields_are_ignored(a_file):
     [row] = read_rows(
         a_file(b'{"app": "GC", "user_input": "Hi", "output": "Hello", "output_tokens": 2, "group": "g1"}')
     )
     assert (row.app, row.text, row.output_tokens, row.group) == ("GC", "Hi", 2, "g1")
 
 
-def test_compressed_rows_are_read_as_they_are(a_file):
+def test_compressed_rows_are_read(a_file):
     assert len(list(read_rows(a_file(gzip.compress(GOOD * 5), "rows.jsonl.gz")))) == 5
 
 
-def test_a_byte_order_mark_and_blank_lines_are_no_rows(a_file):
+def test_a_byte_order_mark_and_blank_lines_are_ignored(a_file):
     assert len(list(read_rows(a_file(b"\xef\xbb\xbf" + GOOD + b"\n  \n" + GOOD)))) == 2
 
 
@@ -124,7 +124,7 @@ def test_a_bad_trace_is_named_with_its_line(a_file, trace, complaint):
 
 
 def test_progress_adds_up_to_the_file(a_file):
-    path, told = a_file(GOOD * 5000), []
-    list(read_rows(path, told.append))
-    assert sum(told) == path.stat().st_size
-    assert len(told) > 1
+    path, reported = a_file(GOOD * 5000), []
+    list(read_rows(path, reported.append))
+    assert sum(reported) == path.stat().st_size
+    assert len(reported) > 1
