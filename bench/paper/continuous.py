@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from backends.simulator.engine import ContinuousEngine, FcfsQueue, ReservedKV, StepResult
 from backends.simulator.engine import Sequence as EngineSequence
-from bench.paper.run import Done, Outcome
+from bench.paper.run import Done, RunResult
 from bench.paper.testbed import MAX_TOKENS, Job, Testbed
 
 
-def run_continuous(jobs: Sequence[Job], testbed: Testbed, *, at_once: int) -> Outcome:
+def run_continuous(jobs: Sequence[Job], testbed: Testbed, *, at_once: int) -> RunResult:
     """Run until every request is answered. Requests go to the first engine with a free place, in order of arrival.
 
     Args:
@@ -43,7 +43,7 @@ def run_continuous(jobs: Sequence[Job], testbed: Testbed, *, at_once: int) -> Ou
         elif waiting < len(jobs):
             now = max(now, _arrival(jobs[waiting]))
         else:
-            return Outcome(done)
+            return RunResult(done)
 
 
 def _arrival(job: Job) -> float:

@@ -6,7 +6,7 @@ from bench.paper.continuous import run_continuous
 from bench.paper.jobs import Sample, poisson_jobs
 from bench.paper.policies import Vanilla, WmaBatches
 from bench.paper.report import PaperReport, report
-from bench.paper.run import Outcome, run_static
+from bench.paper.run import RunResult, run_static
 from bench.paper.served import ServedScheduler
 from bench.paper.testbed import Job, Testbed
 from gateway.scheduling.batch_time import KnnBatchTime
@@ -21,39 +21,39 @@ WINDOW_S = 600.0
 
 BASELINE, OURS = "VS", "ours"
 
-Run = Callable[[Sequence[Job], Testbed], Outcome]
+Run = Callable[[Sequence[Job], Testbed], RunResult]
 
 
-def _vs(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _vs(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(Vanilla(VANILLA_SIZE), jobs, testbed)
 
 
-def _vsq(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _vsq(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(Vanilla(QUANTISED_SIZE), jobs, testbed.quantised())
 
 
-def _ccb(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _ccb(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_continuous(jobs, testbed, at_once=VANILLA_SIZE)
 
 
-def _glp(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _glp(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(WmaBatches(testbed.kv_capacity_tokens, size=VANILLA_SIZE), jobs, testbed)
 
 
-def _abp(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _abp(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(WmaBatches(testbed.kv_capacity_tokens), jobs, testbed)
 
 
-def _magnus(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _magnus(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(WmaBatches(testbed.kv_capacity_tokens, KnnBatchTime(testbed.batch_time)), jobs, testbed)
 
 
-def _magnus_q(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _magnus_q(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     estimator = KnnBatchTime(testbed.batch_time)
     return run_static(WmaBatches(testbed.kv_capacity_tokens, estimator, memory_level=MEMORY_LEVEL), jobs, testbed)
 
 
-def _ours(jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def _ours(jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     return run_static(ServedScheduler(testbed), jobs, testbed)
 
 

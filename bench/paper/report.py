@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from bench.paper.run import Outcome
+from bench.paper.run import RunResult
 
 
 class PaperReport(msgspec.Struct, frozen=True):
@@ -43,27 +43,27 @@ class PaperReport(msgspec.Struct, frozen=True):
         return self.req_per_s / baseline.req_per_s - 1.0, self.mean_s / baseline.mean_s - 1.0
 
 
-def report(policy: str, rate: float, outcome: Outcome) -> PaperReport:
+def report(policy: str, rate: float, result: RunResult) -> PaperReport:
     """Compute the figures of one run."""
-    arrived = np.array([one.job.request.arrival_s for one in outcome.done])
-    finished = np.array([one.finished_s for one in outcome.done])
+    arrived = np.array([one.job.request.arrival_s for one in result.done])
+    finished = np.array([one.finished_s for one in result.done])
     window_s = max(float(arrived.max()), 1e-9)
     inside = finished <= window_s
-    generated = np.array([one.generated_tokens for one in outcome.done])
-    valid = np.array([one.job.output_tokens for one in outcome.done])
+    generated = np.array([one.generated_tokens for one in result.done])
+    valid = np.array([one.job.output_tokens for one in result.done])
     response = finished - arrived
     p50, p99 = np.quantile(response, (0.5, 0.99)).tolist()
-    succeeded = outcome.batches - outcome.failures
+    succeeded = result.batches - result.failures
     return PaperReport(
         policy=policy,
         rate=rate,
-        n=len(outcome.done),
+        n=len(result.done),
         req_per_s=float(inside.sum() / window_s),
         tok_per_s=float(generated[inside].sum() / window_s),
         valid_tok_per_s=float(valid[inside].sum() / window_s),
         mean_s=float(response.mean()),
         p50_s=p50,
         p99_s=p99,
-        out_of_memory=outcome.failures,
-        batch_size=len(outcome.done) / succeeded if succeeded else None,
+        out_of_memory=result.failures,
+        batch_size=len(result.done) / succeeded if succeeded else None,
     )

@@ -19,7 +19,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """What happened in one run.
 
     Attributes:
@@ -41,7 +41,7 @@ class _Running:
     run: BatchRun = field(compare=False)
 
 
-def run_static(policy: BatchPolicy, jobs: Sequence[Job], testbed: Testbed) -> Outcome:
+def run_static(policy: BatchPolicy, jobs: Sequence[Job], testbed: Testbed) -> RunResult:
     """Run until every request is answered.
 
     Args:
@@ -72,4 +72,4 @@ def run_static(policy: BatchPolicy, jobs: Sequence[Job], testbed: Testbed) -> Ou
             run = testbed.run([by_id[request.id] for request in batch])
             heapq.heappush(running, _Running(now + run.seconds, started, batch, run))
             started += 1
-    return Outcome(done, failures, started)
+    return RunResult(done, failures, started)

@@ -67,7 +67,7 @@ def test_the_tables_fit_a_terminal(tmp_path):
         (("--instructions", "/nowhere.json"), "/nowhere.json"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_trained(tmp_path, arguments, named):
+def test_bad_input_is_named_before_training(tmp_path, arguments, named):
     result = run("--trace", trace_file(tmp_path), *arguments)
     assert result.exit_code == 2
     assert named in result.stderr

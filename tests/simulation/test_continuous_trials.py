@@ -43,6 +43,12 @@ def test_other_processes_give_the_same_results():
     assert run((workload(), wanted), jobs=2) == run((workload(), wanted))
 
 
+def test_true_lengths_replace_the_forecasts():
+    predicted, true = run((workload(), trials("sjf", "sjf@true", load=1.5, count=200)))
+    assert (predicted.policy, true.policy) == ("sjf", "sjf@true")
+    assert true.report.mean_s < predicted.report.mean_s
+
+
 def test_curves_show_every_answer_and_memory_over_the_whole_run():
     (one,) = run((workload(), trials("direct")))
     assert one.curves.e2e_s == sorted(one.curves.e2e_s)

@@ -29,31 +29,31 @@ def jobs(rate=20.0, count=1500, knowledge=Knowledge.NOISY):
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_request_is_answered_once_after_its_arrival(name):
     arriving = jobs(count=150)
-    outcome = POLICIES[name](arriving, Testbed())
-    assert sorted(int(one.job.request.id) for one in outcome.done) == list(range(150))
-    assert all(one.finished_s > one.job.request.arrival_s for one in outcome.done)
-    assert all(one.generated_tokens >= one.job.output_tokens for one in outcome.done)
+    result = POLICIES[name](arriving, Testbed())
+    assert sorted(int(one.job.request.id) for one in result.done) == list(range(150))
+    assert all(one.finished_s > one.job.request.arrival_s for one in result.done)
+    assert all(one.generated_tokens >= one.job.output_tokens for one in result.done)
 
 
 def test_requests_of_batches_that_ran_out_of_memory_are_answered():
     short = LengthQuantiles.of((10.0,) * 6, cap=1024)
     arriving = [Job(Request(str(i), "m", 50, short, 0.0, 1e9), 900) for i in range(600)]
-    outcome = run_static(
+    result = run_static(
         WmaBatches(Testbed().kv_capacity_tokens, KnnBatchTime(Testbed().batch_time)), arriving, Testbed()
     )
-    assert outcome.failures > 0
-    assert len(outcome.done) == 600
+    assert result.failures > 0
+    assert len(result.done) == 600
 
 
 def test_answers_after_the_last_arrival_add_no_throughput():
     length = LengthQuantiles.of((100.0,) * 6)
     arriving = [Job(Request(str(i), "m", 50, length, float(i), 1e9), 100) for i in range(11)]
-    outcome = run_static(Vanilla(1), arriving, Testbed(engines=1))
-    result = report("VS", 1.0, outcome)
-    inside = sum(one.finished_s <= 10.0 for one in outcome.done)
+    result = run_static(Vanilla(1), arriving, Testbed(engines=1))
+    figures = report("VS", 1.0, result)
+    inside = sum(one.finished_s <= 10.0 for one in result.done)
     assert 0 < inside < 11
-    assert result.req_per_s == pytest.approx(inside / 10.0)
-    assert result.n == 11
+    assert figures.req_per_s == pytest.approx(inside / 10.0)
+    assert figures.n == 11
 
 
 def test_long_prompts_are_left_out_and_long_answers_are_cut():

@@ -33,18 +33,18 @@ def taken(policy, now=10.0):
     return batches
 
 
-def test_vanilla_takes_seven_in_order_whatever_their_lengths():
+def test_vanilla_takes_seven_requests_in_order_of_arrival():
     policy = filled(Vanilla(7), *(request(i, output=10 + 100 * (i % 3)) for i in range(9)))
     assert taken(policy) == [["0", "1", "2", "3", "4", "5", "6"], ["7", "8"]]
 
 
-def test_batches_of_arrivals_are_of_a_length():
+def test_requests_of_similar_length_share_a_batch():
     lengths = [20, 900, 22, 880, 21]
     policy = filled(WmaBatches(KV), *(request(i, output) for i, output in enumerate(lengths)))
     assert taken(policy) == [["0", "2", "4"], ["1", "3"]]
 
 
-def test_an_arrival_joins_the_batch_that_wastes_least():
+def test_an_arrival_joins_the_batch_with_the_least_waste():
     policy = filled(WmaBatches(KV), request("a", 500), request("b", 100), request("c", 130))
     assert taken(policy) == [["a"], ["b", "c"]]
 
@@ -72,7 +72,7 @@ def test_highest_response_ratio_next_lets_a_short_batch_overtake():
     assert taken(filled(WmaBatches(KV, estimator()), *requests)) == [["short"], ["long"]]
 
 
-def test_halves_of_a_failed_batch_take_nobody_in():
+def test_halves_of_a_failed_batch_take_no_other_request():
     policy = WmaBatches(KV)
     policy.out_of_memory([request(i) for i in range(4)], now=1.0)
     policy.arrive(request("new"))

@@ -65,8 +65,8 @@ def test_every_request_is_answered_once_in_batches_that_fit_the_memory():
     jobs = poisson_jobs(with_lengths(samples(past), Knowledge.NOISY), rate=25.0, count=400)
     testbed = Testbed()
     policy = Recording(testbed)
-    outcome = run_static(policy, jobs, testbed)
-    assert sorted(int(one.job.request.id) for one in outcome.done) == list(range(400))
+    result = run_static(policy, jobs, testbed)
+    assert sorted(int(one.job.request.id) for one in result.done) == list(range(400))
     assert max(map(len, policy.batches)) > 10
     assert all(planned_memory(batch) <= testbed.kv_capacity_tokens for batch in policy.batches if len(batch) > 1)
 

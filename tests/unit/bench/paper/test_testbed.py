@@ -41,13 +41,13 @@ def test_a_batch_runs_as_on_the_engine_step_by_step(seed, capacity):
     assert run.seconds == pytest.approx(seconds)
 
 
-def test_memory_runs_out_where_lengths_add_up_to_too_much():
+def test_a_batch_fails_if_its_padded_size_exceeds_the_memory():
     testbed = Testbed(kv_capacity_tokens=1000)
     assert not testbed.run([job(0, 100, 400), job(1, 100, 10)]).failed
     assert testbed.run([job(0, 100, 401), job(1, 100, 10)]).failed
 
 
-def test_a_request_that_fits_not_even_alone_is_an_error():
+def test_a_request_that_does_not_fit_alone_is_an_error():
     with pytest.raises(ValueError, match="does not fit"):
         Testbed(kv_capacity_tokens=100).run([job(0, 60, 60)])
 

@@ -24,7 +24,7 @@ def test_waste_of_waiting_is_the_sum_over_the_steps_after_an_answers_end(output_
 
 
 @given(members)
-def test_a_batchs_waste_is_its_worst_members(members):
+def test_the_waste_of_a_batch_is_the_largest_waste_of_a_member(members):
     longest_prompt, longest_output = (max(column) for column in zip(*members, strict=True))
     wastes = [
         waste_of_padding(prompt, output, longest_prompt) + waste_of_waiting(output, longest_prompt, longest_output)
@@ -34,7 +34,7 @@ def test_a_batchs_waste_is_its_worst_members(members):
 
 
 @given(members)
-def test_memory_is_that_of_the_padded_batch_at_its_end(members):
+def test_memory_is_the_padded_size_at_the_end_of_the_batch(members):
     longest_prompt, longest_output = (max(column) for column in zip(*members, strict=True))
     assert shape_of(members).kv_tokens == len(members) * (longest_prompt + longest_output)
 

@@ -1,10 +1,10 @@
-"""Files of past requests, small enough for a unit test."""
+"""Small files of past requests."""
 
 import json
 
 
 def rows_file(folder, count=300):
-    """Texts without times."""
+    """Write rows with texts and without times."""
     lines = [
         json.dumps(
             {"app": "a", "prompt": f"p{i}", "input_tokens": 20, "output_tokens": 5 + 7 * i % 200, "group": str(i)}
@@ -17,7 +17,7 @@ def rows_file(folder, count=300):
 
 
 def trace_file(folder, count=420):
-    """Arrivals and lengths of two users, one of short answers and one of long ones."""
+    """Write arrivals and lengths of two users, one with short answers and one with long answers."""
     lines = ["arrival_s,input_tokens,output_tokens,app,user"]
     lines += [f"{0.1 * i:.1f},50,{(10, 300)[i % 2] + i % 7},chat,u{i % 2}" for i in range(count)]
     path = folder / "trace.csv"

@@ -1,4 +1,4 @@
-"""Rows for simulations small enough to be judged by hand."""
+"""Past requests for simulations that are small enough to check by hand."""
 
 from gateway.training.rows import PastRow
 

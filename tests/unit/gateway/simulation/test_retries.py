@@ -17,17 +17,17 @@ def result(*traces, depths):
 DROPPED = trace(10.0, dropped_s=10.0, retry_after_s=5.0)
 
 
-def test_without_drops_there_is_nothing_to_judge():
+def test_without_drops_no_figure_is_reported():
     assert retry_accuracy([], result(depths=[]), 2).room is None
 
 
-def test_room_is_judged_at_the_time_that_was_told():
+def test_room_is_measured_after_the_retry_time():
     full, free = [(0.0, 2), (14.0, 2)], [(0.0, 2), (14.0, 1), (16.0, 2)]
     assert retry_accuracy([DROPPED], result(DROPPED, depths=full), 2).room == 0.0
     assert retry_accuracy([DROPPED], result(DROPPED, depths=free), 2).room == 1.0
 
 
-def test_the_wait_was_long_enough_if_all_who_waited_had_left():
+def test_a_retry_time_passes_if_all_waiting_requests_left_within_it():
     left = [trace(1.0, dispatched_s=11.0), trace(2.0, dispatched_s=14.0)]
     late = [trace(1.0, dispatched_s=11.0), trace(2.0, dispatched_s=16.0)]
     depths = [(0.0, 2)]
@@ -35,7 +35,7 @@ def test_the_wait_was_long_enough_if_all_who_waited_had_left():
     assert retry_accuracy([DROPPED], result(*late, DROPPED, depths=depths), 2).passed == 0.0
 
 
-def test_the_ratio_is_of_the_time_told_over_the_time_needed():
+def test_the_ratio_is_retry_time_over_needed_time():
     left = [trace(1.0, dispatched_s=11.0), trace(2.0, dispatched_s=20.0)]
     assert retry_accuracy([DROPPED], result(*left, DROPPED, depths=[(0.0, 2)]), 2).ratio == pytest.approx(0.5)
 

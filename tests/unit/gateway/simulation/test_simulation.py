@@ -1,4 +1,4 @@
-"""The core against simulated engines, with workloads small enough to be judged by hand."""
+"""The scheduler on simulated engines, with workloads small enough to check by hand."""
 
 import msgspec
 import pytest
@@ -59,14 +59,14 @@ class Dropping:
 
 
 @pytest.mark.parametrize("policy", NAMES)
-def test_everything_is_answered_once_and_at_its_length(policy):
+def test_every_request_is_answered_once_with_its_own_length(policy):
     arriving = arrivals(rows(60), count=None, rate=20.0, seed=0)
     result, figures = run(policy, arriving, engines=2)
     assert [trace.generated for trace in result.requests] == [200] * 60
     assert (figures.n, figures.refused, figures.dropped) == (60, 0, 0)
 
 
-def test_known_lengths_spare_the_preemptions_that_sending_at_once_costs():
+def test_known_lengths_avoid_the_preemptions_of_direct_dispatch():
     arriving = arrivals(rows(200), count=None, rate=200.0, seed=0)
     _, direct = run("direct", arriving)
     _, held = run("fcfs", arriving)
@@ -74,14 +74,14 @@ def test_known_lengths_spare_the_preemptions_that_sending_at_once_costs():
     assert held.preemptions < direct.preemptions / 20
 
 
-def test_lengths_are_learned_on_the_way():
-    arriving = arrivals(rows(300, output_tokens=400), count=None, rate=100.0, seed=0)
+def test_lengths_are_learned_during_the_run():
+    arriving = arrivals(rows(160, output_tokens=400), count=None, rate=100.0, seed=0)
     _, direct = run("direct", arriving)
     _, learned = run("fcfs", arriving, lengths=LearnedLengths())
     assert learned.preemptions < direct.preemptions / 2
 
 
-def test_a_prompt_that_no_context_holds_is_refused_and_holds_nobody_up():
+def test_a_prompt_longer_than_the_context_is_refused_and_delays_no_other():
     long, short = rows(1, input_tokens=5000), rows(20)
     result, figures = run("fcfs", arrivals([*long, *short], count=None, rate=50.0, seed=1))
     assert (figures.n, figures.refused) == (20, 1)
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_run():
 
 
 @pytest.mark.parametrize("policy", ["direct", "round-robin"])
-def test_stretches_of_steps_are_the_steps(policy):
+def test_a_stretch_gives_the_same_times_as_single_steps(policy):
     arriving = arrivals(rows(80, output_tokens=lambda i: 1 + 7 * i % 300), count=None, rate=25.0, seed=0)
     stretched, in_stretches = run(policy, arriving, engines=3, kv_tokens=2048)
     stepped, in_steps = run(policy, arriving, engines=3, kv_tokens=2048, backend=SteppedBackend)
@@ -107,18 +107,18 @@ def test_stretches_of_steps_are_the_steps(policy):
     assert in_stretches.kv_util == pytest.approx(in_steps.kv_util)
 
 
-def test_a_core_that_holds_everything_back_is_found_out():
+def test_a_core_that_never_dispatches_is_an_error():
     with pytest.raises(StarvedError, match="3 requests"):
         run(Holding(), arrivals(rows(3), count=None, rate=1.0, seed=0))
 
 
-def test_drops_are_counted_with_what_their_clients_were_told():
+def test_drops_are_counted_with_their_retry_times():
     result, figures = run(Dropping(), arrivals(rows(4), count=None, rate=10.0, seed=0))
     assert (figures.n, figures.dropped, figures.refused) == (1, 3, 0)
     assert [trace.retry_after_s for trace in result.requests[1:]] == [7.0] * 3
 
 
-def test_a_bounded_queue_drops_what_is_beyond_it():
+def test_a_bounded_queue_drops_requests_beyond_its_bound():
     arriving = arrivals(rows(300), count=None, rate=500.0, seed=0)
     result, figures = run(build_core("hrrn", limits=QueueLimits(20, 10**9)), arriving)
     assert figures.dropped > 100
@@ -126,7 +126,7 @@ def test_a_bounded_queue_drops_what_is_beyond_it():
     assert max(depth for _, depth in result.depths) <= 20
 
 
-def test_who_waits_too_long_is_dropped():
+def test_a_request_that_waits_too_long_is_dropped():
     arriving = arrivals(rows(100), count=None, rate=1000.0, seed=0)
     result, figures = run("fcfs", arriving, kv_tokens=1024, queue_timeout_s=5.0)
     dropped = [trace for trace in result.requests if trace.dropped_s < 1e9]
@@ -143,7 +143,7 @@ def test_throughput_is_measured_until_the_last_arrival():
     assert figures.makespan_s > 100.0
 
 
-def test_memory_counts_over_the_whole_run_and_while_requests_wait():
+def test_memory_use_is_measured_over_the_run_and_while_requests_wait():
     _, idle = run("direct", arrivals(rows(2, t=lambda i: 500.0 * i), count=None, rate=None, seed=0))
     _, busy = run("direct", arrivals(rows(200), count=None, rate=500.0, seed=0))
     assert idle.kv_util < 0.01
