@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gateway.cli.options import ConfigOption, JsonOption, bad_input, console, failed, print_json, read_settings
 from gateway.config import Settings, data_dir
-from gateway.server.admin_key import kept_admin_key
+from gateway.server.admin_key import stored_admin_key
 
 TIMEOUT_S = 30.0
 
@@ -39,7 +39,7 @@ def stats(
 
 def _admin_key(settings: Settings) -> str:
     """Return the configured admin key, or the one that the gateway has created."""
-    return settings.auth.admin_key or kept_admin_key(data_dir(settings), create=False) or ""
+    return settings.auth.admin_key or stored_admin_key(data_dir(settings), create=False) or ""
 
 
 def _fetch(url: str, key: str, filters: dict[str, str]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Which backends exist and how they fare: manager, pool, circuit breaker, discovery, scraping."""
+"""The backends: which exist (`manager`, `discovery`), their state (`pool`, `entry`) and their circuits (`breaker`)."""

@@ -1,8 +1,8 @@
-"""Backends whose name stands for many addresses: one entry of the pool for each, kept up to date.
+"""Backends whose host name has many addresses: one pool entry for each address, kept up to date.
 
-A entry is named after the backend and its address, `gpu@10.0.0.3`, and its URL has the address in the name's place.
-So its engine is told the address as `Host`, which engines do not look at, and a certificate could not be checked: this
-is for http alone.
+An entry is named after the backend and its address, `gpu@10.0.0.3`, and its URL contains the address instead of the
+host name. Engines ignore that their `Host` header is then an address. A TLS certificate could not be checked, so the
+URL must be http.
 """
 
 import asyncio
@@ -17,32 +17,32 @@ from backends.base import Backend, BackendSpec
 from gateway.fleet.pool import BackendPool
 
 INTERVAL_S = 30.0
-"""Between two looks at the names."""
+"""Time between two lookups of all host names."""
 
 Resolve = Callable[[str], Awaitable[Iterable[str]]]
-"""A host's name to its addresses; raises OSError where it has none, or nobody answers."""
+"""Returns the addresses of a host name. Raises OSError if the lookup fails."""
 
 _log = logging.getLogger(__name__)
 
 
 async def resolve_host(host: str) -> set[str]:
-    """Ask the system for the addresses of a name.
+    """Return the addresses of a host name.
 
     Raises:
-        OSError: it has none, or nobody answers.
+        OSError: the lookup failed, or the host has no address.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return {str(address[0]) for *_, address in found}
 
 
 class Discovery:
-    """Watches names, and adds and drains entries of the pool as their addresses come and go.
+    """Adds entries for new addresses to the pool and drains those of addresses that are gone.
 
     Args:
-        pool: where the entries serve.
-        connect: makes the adapter of one.
-        resolve: asks for a name's addresses.
-        on_failure: told the name of a backend whose addresses cannot be had; those that it has stay.
+        pool: where the entries are.
+        connect: creates the adapter of a backend.
+        resolve: looks up the addresses of a host name.
+        on_failure: called with the backend's name when a lookup fails. Its entries stay.
     """
 
     def __init__(
@@ -58,73 +58,77 @@ class Discovery:
         self._on_failure = on_failure
         self._watched: dict[str, BackendSpec] = {}
         self._draining: set[str] = set()
-        self._look_now = asyncio.Event()
+        self._refresh_now = asyncio.Event()
 
     def watch(self, spec: BackendSpec) -> None:
-        """Begin to look at a backend's name."""
+        """Look up a backend's host name from now on."""
         self._watched[spec.name] = spec
-        self._look_now.set()
+        self._refresh_now.set()
 
     async def change(self, spec: BackendSpec) -> None:
-        """Tell all entries of a backend what has changed of it."""
+        """Apply a backend's new settings to all of its entries."""
         moved = self._watched[spec.name].url != spec.url
         self.watch(spec)
         for name in () if moved else self._entry_names(spec.name):
             await self._pool.replace(self._connect(_at(spec, name.partition("@")[2])))
 
     def drain(self, name: str, draining: bool) -> None:
-        """Drain a backend at every address, also at those that are found later; or let it take work again."""
+        """Drain a backend at every address, also at those found later; or give it requests again."""
         (self._draining.add if draining else self._draining.discard)(name)
-        for entry in self._entry_names(name):
-            self._pool.drain(entry, draining)
+        for entry_name in self._entry_names(name):
+            self._pool.drain(entry_name, draining)
 
     def forget(self, name: str, *, force: bool) -> None:
-        """Take out a backend's entries."""
+        """Remove all entries of a backend; with `force`, at once."""
         self._watched.pop(name, None)
         self._draining.discard(name)
-        for entry in self._entry_names(name):
-            self._pool.remove(entry, force=force)
+        for entry_name in self._entry_names(name):
+            self._pool.remove(entry_name, force=force)
 
     async def run(self) -> None:
-        """Look at all names, again and again; ends by being cancelled."""
+        """Look up all host names again and again until cancelled."""
         while True:
-            self._look_now.clear()
+            self._refresh_now.clear()
             await asyncio.gather(*map(self.refresh, list(self._watched.values())))
             try:
                 async with asyncio.timeout(INTERVAL_S * random.uniform(0.9, 1.1)):
-                    await self._look_now.wait()
+                    await self._refresh_now.wait()
             except TimeoutError:
                 continue
 
     async def refresh(self, spec: BackendSpec) -> None:
-        """Bring the entries of one backend in line with the addresses that its name has now."""
+        """Look up one backend's host name, and update its entries."""
         try:
             addresses = await self._resolve(urlsplit(spec.url).hostname or "")
         except OSError as error:
-            _log.warning("No addresses for backend %s: %s", spec.name, error)
+            _log.warning("The addresses of backend %s cannot be looked up: %s", spec.name, error)
             self._on_failure(spec.name)
             return
         if self._watched.get(spec.name) != spec:
-            return  # it was taken out or changed meanwhile
-        wanted = {entry.name: entry for entry in (_at(spec, address) for address in addresses)}
+            return  # it was removed or changed during the lookup
+        wanted = {at.name: at for at in (_at(spec, address) for address in addresses)}
         for name in self._entry_names(spec.name):
             if name not in wanted:
                 self._pool.remove(name)
-        for name, entry in wanted.items():
-            present = self._pool.entries.get(name)
-            if present is None:
-                self._pool.add(self._connect(entry))
-                if spec.name in self._draining:
-                    self._pool.drain(name, True)
-            elif present.backend.spec != entry or present.leaving:
-                await self._pool.replace(self._connect(entry))
+        for at in wanted.values():
+            await self._enter(at, draining=spec.name in self._draining)
+
+    async def _enter(self, spec: BackendSpec, *, draining: bool) -> None:
+        entry = self._pool.entries.get(spec.name)
+        if entry is None:
+            self._pool.add(self._connect(spec))
+            if draining:
+                self._pool.drain(spec.name, True)
+        elif entry.backend.spec != spec or entry.leaving:
+            await self._pool.replace(self._connect(spec))
 
     def _entry_names(self, name: str) -> list[str]:
-        return [entry for entry in self._pool.entries if entry.startswith(f"{name}@")]
+        return [entry_name for entry_name in self._pool.entries if entry_name.startswith(f"{name}@")]
 
 
 def _at(spec: BackendSpec, address: str) -> BackendSpec:
+    """Return the backend at one of its addresses."""
     url = urlsplit(spec.url)
     host = f"[{address}]" if ":" in address else address
-    where = host if url.port is None else f"{host}:{url.port}"
-    return replace(spec, name=f"{spec.name}@{address}", url=url._replace(netloc=where).geturl())
+    netloc = host if url.port is None else f"{host}:{url.port}"
+    return replace(spec, name=f"{spec.name}@{address}", url=url._replace(netloc=netloc).geturl())

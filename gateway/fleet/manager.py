@@ -1,7 +1,7 @@
-"""Which backends there are: those of the settings, those added while the gateway runs, and who is behind their names.
+"""Which backends exist: those of the settings file, and those that an operator added while the gateway runs.
 
-The settings' own are theirs to change; the others are kept in the database before they are taken in, so that a restart
-has them, and a database that is away changes nothing.
+Only the settings file can change the former. The latter are stored in the database before they are used, so that they
+are still there after a restart. While the database is unavailable, they cannot change.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ _log = logging.getLogger(__name__)
 
 
 class BackendManager:
-    """Adds, changes and takes out backends.
+    """Adds, changes and removes backends.
 
     Args:
-        configured: the settings' backends; the pool begins with those of them that are one address.
-        pool: where they serve.
-        discovery: finds the addresses behind the names of others.
-        store: keeps those that are added at run time.
-        connect: makes the adapter of one.
+        configured: backends of the settings file; the pool already has those with `resolve = "once"`.
+        pool: the backends that get requests.
+        discovery: looks up the addresses of backends with `resolve = "each"`.
+        store: stores the backends that are added while the gateway runs.
+        connect: creates the adapter of a backend.
     """
 
     def __init__(
@@ -49,95 +49,95 @@ class BackendManager:
         store: BackendStore,
         connect: Callable[[BackendSpec], Backend],
     ) -> None:
-        self._configured = {backend.name: backend for backend in configured}
-        self._kept: dict[str, BackendSettings] = {}
-        self._draining: set[str] = set()
         self.pool = pool
         self.discovery = discovery
+        self._configured = {backend.name: backend for backend in configured}
+        self._stored: dict[str, BackendSettings] = {}
+        self._draining: set[str] = set()
         self._store = store
         self._connect = connect
-        self._changing = asyncio.Lock()
+        self._lock = asyncio.Lock()
         for backend in self._configured.values():
             if backend.resolve == "each":
                 discovery.watch(spec_of(backend))
 
     async def restore(self) -> None:
-        """Take in the backends that earlier runs have kept, but for names that the settings use."""
-        async with self._changing:
-            for kept in await self._store.list():
-                if kept.name in self._configured or kept.name in self._kept:
+        """Add the stored backends of earlier runs, except those whose name the settings file uses."""
+        async with self._lock:
+            for stored in await self._store.list():
+                if stored.name in self._configured or stored.name in self._stored:
                     continue
                 try:
-                    backend = self._read({**kept.fields, "name": kept.name})
+                    backend = self._read({**stored.fields, "name": stored.name})
                 except InvalidRequest as error:
-                    _log.error("The kept backend %s is left out: %s", kept.name, error)
+                    _log.error("The stored backend %s is not used: %s", stored.name, error)
                     continue
-                self._kept[kept.name] = backend
-                self._enter(backend)
-                if kept.draining:
-                    self._drain(kept.name, draining=True)
+                self._stored[stored.name] = backend
+                self._start(backend)
+                if stored.draining:
+                    self._drain(stored.name, draining=True)
 
     def names(self) -> Mapping[str, str]:
-        """Return where each backend is from: `file` or `admin`."""
-        return dict.fromkeys(self._kept, "admin") | dict.fromkeys(self._configured, "file")
+        """Return the source of each backend: `file` or `admin`."""
+        return dict.fromkeys(self._stored, "admin") | dict.fromkeys(self._configured, "file")
 
     def fields(self, name: str) -> dict[str, Any]:
-        """Return what is set of a backend, without its key.
+        """Return a backend's settings without its API key, its source, and the names of its entries in the pool.
 
         Raises:
-            BackendNotFound: there is none of that name.
+            BackendNotFound: no backend has this name.
         """
-        backend = self._configured.get(name) or self._kept.get(name)
+        backend = self._configured.get(name) or self._stored.get(name)
         if backend is None:
             raise BackendNotFound(f"There is no backend {name[:100]!r}", param="name")
         shown = {**msgspec.to_builtins(backend), "has_api_key": backend.api_key is not None}
         del shown["api_key"]
-        where = {"source": self.names()[name], "draining": name in self._draining, "members": self._entry_names(name)}
-        return shown | where
+        state = {"source": self.names()[name], "draining": name in self._draining, "members": self._entry_names(name)}
+        return shown | state
 
     async def add(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Take in a backend.
+        """Add a backend and store it.
 
         Raises:
-            InvalidRequest: a field is wrong, and `param` names it.
-            BackendExists: its name is taken.
-            ConfiguredBackend: its name is taken by one of the settings.
-            BackendsUnavailable: the database is away; nothing has changed.
+            InvalidRequest: a field is wrong; `param` names it.
+            BackendExists: another stored backend has this name.
+            ConfiguredBackend: a backend of the settings file has this name.
+            BackendsUnavailable: the database is unavailable; nothing has changed.
         """
         backend = self._read(fields)
-        async with self._changing:
+        async with self._lock:
             if backend.name in self._configured:
                 raise ConfiguredBackend(f"{backend.name} is in the settings file", param="name")
-            if backend.name in self._kept:
+            if backend.name in self._stored:
                 raise BackendExists(f"There is a backend {backend.name!r} already", param="name")
-            await self._keep(backend, draining=False)
-            self._kept[backend.name] = backend
-            self._enter(backend)
+            await self._save(backend, draining=False)
+            self._stored[backend.name] = backend
+            self._start(backend)
         _log.info("Backend %s was added", backend.name)
         return self.fields(backend.name)
 
     async def change(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change a backend; of the settings' own, only whether it drains.
+        """Change a backend. Of a backend in the settings file, only `draining` can change.
 
         Raises:
-            InvalidRequest: a field is wrong, and `param` names it.
-            BackendNotFound: there is none of that name.
-            ConfiguredBackend: it is the settings' to change.
-            BackendsUnavailable: the database is away; nothing has changed.
+            InvalidRequest: a field is wrong; `param` names it.
+            BackendNotFound: no backend has this name.
+            ConfiguredBackend: the settings file defines the backend.
+            BackendsUnavailable: the database is unavailable; nothing has changed.
         """
         if "name" in changes:
             raise InvalidRequest("name: cannot be changed", param="name")
-        async with self._changing:
-            self.fields(name)  # there is one of that name
+        async with self._lock:
+            self.fields(name)  # raises BackendNotFound
             draining = changes.get("draining", name in self._draining)
             if not isinstance(draining, bool):
-                raise InvalidRequest("draining: true or false expected", param="draining")
+                raise InvalidRequest("draining: expected true or false", param="draining")
             others = {field: value for field, value in changes.items() if field != "draining"}
             if name not in self._configured:
-                old = self._kept[name]
+                old = self._stored[name]
                 backend = self._read({**msgspec.to_builtins(old), **others})
-                await self._keep(backend, draining=draining)
-                self._kept[name] = backend
+                await self._save(backend, draining=draining)
+                self._stored[name] = backend
                 await self._replace(old, backend)
             elif others:
                 raise ConfiguredBackend(f"{name} is in the settings file: change it there, and reload")
@@ -146,78 +146,79 @@ class BackendManager:
         return self.fields(name)
 
     async def remove(self, name: str, *, force: bool) -> None:
-        """Drain a backend and take it out; at once with `force`.
+        """Drain a backend and remove it when it is idle; with `force`, remove it at once.
 
         Raises:
-            BackendNotFound: there is none of that name.
-            ConfiguredBackend: it is the settings' to take out.
-            BackendsUnavailable: the database is away; nothing has changed.
+            BackendNotFound: no backend has this name.
+            ConfiguredBackend: the settings file defines the backend.
+            BackendsUnavailable: the database is unavailable; nothing has changed.
         """
-        async with self._changing:
+        async with self._lock:
             if name in self._configured:
-                raise ConfiguredBackend(f"{name} is in the settings file: take it out there, and reload; or drain it")
-            if name not in self._kept:
-                self._leave_for_good(name, force=force)
+                raise ConfiguredBackend(f"{name} is in the settings file: remove it there, and reload; or drain it")
+            if name not in self._stored:
+                self._remove_leaving(name, force=force)
                 return
             try:
                 await self._store.remove(name)
             except DATABASE_ERRORS as error:
-                raise BackendsUnavailable("The database is away; the backend stays") from error
-            self._leave(self._kept.pop(name), force=force)
-        _log.info("Backend %s was taken out", name)
+                raise BackendsUnavailable("The database is unavailable; the backend was not removed") from error
+            self._stop(self._stored.pop(name), force=force)
+        _log.info("Backend %s was removed", name)
 
     async def configure(self, backends: Iterable[BackendSettings]) -> None:
-        """Go over to other settings: take in what is new, change what has changed, drain what is gone.
+        """Apply the backends of a changed settings file: add the new ones, change the others, drain the removed ones.
 
         Raises:
-            ValueError: one cannot be connected to; nothing has changed.
+            ValueError: the gateway cannot connect to a backend; nothing has changed.
         """
         backends = list(backends)
         for backend in backends:
-            self._connect(spec_of(backend))  # what cannot be connected to is refused before anything has changed
-        async with self._changing:
+            self._connect(spec_of(backend))  # raises ValueError before anything changes
+        async with self._lock:
             old, new = self._configured, {backend.name: backend for backend in backends}
             self._configured = new
             for name, backend in new.items():
-                before = old.get(name) or self._kept.pop(name, None)
+                before = old.get(name) or self._stored.pop(name, None)
                 if before is None:
-                    self._enter(backend)
+                    self._start(backend)
                 else:
                     await self._replace(before, backend)
-            if gone := old.keys() - new.keys():  # not before those that come in their place can serve
-                await asyncio.gather(*(self._look_at(backend) for name, backend in new.items() if name not in old))
-            for name in gone:
-                self._leave(old[name], force=False)
+            if removed := old.keys() - new.keys():  # only after the new backends have been scraped
+                await asyncio.gather(*(self._scrape(backend) for name, backend in new.items() if name not in old))
+            for name in removed:
+                self._stop(old[name], force=False)
 
-    async def _look_at(self, backend: BackendSettings) -> None:
+    async def _scrape(self, backend: BackendSettings) -> None:
         if backend.resolve == "each":
             await self.discovery.refresh(spec_of(backend))
         for name in self._entry_names(backend.name):
             await self.pool.scrape(self.pool.entries[name])
 
-    def _leave_for_good(self, name: str, *, force: bool) -> None:
-        """Take out at once what is on its way out already."""
-        entries = [entry for entry in self._entry_names(name) if self.pool.entries[entry].leaving]
-        if not entries:
+    def _remove_leaving(self, name: str, *, force: bool) -> None:
+        """Remove entries that already drain because their backend was removed."""
+        leaving = [entry_name for entry_name in self._entry_names(name) if self.pool.entries[entry_name].leaving]
+        if not leaving:
             raise BackendNotFound(f"There is no backend {name[:100]!r}", param="name")
-        for entry in entries:
-            self.pool.remove(entry, force=force)
+        for entry_name in leaving:
+            self.pool.remove(entry_name, force=force)
 
     def _entry_names(self, name: str) -> list[str]:
-        return [entry for entry in self.pool.entries if entry == name or entry.startswith(f"{name}@")]
+        return [entry_name for entry_name in self.pool.entries if entry_name.partition("@")[0] == name]
 
-    async def _keep(self, backend: BackendSettings, *, draining: bool) -> None:
+    async def _save(self, backend: BackendSettings, *, draining: bool) -> None:
         fields = {k: v for k, v in msgspec.to_builtins(backend).items() if k != "name" and v is not None}
         try:
             await self._store.save(StoredBackend(backend.name, fields, draining))
         except DATABASE_ERRORS as error:
-            raise BackendsUnavailable("The database is away; nothing was changed") from error
+            raise BackendsUnavailable("The database is unavailable; nothing was changed") from error
 
-    def _enter(self, backend: BackendSettings) -> None:
+    def _start(self, backend: BackendSettings) -> None:
+        """Send requests to a backend from now on."""
         if backend.resolve == "each":
             self.discovery.watch(spec_of(backend))
         else:
-            if backend.name in self.pool.entries:  # on its way out
+            if backend.name in self.pool.entries:  # an earlier backend of this name that still drains
                 self.pool.remove(backend.name, force=True)
             self.pool.add(self._connect(spec_of(backend)))
 
@@ -229,10 +230,11 @@ class BackendManager:
         elif old.resolve == new.resolve:
             await self.discovery.change(spec_of(new))
         else:
-            self._leave(old, force=False)
-            self._enter(new)
+            self._stop(old, force=False)
+            self._start(new)
 
-    def _leave(self, backend: BackendSettings, *, force: bool) -> None:
+    def _stop(self, backend: BackendSettings, *, force: bool) -> None:
+        """Drain a backend and remove it from the pool; with `force`, at once."""
         self._draining.discard(backend.name)
         if backend.resolve == "each":
             self.discovery.forget(backend.name, force=force)
@@ -240,10 +242,10 @@ class BackendManager:
             self.pool.remove(backend.name, force=force)
 
     def _read(self, fields: Mapping[str, Any]) -> BackendSettings:
-        """Read what was set of a backend.
+        """Check the fields of a backend.
 
         Raises:
-            InvalidRequest: a field is wrong, and `param` names it.
+            InvalidRequest: a field is wrong; `param` names it.
         """
         try:
             backend = read_backend(fields)
@@ -251,7 +253,7 @@ class BackendManager:
         except SettingsError as error:
             raise InvalidRequest(str(error), param=error.field) from error
         except ValueError as error:
-            raise InvalidRequest("url: not one that can be connected to", param="url") from error
+            raise InvalidRequest("url: the gateway cannot connect to this URL", param="url") from error
         return backend
 
     def _drain(self, name: str, draining: bool) -> None:
@@ -262,7 +264,7 @@ class BackendManager:
 
 
 def spec_of(backend: BackendSettings) -> BackendSpec:
-    """Return what an adapter is told of a backend."""
+    """Return the part of a backend's settings that adapters need."""
     return BackendSpec(
         name=backend.name,
         kind=backend.kind,

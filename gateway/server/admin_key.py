@@ -1,12 +1,12 @@
-"""The admin key of who sets none: made once, kept in the data directory, readable by its owner alone."""
+"""Creates and stores an admin key when the settings do not name one. Only its owner can read the file."""
 
 import os
 import secrets
 from pathlib import Path
 
 
-def kept_admin_key(directory: Path, *, create: bool = True) -> str | None:
-    """Return the key that is kept in `directory`; make it if there is none, unless told not to."""
+def stored_admin_key(directory: Path, *, create: bool = True) -> str | None:
+    """Return the admin key in `directory`; create one if there is none, unless `create` is False."""
     path = directory / "admin_key"
     if path.exists():
         return path.read_text().strip()

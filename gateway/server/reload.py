@@ -1,4 +1,4 @@
-"""The settings read again while the gateway runs: taken over whole, or refused whole."""
+"""Reads the settings again while the gateway runs, and applies either all of them or none."""
 
 import asyncio
 import logging
@@ -16,19 +16,19 @@ LIVE = {
     "scheduling.priorities",
     "log.level",
 }
-"""Settings that change at run time; all others need a restart."""
+"""Settings that can change while the gateway runs. All others need a restart."""
 
 _log = logging.getLogger(__name__)
 
 
 class Reload:
-    """Reads the settings again.
+    """Reads and applies the settings on request.
 
     Args:
-        started: what the gateway was started with, as it was read.
-        read: reads them again.
-        apply: takes over those that can change; raises ValueError, before anything has changed, where it cannot.
-        on_reload: told `applied` or `refused`.
+        started: the settings that the gateway was started with.
+        read: reads the settings again.
+        apply: applies those in `LIVE`. Raises ValueError, before anything has changed, if it cannot.
+        on_reload: called with `applied` or `refused`.
     """
 
     def __init__(
@@ -43,32 +43,32 @@ class Reload:
         self._apply = apply
         self._on_reload = on_reload
 
-    async def run(self, asked: asyncio.Event) -> None:
-        """Reload whenever it is asked for; ends by being cancelled."""
+    async def run(self, requested: asyncio.Event) -> None:
+        """Reload whenever the event is set, until cancelled."""
         while True:
-            await asked.wait()
-            asked.clear()
+            await requested.wait()
+            requested.clear()
             await self.once()
 
     async def once(self) -> bool:
-        """Reload. Returns whether the settings were taken."""
+        """Reload once. Return whether the settings were applied."""
         try:
             settings = await asyncio.to_thread(self._read)
             await self._apply(settings)
-        except ValueError as error:  # SettingsError among them
+        except ValueError as error:  # SettingsError is one
             field = error.field if isinstance(error, SettingsError) else None
-            _log.error("The settings are refused and the old ones stay: %s", error, extra={"field": field})
+            _log.error("The new settings are refused and the old ones stay: %s", error, extra={"field": field})
             self._on_reload("refused")
             return False
         _log.info("The settings were read again")
-        if fixed := needing_restart(self._started, settings):
-            _log.warning("A restart is needed for what has changed of %s", ", ".join(fixed))
+        if names := needing_restart(self._started, settings):
+            _log.warning("These settings changed and need a restart: %s", ", ".join(names))
         self._on_reload("applied")
         return True
 
 
 def needing_restart(started: Settings, settings: Settings) -> list[str]:
-    """Name the settings that differ and cannot change at run time."""
+    """Return the names of the settings that differ and need a restart."""
     return [
         f"{section}.{key}"
         for section in Settings.__struct_fields__

@@ -1,4 +1,4 @@
-"""The gateway on a socket: started, announced, and stopped in good order."""
+"""Runs the gateway on a socket: starts the parts in order, handles signals, and stops them in reverse order."""
 
 import asyncio
 import gc
@@ -15,47 +15,55 @@ import uvicorn
 from gateway.clock import SystemClock
 from gateway.config import Settings, data_dir
 from gateway.errors import ListenError
-from gateway.server.admin_key import kept_admin_key
+from gateway.server.admin_key import stored_admin_key
 from gateway.server.app import Gateway, create_app
 from gateway.server.reload import Reload
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.upstream.transport import Http1Transport
 
 KEEP_ALIVE_S = 75
-"""Longer than clients and proxies keep a connection that idles, so that none is sent a request while it closes."""
+"""Idle connections close after this time. Clients and proxies close them earlier, so no request meets a closing one."""
 
 GC_THRESHOLDS = (20_000, 10, 10)
+"""Thresholds of the garbage collector: it runs less often than by default, because each run stops the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningGateway:
-    """A gateway that answers requests at `url`, and the settings that it runs with: what was left out is filled in."""
+    """A gateway that answers requests at `url`.
+
+    `settings` contain the URL of the embedded database and the created admin key, where there are such.
+    """
 
     url: str
     settings: Settings
     _serving: asyncio.Task[None]
 
     async def stopped(self) -> None:
-        """Wait until the gateway has stopped, by a signal or a failure to start."""
+        """Wait until the gateway has stopped after a signal, or has failed to start."""
         await asyncio.shield(self._serving)
 
 
 @asynccontextmanager
 async def running(settings: Settings, read: Callable[[], Settings] | None = None) -> AsyncGenerator[RunningGateway]:
-    """Run the gateway, with an embedded Postgres where the settings say so, for as long as the block lasts.
+    """Run the gateway until the block ends, with an embedded Postgres if the settings name no other database.
 
-    SIGINT and SIGTERM stop it: what waits is evicted, what runs may end within `server.shutdown_s`; a second SIGINT
-    does not wait. SIGHUP has it read its settings again, where `read` tells how.
+    SIGINT and SIGTERM stop it: waiting requests are evicted, and running ones have `server.shutdown_s` to finish. A
+    second SIGINT stops it at once. SIGHUP reloads the settings.
+
+    Args:
+        settings: all settings.
+        read: reads the settings again after SIGHUP; None to leave SIGHUP alone.
 
     Raises:
-        ListenError: the port is taken, or the address is not this machine's.
-        EmbeddedPostgresError: it does not start, or another gateway owns it.
+        ListenError: the port is in use, or the address does not belong to this machine.
+        EmbeddedPostgresError: the embedded Postgres does not start, or another gateway uses its folder.
     """
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(_bound(settings.server.host, settings.server.port))
-        started, hung_up = settings, asyncio.Event()
+        listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
+        started, reload_requested = settings, asyncio.Event()
         if read is not None:
-            stack.enter_context(_on_hang_up(hung_up.set))
+            stack.enter_context(_on_sighup(reload_requested.set))
         settings = _with_admin_key(await _with_database(settings, stack))
         gateway = create_app(settings, clock=SystemClock(), transport=Http1Transport())
         server = _Server(gateway, settings)
@@ -63,22 +71,22 @@ async def running(settings: Settings, read: Callable[[], Settings] | None = None
         stack.push_async_callback(_stop, server, serving)
         if read is not None:
             reload = Reload(started, read, gateway.apply, gateway.note_reload)
-            await stack.enter_async_context(_in_background(reload.run(hung_up)))
+            await stack.enter_async_context(_in_background(reload.run(reload_requested)))
         await server.listening.wait()
-        _spare_the_collector()
+        _tune_garbage_collector()
         host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
         yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", settings, serving)
 
 
-def _spare_the_collector() -> None:
-    """Keep the collector off what stays for good: a full collection would walk it all, and stop the loop for 0.1 s."""
+def _tune_garbage_collector() -> None:
+    """Exclude all objects of the start from collections. Otherwise a full collection stops the event loop for 0.1 s."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 @contextmanager
-def _on_hang_up(call: Callable[[], None]) -> Iterator[None]:
+def _on_sighup(call: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, call)
     try:
@@ -99,7 +107,7 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None
 
 
 async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
-    """Start the embedded Postgres if there is to be one; give the settings with the database's real URL."""
+    """Start the embedded Postgres if needed. Return the settings with the URL of the database."""
     if settings.database.url != "embedded":
         return settings
     url = await stack.enter_async_context(EmbeddedPostgres(data_dir(settings) / "postgres"))
@@ -109,7 +117,7 @@ async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
 def _with_admin_key(settings: Settings) -> Settings:
     if settings.auth.admin_key is not None:
         return settings
-    key = kept_admin_key(data_dir(settings))
+    key = stored_admin_key(data_dir(settings))
     return msgspec.structs.replace(settings, auth=msgspec.structs.replace(settings.auth, admin_key=key))
 
 
@@ -119,7 +127,7 @@ async def _stop(server: "_Server", serving: asyncio.Task[None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, telling when it listens, and letting the app know first when it stops."""
+    """uvicorn, which also reports when it listens, and tells the gateway before it stops."""
 
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         super().__init__(
@@ -143,7 +151,7 @@ class _Server(uvicorn.Server):
         try:
             await super().serve(sockets)
         finally:
-            self.listening.set()  # nobody is to wait for a server that did not start
+            self.listening.set()  # also if the server did not start, so that nobody waits for it
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -155,7 +163,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals on the loop: uvicorn raises them once more at its end, before we are at ours."""
+        """Handle signals on the event loop. uvicorn would raise them again at its end, before our cleanup has run."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -166,10 +174,10 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio turns Nagle's delay off only where the socket names its protocol
+        # asyncio sets TCP_NODELAY only on sockets that name their protocol
         listener = socket.socket(*address[:3])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])

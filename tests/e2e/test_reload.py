@@ -164,7 +164,7 @@ async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_
     async with served(tmp_path, database_url, settings(backend)) as gateway:
         more = '[server]\nmax_body_bytes = 1000\n[scheduling]\npolicy = "sjf"\nmax_queue = 7\n[log]\nlevel = "debug"'
         await gateway.reload(settings(backend, more=more), "applied")
-        (line,) = [line for line in gateway.running.said().splitlines() if "restart is needed" in line]
+        (line,) = [line for line in gateway.running.said().splitlines() if "need a restart" in line]
         assert "server.max_body_bytes" in line
         assert "scheduling.policy" in line
         assert "max_queue" not in line

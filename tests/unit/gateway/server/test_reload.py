@@ -65,7 +65,7 @@ async def test_what_needs_a_restart_is_named_until_there_was_one(caplog):
         caplog.clear()
         await reloaded.reload.once()
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-            "A restart is needed for what has changed of server.port"
+            "These settings changed and need a restart: server.port"
         ]
 
 
