@@ -1,6 +1,6 @@
-"""`magnus demo`: engines, embedded Postgres and gateway, up in one command."""
+"""`magnus demo`: starts simulated engines, an embedded Postgres and the gateway with one command."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,13 +24,13 @@ MODEL = "magnus-sim-8b"
 class Demo:
     """What the demo runs.
 
-    Args:
-        settings: of the gateway; its backends are filled in.
-        engines: simulated engines.
-        speed: of their clocks.
+    Attributes:
+        settings: settings of the gateway, except its backends.
+        engines: number of simulated engines.
+        speed: simulated seconds per second of real time.
         rows: a workload to replay; empty for none.
-        rate: its requests a second where its rows have no times.
-        seed: of its arrivals.
+        rate: requests per second, if the rows have no times.
+        seed: seed of the random arrival times.
     """
 
     settings: Settings
@@ -41,19 +41,21 @@ class Demo:
     seed: int
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[RunningGateway]:
-        """Run all of it for as long as the block lasts."""
+    async def running(self, on_step: Callable[[str], None]) -> AsyncGenerator[RunningGateway]:
+        """Run all parts until the block ends. Call `on_step` with one line before each part starts."""
         with TemporaryDirectory(prefix="magnus-") as folder:
             truth = Path(folder) / "truth.jsonl" if self.rows else None
             if truth is not None:
                 write_truth(truth, self.rows)
+            on_step(f"Starting {self.engines} simulated engines")
             async with simulated_engines(self.engines, speed=self.speed, truth=truth) as urls:
                 engines = [BackendSettings(name=f"gpu-{i}", kind="vllm", url=url) for i, url in enumerate(urls)]
-                async with running(msgspec.structs.replace(self.settings, backends=engines)) as gateway:
+                settings = msgspec.structs.replace(self.settings, backends=engines)
+                async with running(settings, on_step=on_step) as gateway:
                     yield gateway
 
     async def replay(self, gateway: RunningGateway, console: Console) -> ReplayReport:
-        """Send the rows, with a progress bar on the console."""
+        """Send the rows and show a progress bar on the console."""
         columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         since = datetime.now(UTC).isoformat()
         with Progress(*columns, console=console) as progress:
@@ -70,15 +72,15 @@ class Demo:
 
 
 def banner(gateway: RunningGateway) -> str:
-    """Say where the gateway is and what to do with it."""
-    key = " -H 'Authorization: Bearer KEY'" if gateway.settings.auth.mode == "keys" else ""
+    """Return the text that shows where the gateway is and how to use it."""
+    settings = gateway.settings
+    key = " -H 'Authorization: Bearer KEY'" if settings.auth.mode == "keys" else ""
     curl = (
         f"curl {gateway.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
         f'    -d \'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
     )
-    settings = gateway.settings
     stats = f"curl {gateway.url}/admin/stats -H 'Authorization: Bearer {settings.auth.admin_key}'"
-    hint = "KEY is what `magnus keys create --app NAME` makes.\n" if key else ""
+    hint = "Create a KEY with `magnus keys create --app NAME`.\n" if key else ""
     engines = ", ".join(f"{backend.name} {backend.url}" for backend in settings.backends)
     return (
         f"Magnus answers at {gateway.url}/v1 (model {MODEL}; simulated engines: {engines})\n\n"

@@ -1,4 +1,4 @@
-"""Simulated engines, each a process of its own that ends when we do, however we end."""
+"""Starts simulated engines. Each is a process that ends when this process ends, for whatever reason."""
 
 import asyncio
 import sys
@@ -9,19 +9,23 @@ from pathlib import Path
 from gateway.errors import EngineStartError
 
 STOP_S = 5.0
+"""An engine that has not stopped by itself after this time is killed."""
 
 KV_TOKENS = 60_000
-"""KV memory of each engine: about what an 8B model in fp16 leaves free on a GPU with 24 GB."""
+"""KV memory of each engine: about the free memory of a GPU with 24 GB that serves an 8B model in fp16."""
 
 
 @asynccontextmanager
 async def simulated_engines(count: int, *, speed: float, truth: Path | None) -> AsyncGenerator[list[str]]:
-    """Run `count` engines for as long as the block lasts; yield their base URLs.
+    """Run engines until the block ends, and yield their base URLs.
 
     Args:
-        count: how many.
-        speed: virtual seconds a second.
-        truth: file with the answers' lengths; without one they are drawn.
+        count: number of engines.
+        speed: simulated seconds per second of real time.
+        truth: file with the length of each answer; None to draw the lengths at random.
+
+    Raises:
+        EngineStartError: an engine ended before it listened.
     """
     async with AsyncExitStack() as stack:
         starting = [_engine(speed, truth, seed) for seed in range(count)]
@@ -37,7 +41,7 @@ async def _engine(speed: float, truth: Path | None, seed: int) -> AsyncGenerator
         *(sys.executable, "-m", "gateway.cli", "engine", "--exit-with-parent", *options),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which ends its engines when it is done
+        start_new_session=True,  # Ctrl-C in a terminal then reaches the gateway only, which stops its engines last
     )
     try:
         yield await _announced_url(process)
@@ -47,7 +51,7 @@ async def _engine(speed: float, truth: Path | None, seed: int) -> AsyncGenerator
 
 async def _announced_url(process: asyncio.subprocess.Process) -> str:
     if process.stdout is None:
-        raise EngineStartError("no pipe to the engine")
+        raise EngineStartError("a simulated engine has no stdout")
     line = (await process.stdout.readline()).decode().strip()
     if not line.startswith("http"):
         raise EngineStartError(f"a simulated engine did not start (exit code {await process.wait()})")
@@ -55,7 +59,7 @@ async def _announced_url(process: asyncio.subprocess.Process) -> str:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Close the engine's stdin, which is how it learns that we are done; kill it if it does not listen."""
+    """Close the engine's stdin, which tells it to stop. Kill it if it does not stop."""
     if process.stdin is not None:
         process.stdin.close()
     try:

@@ -1,6 +1,6 @@
-"""Sends a workload's rows through a gateway as their applications would, and checks what comes back.
+"""Sends the rows of a workload through a gateway, and compares the answers with the rows.
 
-The rows' lengths are the engines' business (a truth file) and the check's; the gateway sees prompts alone.
+The engines know the length of each answer from a file. The gateway sees only the prompts.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from gateway.api.auth import application_of_system_prompt
 
 TIMEOUT_S = 600.0
 
-Remembered = dict[tuple[str, str | None], tuple[int, int]]
-"""(application, user or None for the whole application) to (requests, output tokens)."""
+Counts = dict[tuple[str, str | None], tuple[int, int]]
+"""(application, user) to (requests, output tokens). User None stands for the whole application."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for one row; `error` says what did in an answer's place."""
+class ReplayedRow:
+    """One row after its request: the answer's length and time, or the error."""
 
     row: WorkloadRow
     output_tokens: int
@@ -34,7 +34,7 @@ class Answer:
 
 
 class AppReport(msgspec.Struct, frozen=True):
-    """One application: what was sent and what the gateway's stats say of it."""
+    """One application: what the clients sent, and what the gateway's statistics say."""
 
     app: str
     sent: int
@@ -44,11 +44,13 @@ class AppReport(msgspec.Struct, frozen=True):
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
-    """What a replay showed.
+    """The result of a replay.
 
-    `errors`: how often which one came. `wrong_length`: answers that are not as long as their row says.
-    `history_agrees`: every application and user in the gateway's stats has just the requests and tokens that the
-    clients saw; the stats list the most active users.
+    Attributes:
+        errors: number of requests by error.
+        wrong_length: answers whose length is not that of their row.
+        history_agrees: whether the gateway's statistics have exactly the requests and tokens that the clients saw, for
+            every application and for every user that they list (the most active ones).
     """
 
     rows: int
@@ -67,18 +69,20 @@ class ReplayReport(msgspec.Struct, frozen=True):
 
     @property
     def flawless(self) -> bool:
-        """Every row was answered, at its length, and is remembered so."""
+        """Whether every row got an answer of the right length, and the statistics agree."""
         return not self.failed and not self.wrong_length and self.history_agrees
 
 
 def draw_rows(paths: Iterable[Path], count: int | None, seed: int) -> list[WorkloadRow]:
-    """Read workload files; of rows with the same prompt the first is kept, since the prompt is what names the truth.
+    """Read rows from workload files.
+
+    The prompt identifies the length of an answer, so of several rows with the same prompt only the first is used.
 
     Args:
-        paths: JSON lines, plain or .gz.
-        count: how many rows to draw at random; None takes all. Without times they come in random order, as the requests
-            of many applications do.
-        seed: of the draw.
+        paths: files of JSON lines, plain or .gz.
+        count: number of rows to draw at random; None for all. Rows without times are shuffled, because the requests of
+            several applications arrive mixed.
+        seed: seed of the draw.
 
     Raises:
         WorkloadError: a line is wrong, or no row has a prompt and a length.
@@ -100,12 +104,13 @@ def draw_rows(paths: Iterable[Path], count: int | None, seed: int) -> list[Workl
 class Replay:
     """One replay of rows against a gateway.
 
-    Args:
-        url: the gateway's.
-        admin_key: for the stats.
-        model: what all rows ask for: their own `model` says who answered them once.
-        rate: requests a second (Poisson) where rows have no `t`.
-        on_answer: called for every row that is done.
+    Attributes:
+        url: URL of the gateway.
+        admin_key: key for its statistics.
+        model: model of all requests. The `model` of a row names the model that answered it originally.
+        rate: requests per second, with random gaps (a Poisson process), if the rows have no `t`.
+        on_answer: called after every row.
+        seed: seed of the gaps.
     """
 
     url: str
@@ -114,10 +119,10 @@ class Replay:
     rate: float
     on_answer: Callable[[], None]
     seed: int = 0
-    _answers: list[Answer] = field(default_factory=list)
+    _answers: list[ReplayedRow] = field(default_factory=list)
 
     async def run(self, rows: list[WorkloadRow], since: str) -> ReplayReport:
-        """Send all rows, every one once, and compare with what the gateway remembers since `since` (ISO 8601)."""
+        """Send every row once, and compare the answers with the statistics since `since` (ISO 8601)."""
         loop = asyncio.get_running_loop()
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
         async with httpx2.AsyncClient(base_url=self.url, timeout=TIMEOUT_S, limits=limits, trust_env=False) as client:
@@ -127,8 +132,8 @@ class Replay:
                     await asyncio.sleep(max(0.0, start_s + at_s - loop.time()))
                     group.create_task(self._send(client, row))
             seconds = loop.time() - start_s
-            remembered = await self._remembered(client, since)
-        return self._report(seconds, remembered)
+            stored = await self._stored(client, since)
+        return self._report(seconds, stored)
 
     def _arrivals(self, rows: list[WorkloadRow]) -> list[float]:
         if all(row.t is not None for row in rows):
@@ -155,7 +160,7 @@ class Replay:
                 error = f"{response.status_code} {page['error']['code']}"
         except httpx2.HTTPError as failure:
             error = type(failure).__name__
-        self._answers.append(Answer(row, tokens, loop.time() - start_s, error))
+        self._answers.append(ReplayedRow(row, tokens, loop.time() - start_s, error))
         self.on_answer()
 
     def _body(self, row: WorkloadRow) -> dict[str, object]:
@@ -166,7 +171,7 @@ class Replay:
         body: dict[str, object] = {"model": self.model, "messages": msgspec.to_builtins(messages)}
         return body | ({"user": row.user} if row.user else {})
 
-    async def _remembered(self, client: httpx2.AsyncClient, since: str) -> Remembered:
+    async def _stored(self, client: httpx2.AsyncClient, since: str) -> Counts:
         headers = {"authorization": f"Bearer {self.admin_key}"}
         response = await client.get("/admin/stats", params={"since": since}, headers=headers)
         response.raise_for_status()
@@ -176,7 +181,7 @@ class Replay:
             for entry in [*stats["apps"], *stats["users"]]
         }
 
-    def _report(self, seconds: float, remembered: Remembered) -> ReplayReport:
+    def _report(self, seconds: float, stored: Counts) -> ReplayReport:
         good = [answer for answer in self._answers if answer.error is None]
         times = sorted(answer.e2e_s for answer in good) or [0.0]
         percentiles = quantiles(times, n=100, method="inclusive") if len(times) > 1 else times * 99
@@ -192,18 +197,18 @@ class Replay:
             e2e_mean_s=round(fmean(times), 4),
             e2e_p50_s=round(percentiles[49], 4),
             e2e_p99_s=round(percentiles[98], 4),
-            history_agrees=all(sent.get(key) == counts for key, counts in remembered.items())
-            and sum(user is None for _, user in remembered) == sum(user is None for _, user in sent),
-            users_compared=sum(user is not None for _, user in remembered),
+            history_agrees=all(sent.get(key) == counts for key, counts in stored.items())
+            and sum(user is None for _, user in stored) == sum(user is None for _, user in sent),
+            users_compared=sum(user is not None for _, user in stored),
             apps=[
-                AppReport(app, *counts, *remembered.get((app, None), (0, 0)))
+                AppReport(app, *counts, *stored.get((app, None), (0, 0)))
                 for (app, user), counts in sorted(sent.items(), key=str)
                 if user is None
             ],
         )
 
-    def _sent(self) -> Remembered:
-        """Requests and tokens by application, and by application and user, as the clients saw them."""
+    def _sent(self) -> Counts:
+        """Count the requests and tokens that the clients saw, by application and by user."""
         sent: defaultdict[tuple[str, str | None], list[int]] = defaultdict(list)
         for answer in self._answers:
             app = answer.row.app or application_of_system_prompt(answer.row.system)

@@ -45,7 +45,11 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running(settings: Settings, read: Callable[[], Settings] | None = None) -> AsyncGenerator[RunningGateway]:
+async def running(
+    settings: Settings,
+    read: Callable[[], Settings] | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> AsyncGenerator[RunningGateway]:
     """Run the gateway until the block ends, with an embedded Postgres if the settings name no other database.
 
     SIGINT and SIGTERM stop it: waiting requests are evicted, and running ones have `server.shutdown_s` to finish. A
@@ -54,6 +58,7 @@ async def running(settings: Settings, read: Callable[[], Settings] | None = None
     Args:
         settings: all settings.
         read: reads the settings again after SIGHUP; None to leave SIGHUP alone.
+        on_step: called with one line before each part starts.
 
     Raises:
         ListenError: the port is in use, or the address does not belong to this machine.
@@ -64,7 +69,11 @@ async def running(settings: Settings, read: Callable[[], Settings] | None = None
         started, reload_requested = settings, asyncio.Event()
         if read is not None:
             stack.enter_context(_on_sighup(reload_requested.set))
-        settings = _with_admin_key(await _with_database(settings, stack))
+        if settings.database.url == "embedded":
+            on_step(f"Starting PostgreSQL in {data_dir(settings) / 'postgres'} (the first start creates it)")
+            settings = await _with_embedded_database(settings, stack)
+        settings = _with_admin_key(settings)
+        on_step("Starting the gateway")
         gateway = create_app(settings, clock=SystemClock(), transport=Http1Transport())
         server = _Server(gateway, settings)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -106,10 +115,8 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None
             await task
 
 
-async def _with_database(settings: Settings, stack: AsyncExitStack) -> Settings:
-    """Start the embedded Postgres if needed. Return the settings with the URL of the database."""
-    if settings.database.url != "embedded":
-        return settings
+async def _with_embedded_database(settings: Settings, stack: AsyncExitStack) -> Settings:
+    """Start the embedded Postgres. Return the settings with its URL."""
     url = await stack.enter_async_context(EmbeddedPostgres(data_dir(settings) / "postgres"))
     return msgspec.structs.replace(settings, database=msgspec.structs.replace(settings.database, url=url))
 
