@@ -20,7 +20,7 @@ from gateway.errors import BackendError, BackendOutOfMemory, BackendRefused, Bat
 from gateway.protocol.batches import BatchResult, batch_body, split_answer
 from gateway.protocol.generation_request import GenerationRequest
 from gateway.scheduling.messages import Message, OutOfMemory
-from gateway.upstream.client import Upstream, UpstreamRequest
+from gateway.upstream.client import UpstreamClient, UpstreamRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +88,7 @@ class BatchCalls:
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: UpstreamClient,
         post: Callable[[Message], None],
         monotonic: Callable[[], float],
         on_failure: Callable[[str, BackendError, float], None],
@@ -141,7 +141,7 @@ class _BatchCall:
     """One call for several requests, which are in the order of its prompts."""
 
     def __init__(
-        self, requests: list[BatchRequest], backend: Backend, upstream: Upstream, post: Callable[[Message], None]
+        self, requests: list[BatchRequest], backend: Backend, upstream: UpstreamClient, post: Callable[[Message], None]
     ) -> None:
         self._requests = requests
         self._present = set(requests)

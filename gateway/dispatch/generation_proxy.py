@@ -27,7 +27,7 @@ from gateway.protocol.batches import BatchResult
 from gateway.protocol.generation_request import GenerationRequest
 from gateway.protocol.sse import StreamScanner
 from gateway.scheduling.messages import Request
-from gateway.upstream.client import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstream.client import UpstreamClient, UpstreamRequest, UpstreamResponse
 
 DRAIN_S = 0.5
 """How long the gateway waits for the end of a stream after `[DONE]` before it closes the connection."""
@@ -60,7 +60,7 @@ class GenerationProxy:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        upstream: Upstream,
+        upstream: UpstreamClient,
         pool: BackendPool,
         monotonic: Callable[[], float],
         on_failure: Callable[[str, BackendError], None],

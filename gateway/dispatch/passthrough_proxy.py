@@ -14,7 +14,7 @@ from gateway.errors import BackendError, InvalidRequest, NoBackend
 from gateway.fleet.breaker import Circuit
 from gateway.fleet.entry import BackendEntry
 from gateway.fleet.pool import BackendPool
-from gateway.upstream.client import Upstream, UpstreamRequest
+from gateway.upstream.client import UpstreamClient, UpstreamRequest
 
 
 class PassthroughProxy:
@@ -32,7 +32,7 @@ class PassthroughProxy:
     def __init__(
         self,
         pool: BackendPool,
-        upstream: Upstream,
+        upstream: UpstreamClient,
         *,
         scheduled: Callable[[str], int],
         monotonic: Callable[[], float],

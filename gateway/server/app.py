@@ -51,7 +51,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.training.learner import Learner
 from gateway.training.schedule import Cadence
 from gateway.training.warm_start import replay
-from gateway.upstream.client import Upstream
+from gateway.upstream.client import UpstreamClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _public_routes(
     core: _Core, pool: BackendPool, recorder: Recorder, keys: KeyStore, transport: httpx2.AsyncBaseTransport
 ) -> list[ControllerRouterHandler]:
     settings, clock, events = core.settings, core.clock, core.events
-    server, upstream, budget = settings.server, Upstream(transport, timeouts(settings)), RetryBudget()
+    server, upstream, budget = settings.server, UpstreamClient(transport, timeouts(settings)), RetryBudget()
     authenticator: Authenticator = OpenAccess()
     if settings.auth.mode == "keys":
         authenticator = KeyAuthenticator(keys.lookup, clock.monotonic)

@@ -1,4 +1,4 @@
-"""One request on its way to one engine: opened, read, closed, with every failure named."""
+"""Sends one request to one engine, and turns every failure into a `GatewayError`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,16 +26,21 @@ from gateway.errors import (
 )
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""Largest answer that is not a stream: it is held whole before the client gets it."""
+"""Largest answer that is not a stream. Such an answer is in memory as a whole before the client gets it."""
 
 _TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds: for a connection, for the first byte, between two bytes, for the whole answer.
+    """How long to wait for an engine, in seconds.
 
-    The whole answer's time runs on while its client reads slowly: nobody holds an engine's memory for ever.
+    Attributes:
+        connect_s: for a connection.
+        first_byte_s: from sending the request to the first byte of the answer.
+        idle_s: between two bytes.
+        total_s: for the whole answer. This time also passes while the client reads slowly, so that no client
+            occupies an engine's memory for ever.
     """
 
     connect_s: float
@@ -44,7 +49,7 @@ class Timeouts:
     total_s: float = inf
 
     def with_backend(self, spec: BackendSpec) -> "Timeouts":
-        """Return the patience with one backend, whose own time-outs come first."""
+        """Return these timeouts with those that a backend overrides."""
         first_byte_s, idle_s, total_s = spec.first_byte_timeout_s, spec.idle_timeout_s, spec.total_timeout_s
         return Timeouts(
             self.connect_s,
@@ -56,41 +61,41 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What is sent: path and query under the engine's base URL, headers, the body's bytes."""
+    """A request to an engine: path and query under its base URL, headers, and the bytes of the body."""
 
     path: str
     headers: dict[str, str]
     body: bytes
 
 
-class Upstream:
-    """Sends calls through one transport."""
+class UpstreamClient:
+    """Sends requests to engines through one transport."""
 
-    def __init__(self, transport: httpx2.AsyncBaseTransport, patience: Timeouts) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport, timeouts: Timeouts) -> None:
         self._transport = transport
-        self._patience = patience
+        self._timeouts = timeouts
 
     @asynccontextmanager
     async def send(self, backend: Backend, request: UpstreamRequest) -> AsyncIterator["UpstreamResponse"]:
-        """Send the request; leaving the context closes the connection unless the answer was read whole.
+        """Send a request and yield the answer. At the end of the block, close the connection unless all was read.
 
         Raises:
             BackendFull: the engine's queue is full.
-            BackendOutOfMemory: it had no memory for what it was sent.
-            BackendRefused: an error status, in the engine's own words.
-            BackendError: no connection, a broken one, silence.
-            ClientTooSlow: all of the time for the answer went by, and it was not the engine who was waited for.
-            InvalidRequest: the engine has no words for it.
+            BackendOutOfMemory: the engine has too little memory for the request.
+            BackendRefused: the engine answered with an error status.
+            BackendError: the connection failed, or the engine was silent for too long.
+            ClientTooSlow: the time for the whole answer is over, and the client was the slow part.
+            InvalidRequest: the engine's API cannot express the request.
         """
         translation = _translation(backend, request)
         if translation is not None:
             request = replace(request, path=translation.path, body=translation.body)
-        async with _Deadline(self._patience.with_backend(backend.spec)) as patient:
+        async with _Deadline(self._timeouts.with_backend(backend.spec)) as deadline:
             response = await self._transport.handle_async_request(self._request(backend, request))
             try:
                 if response.status_code >= 400:
-                    raise _refusal(backend, response.status_code, await UpstreamResponse(response, patient).read())
-                yield UpstreamResponse(response, patient, translation)
+                    raise _refusal(backend, response.status_code, await UpstreamResponse(response, deadline).read())
+                yield UpstreamResponse(response, deadline, translation)
             finally:
                 await response.aclose()
 
@@ -98,17 +103,19 @@ class Upstream:
         headers = dict(request.headers)
         if backend.spec.api_key:
             headers["authorization"] = f"Bearer {backend.spec.api_key}"
-        timeout = {"connect": self._patience.connect_s}
+        timeout = {"connect": self._timeouts.connect_s}
         url = _url(backend.spec.url.rstrip("/") + request.path)
         return httpx2.Request("POST", url, headers=headers, content=request.body, extensions={"timeout": timeout})
 
 
 class UpstreamResponse:
-    """An engine's answer, as it comes."""
+    """The answer of an engine. Its body is read while it arrives."""
 
-    def __init__(self, response: httpx2.Response, patient: "_Deadline", translation: Translation | None = None) -> None:
+    def __init__(
+        self, response: httpx2.Response, deadline: "_Deadline", translation: Translation | None = None
+    ) -> None:
         self._response = response
-        self._patient = patient
+        self._deadline = deadline
         self._translation = translation
 
     @property
@@ -118,43 +125,43 @@ class UpstreamResponse:
 
     @property
     def content_type(self) -> str:
-        """As the engine said it."""
+        """`Content-Type` of the engine."""
         return str(self._response.headers.get("content-type", "application/octet-stream"))
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body, where the engine said how many there are."""
-        told = "" if self._translation else str(self._response.headers.get("content-length", ""))
-        return int(told) if told.isdecimal() else None
+        """Size of the body in bytes; None if the engine does not state it."""
+        length = "" if self._translation else str(self._response.headers.get("content-length", ""))
+        return int(length) if length.isdecimal() else None
 
     @property
     def is_stream(self) -> bool:
-        """Whether this is an event stream, whatever was asked for."""
+        """Whether the body is an event stream, whatever the request asked for."""
         return self.content_type.startswith("text/event-stream")
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it is read; of a stream, in OpenAI's words."""
+        """Yield the body as it arrives. A stream is translated to OpenAI's format."""
         feed = self._translation.feed if self._translation and self.is_stream else None
         async for chunk in self._stream():
-            self._patient.pause()  # a client that reads slowly is no silence of the engine's
+            self._deadline.pause()  # the time that the client takes does not count as silence of the engine
             yield feed(chunk) if feed else chunk
-            self._patient.resume()
-        self._patient.pause()  # all has come: what its reader does now is no silence of the engine's
+            self._deadline.resume()
+        self._deadline.pause()  # the body is complete, so the engine owes nothing more
 
     async def drain(self, within_s: float) -> None:
-        """Read to the end an answer that has nothing more to say, so that its connection can serve again."""
+        """Read and drop the rest of a finished answer, so that its connection can be used again."""
         try:
             async with asyncio.timeout(within_s):
                 async for _ in self._stream():
                     continue
         except (TimeoutError, *_TRANSPORT_ERRORS):
-            return  # it is closed instead
+            return  # the connection is closed instead
 
     async def read(self) -> bytes:
         """Read the whole body.
 
         Raises:
-            ProtocolError: over `MAX_ANSWER_BYTES`.
+            ProtocolError: the body is larger than `MAX_ANSWER_BYTES`.
         """
         parts: list[bytes] = []
         size = 0
@@ -170,61 +177,62 @@ class UpstreamResponse:
     def _stream(self) -> httpx2.AsyncByteStream:
         stream = self._response.stream
         if not isinstance(stream, httpx2.AsyncByteStream):
-            raise ProtocolError("The transport gave no stream")
+            raise ProtocolError("The transport returned no stream")
         return stream
 
 
 class _Deadline:
-    """Bounds the silence within its context, and says in our own terms what went wrong in it.
+    """Cancels the block when a timeout is over, and turns the errors of the transport into a `GatewayError`.
 
-    No timer is moved with every chunk: one that fires looks at what has come since it was set, and is set anew.
+    Chunks do not move the timer, because that would cost too much. When the timer fires, it checks what has happened
+    meanwhile, and starts again if the deadline has moved.
     """
 
-    def __init__(self, patience: Timeouts) -> None:
-        self._patience = patience
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
-        self._silent_until_s = now + patience.first_byte_s
-        self._last_s = now + patience.total_s
-        self._gave_up: GatewayError | None = None
+        self._silent_until_s = now + timeouts.first_byte_s
+        self._end_s = now + timeouts.total_s
+        self._error: GatewayError | None = None
 
     def pause(self) -> None:
-        """Stop the clock: the engine has sent something."""
+        """Stop counting silence: the engine has sent something."""
         self._silent_until_s = inf
 
     def resume(self) -> None:
-        """Start the clock again: it is the engine's turn."""
-        self._silent_until_s = self._loop.time() + self._patience.idle_s
+        """Count silence again: the engine has to send something."""
+        self._silent_until_s = self._loop.time() + self._timeouts.idle_s
         if self._silent_until_s < self._timer.when():
             self._timer.cancel()
             self._set_timer()
 
     def _set_timer(self) -> None:
-        """Fire when the silence is too long; while the clock stands, when it could be at the earliest."""
+        """Fire at the end of the silence; while silence does not count, at the earliest time when it could end."""
         until_s = self._silent_until_s
         if until_s == inf:
-            until_s = self._loop.time() + self._patience.idle_s
-        self._timer = self._loop.call_at(min(until_s, self._last_s), self._look)
+            until_s = self._loop.time() + self._timeouts.idle_s
+        self._timer = self._loop.call_at(min(until_s, self._end_s), self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._timer.when()
-        if now >= self._last_s and self._silent_until_s == inf:
-            self._give_up(ClientTooSlow("The answer was not read in time"))
-        elif now >= self._last_s:
-            self._give_up(BackendTimeout("The engine took too long for the whole answer"))
+        if now >= self._end_s and self._silent_until_s == inf:
+            self._cancel(ClientTooSlow("The client did not read the answer in time"))
+        elif now >= self._end_s:
+            self._cancel(BackendTimeout("The engine took too long for the whole answer"))
         elif now >= self._silent_until_s:
-            self._give_up(BackendTimeout("The engine was silent for too long"))
+            self._cancel(BackendTimeout("The engine was silent for too long"))
         else:
             self._set_timer()
 
-    def _give_up(self, error: GatewayError) -> None:
-        self._gave_up = error
+    def _cancel(self, error: GatewayError) -> None:
+        self._error = error
         self._task.cancel()
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("patience needs a task to cancel")
+            raise RuntimeError("a deadline needs a task that it can cancel")
         self._task, self._cancelled_before = task, task.cancelling()
         self._set_timer()
         return self
@@ -233,13 +241,13 @@ class _Deadline:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        # As in asyncio.timeout: a cancellation from elsewhere, at the same time, stays one.
-        if self._gave_up is not None:
+        # As in asyncio.timeout: if another cancellation came at the same time, the block stays cancelled.
+        if self._error is not None:
             ours = self._task.uncancel() <= self._cancelled_before
             if ours and isinstance(exc, asyncio.CancelledError):
-                raise self._gave_up from exc
+                raise self._error from exc
         if isinstance(exc, httpx2.ConnectTimeout):
-            raise BackendTimeout("The engine took no connection in time") from exc
+            raise BackendTimeout("The engine did not accept a connection in time") from exc
         if isinstance(exc, _TRANSPORT_ERRORS):
             raise BackendUnavailable("The connection to the engine failed") from exc
 

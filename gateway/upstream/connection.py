@@ -1,7 +1,7 @@
-"""One connection to an engine, which carries one request at a time.
+"""One connection to an engine. It carries one request at a time.
 
-Nothing reads ahead of its consumer: over `HIGH_WATER_BYTES` of an answer that nobody has taken, the socket is left
-alone, and the engine feels that its reader is slow.
+Reading follows the consumer: when more than `HIGH_WATER_BYTES` of a body are buffered, the socket is not read, and TCP
+slows the engine down.
 """
 
 import asyncio
@@ -11,153 +11,153 @@ from typing import cast
 import httpx2
 
 from gateway.errors import NotHttpError
-from gateway.upstream.http1 import Answer
+from gateway.upstream.http1 import Http1Response
 
 HIGH_WATER_BYTES = 64 * 1024
-"""Of an answer's body, held for its reader, before the socket is read no further."""
+"""Largest part of a body that is buffered before reading pauses."""
 
 PART_BYTES = 256 * 1024
-"""A longer body is sent in parts of this size: all at once, it would stop the event loop and be held twice."""
+"""A larger request body is written in parts of this size. One write would block the event loop and copy the body."""
 
 
-class Connection(asyncio.Protocol):
-    """A connection, idle or with one exchange on it.
-
-    Attributes:
-        answer: the last request's.
-        heard: anything has come since that request was sent.
-        idle_since_s: when it was last put aside, in the loop's seconds.
+class EngineConnection(asyncio.Protocol):
+    """A connection that is idle, or carries one request and its response.
 
     Args:
-        on_end: told when the connection ends while it idles, so that nobody takes it.
+        on_idle_close: called when the connection closes while it is idle.
+
+    Attributes:
+        response: response to the last request.
+        received_any: whether any byte has arrived since that request was sent.
+        idle_since_s: when the connection became idle, in seconds of the event loop's clock.
     """
 
-    def __init__(self, on_end: Callable[["Connection"], None]) -> None:
-        self.answer = Answer()
-        self.heard = False
+    def __init__(self, on_idle_close: Callable[["EngineConnection"], None]) -> None:
+        self.response = Http1Response()
+        self.received_any = False
         self.idle_since_s = 0.0
-        self._on_end = on_end
+        self._on_idle_close = on_idle_close
         self._loop = asyncio.get_running_loop()
         self._busy = False
-        self._sent = False
-        self._reads = True
-        self._writes = True
+        self._request_sent = False
+        self._may_read = True
+        self._may_write = True
         self._error: httpx2.TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    async def ask(self, head: bytes, body: bytes) -> Answer:
-        """Send a request and wait for the head of its answer.
+    async def send(self, head: bytes, body: bytes) -> Http1Response:
+        """Send a request and wait for the headers of its response.
 
         Args:
-            head: request line and headers, with the empty line that ends them.
-            body: as long as the headers say.
+            head: request line and headers, including the empty line at their end.
+            body: the body; its size is the one that the headers state.
 
         Raises:
-            httpx2.TransportError: the connection is lost, or what comes is not HTTP.
+            httpx2.TransportError: the connection is lost, or the response is not HTTP.
         """
-        self.answer, self.heard = Answer(), False
-        self._busy, self._sent = True, False
+        self.response, self.received_any = Http1Response(), False
+        self._busy, self._request_sent = True, False
         if len(body) <= PART_BYTES:
             self._socket.write(head + body)
-            self._sent = True
+            self._request_sent = True
         else:
             await self._write_in_parts(head, body)
-        while not self.answer.status:
+        while not self.response.status:
             await self._event()
-        return self.answer
+        return self.response
 
     async def next_part(self) -> bytes:
-        """Return what has come of the answer's body; nothing at its end.
+        """Return the next part of the response's body; empty at its end.
 
         Raises:
-            httpx2.TransportError: the connection is lost before the end, or what comes is not HTTP.
+            httpx2.TransportError: the connection is lost before the end, or the response is not HTTP.
         """
-        answer = self.answer
-        while not answer.size:
-            if answer.complete:
+        response = self.response
+        while not response.buffered_bytes:
+            if response.complete:
                 return b""
             await self._event()
-        part = answer.take()
-        if not self._reads:
-            self._reads = True
+        part = response.take()
+        if not self._may_read:
+            self._may_read = True
             self._socket.resume_reading()
         return part
 
-    def put_aside(self) -> bool:
-        """End the exchange. Returns whether another may begin: all was sent, all has come and was read, none leaves."""
-        answer = self.answer
-        whole = self._sent and answer.complete and not answer.size
+    def release(self) -> bool:
+        """End the exchange. Return whether the connection can carry another request; otherwise close it."""
+        response = self.response
+        finished = self._request_sent and response.complete and not response.buffered_bytes
         self.idle_since_s = self._loop.time()
         self._busy = False
-        if whole and answer.keeps and not self._socket.is_closing():
+        if finished and response.keep_alive and not self._socket.is_closing():
             return True
         self.abort()
         return False
 
     def abort(self) -> None:
-        """Close at once, whatever is on its way; who still waits for it gets an error."""
+        """Close the connection at once. Whoever waits for its response gets an error."""
         self._busy = False
-        self._fail(httpx2.ReadError("the connection was closed on this side"))
+        self._fail(httpx2.ReadError("the gateway closed the connection"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the socket."""
+        """Store the socket."""
         self._socket = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came."""
-        if not self._busy:  # said without being asked
+        """Parse bytes from the engine."""
+        if not self._busy:  # no request is open, so these bytes belong to nothing
             self._socket.abort()
             return
-        self.heard = True
+        self.received_any = True
         try:
-            self.answer.feed(data)
+            self.response.feed(data)
         except NotHttpError as error:
             self._fail(httpx2.RemoteProtocolError(str(error)))
             return
-        if self.answer.size > HIGH_WATER_BYTES and self._reads:
-            self._reads = False
+        if self.response.buffered_bytes > HIGH_WATER_BYTES and self._may_read:
+            self._may_read = False
             self._socket.pause_reading()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take in that nothing more will come."""
+        """Handle the end of the connection."""
         if not self._busy:
-            self._on_end(self)
-        elif exc is None and self.answer.end():
+            self._on_idle_close(self)
+        elif exc is None and self.response.close():
             self._wake()
         else:
-            self._fail(httpx2.ReadError(str(exc) if exc else "the connection was closed before the answer's end"))
+            self._fail(httpx2.ReadError(str(exc) if exc else "the engine closed the connection too early"))
 
     def pause_writing(self) -> None:
-        """Hear that the engine reads slowly."""
-        self._writes = False
+        """Stop writing, because the engine reads slowly."""
+        self._may_write = False
 
     def resume_writing(self) -> None:
-        """Hear that it has caught up."""
-        self._writes = True
+        """Write again."""
+        self._may_write = True
         self._wake()
 
     async def _write_in_parts(self, head: bytes, body: bytes) -> None:
-        """Write as fast as the engine reads; stop where its answer comes first, which then is a refusal."""
+        """Write as fast as the engine reads. Stop if the response comes first, because it is then a refusal."""
         self._socket.write(head)
         view = memoryview(body)
         for at in range(0, len(body), PART_BYTES):
             self._socket.write(view[at : at + PART_BYTES])
-            while not (self._writes or self.answer.status):
+            while not (self._may_write or self.response.status):
                 await self._event()
-            if self.answer.status:
+            if self.response.status:
                 return
-        self._sent = True
+        self._request_sent = True
 
     async def _event(self) -> None:
-        """Wait until something has happened; an error of the connection's is told when all before it was taken."""
+        """Wait for the next event. Raise the connection's error after all buffered bytes were taken."""
         if self._error is None:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        if self._error is not None and not self.answer.size:
+        if self._error is not None and not self.response.buffered_bytes:
             raise self._error
 
     def _fail(self, error: httpx2.TransportError) -> None:

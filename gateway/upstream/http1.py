@@ -1,36 +1,36 @@
-"""An engine's answer in HTTP/1.1, from the bytes of its connection; llhttp parses them."""
+"""An HTTP/1.1 response, parsed by llhttp from the bytes of a connection."""
 
 import httptools
 
 from gateway.errors import NotHttpError
 
 MAX_HEAD_BYTES = 256 * 1024
-"""Of an answer that has not come to the end of its headers."""
+"""Largest status line with headers."""
 
 FIRST_FINAL_STATUS = 200
-"""What comes with a lower one, as "100 Continue", is not the answer yet."""
+"""A response with a lower status, such as "100 Continue", comes before the actual response."""
 
 
-class Answer:
-    """One answer, as far as it has come.
+class Http1Response:
+    """One response, as far as it has arrived. The `on_…` methods are callbacks of the parser.
 
     Attributes:
-        status: 0 before its head has come.
-        headers: names and values, as they came.
-        complete: nothing more belongs to it.
-        keeps: the connection may carry another one after it.
-        size: bytes of the body that nobody has taken.
+        status: HTTP status; 0 until the headers are complete.
+        headers: names and values in the order of arrival.
+        complete: whether the response has arrived as a whole.
+        keep_alive: whether the connection can carry another response after this one.
+        buffered_bytes: bytes of the body that have arrived and were not taken.
     """
 
     __slots__ = (
         "_ends_with_connection",
-        "_fed",
+        "_fed_bytes",
         "_parser",
         "_parts",
+        "buffered_bytes",
         "complete",
         "headers",
-        "keeps",
-        "size",
+        "keep_alive",
         "status",
     )
 
@@ -38,52 +38,52 @@ class Answer:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
-        self.keeps = True
-        self.size = 0
-        self._fed = 0
+        self.keep_alive = True
+        self.buffered_bytes = 0
+        self._fed_bytes = 0
         self._parts: list[bytes] = []
         self._ends_with_connection = True
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Take in what came.
+        """Parse bytes from the connection.
 
         Raises:
-            NotHttpError: it cannot go on like this.
+            NotHttpError: the bytes are not HTTP/1.1, or the headers are too large.
         """
-        if self._parser is None:  # more than was asked for
-            self.keeps = False
+        if self._parser is None:  # bytes after the end of the response
+            self.keep_alive = False
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise NotHttpError(f"not HTTP/1.1: {error}") from error
-        self._fed += len(data)
-        if not self.status and self._fed > MAX_HEAD_BYTES:
-            raise NotHttpError(f"an answer's head of more than {MAX_HEAD_BYTES} bytes")
+        self._fed_bytes += len(data)
+        if not self.status and self._fed_bytes > MAX_HEAD_BYTES:
+            raise NotHttpError(f"the headers of the response are over {MAX_HEAD_BYTES} bytes")
         if self.complete:
-            self._parser = None  # it holds this answer, and is held by it
+            self._parser = None  # parser and response refer to each other; this frees both without the collector
 
-    def end(self) -> bool:
-        """Take in that the connection has ended. Returns whether the answer is whole by it."""
+    def close(self) -> bool:
+        """Note that the connection has closed. Return whether the response is complete."""
         self._parser = None
         self.complete = self.complete or (self.status > 0 and self._ends_with_connection)
         return self.complete
 
     def take(self) -> bytes:
-        """Return what has come of the body and was not taken yet, in one piece."""
+        """Return the buffered part of the body, and remove it from the buffer."""
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
-        self.size = 0
+        self.buffered_bytes = 0
         return body
 
     def on_message_begin(self) -> None:
-        """Hear from the parser that an answer begins."""
-        if self.complete:  # more than was asked for
-            self.keeps = False
+        """Handle the begin of a response. A second one was not asked for."""
+        if self.complete:
+            self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Hear of a header."""
+        """Handle a header."""
         if self.complete:
             return
         self.headers.append((name, value))
@@ -91,7 +91,7 @@ class Answer:
             self._ends_with_connection = False
 
     def on_headers_complete(self) -> None:
-        """Hear that the head has come."""
+        """Handle the end of the headers."""
         if self.complete or self._parser is None:
             return
         status = self._parser.get_status_code()
@@ -99,14 +99,14 @@ class Answer:
             self.headers.clear()
             return
         self.status = status
-        self.keeps = self._parser.should_keep_alive()
+        self.keep_alive = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
-        """Hear of a part of the body."""
+        """Handle a part of the body."""
         if not self.complete:
             self._parts.append(body)
-            self.size += len(body)
+            self.buffered_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        """Hear that the answer has come to its end."""
+        """Handle the end of the response."""
         self.complete = self.status > 0

@@ -1,8 +1,7 @@
-"""The way to the engines: one transport for requests and looks, HTTP/1.1 over connections that are kept.
+"""HTTP/1.1 to the engines, for requests and for scrapes, over connections that are kept open.
 
-It does what a proxy needs, and nothing that a client would want besides: no redirects, cookies, proxies of the
-environment or compression, and no header is added to a request. A general HTTP client cost a quarter of the gateway's
-CPU time; see docs/performance.md.
+It does only what a proxy needs: no redirects, cookies, proxy settings or compression, and it adds no header. A general
+HTTP client took a quarter of the gateway's CPU time; see docs/performance.md.
 """
 
 import asyncio
@@ -14,10 +13,10 @@ from functools import cached_property
 
 import httpx2
 
-from gateway.upstream.connection import Connection
+from gateway.upstream.connection import EngineConnection
 
-KEPT_S = 60.0
-"""How long a connection may idle."""
+MAX_IDLE_S = 60.0
+"""An idle connection is closed after this time."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -30,117 +29,117 @@ class _Origin:
 
 
 class Http1Transport(httpx2.AsyncBaseTransport):
-    """As many connections as there are requests, each kept for the next one.
+    """Opens one connection for each concurrent request, and keeps it for later requests.
 
-    Of a request's time-outs only that for the connection counts; silence is its sender's to bound. A request that finds
-    its kept connection closed by the engine, before a byte of an answer, is sent once more over another.
+    Of a request's timeouts only `connect` has an effect here; the sender limits everything else. If the engine closed
+    an idle connection before any byte of the response, the request is sent again over another connection.
     """
 
     def __init__(self) -> None:
-        self._idle: defaultdict[_Origin, list[Connection]] = defaultdict(list)
-        self._busy: set[Connection] = set()
+        self._idle: defaultdict[_Origin, list[EngineConnection]] = defaultdict(list)
+        self._busy: set[EngineConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request; the response's stream has to be closed.
+        """Send a request. The caller has to close the response's stream.
 
         Raises:
-            httpx2.ConnectTimeout: no connection within the request's `connect` time-out.
-            httpx2.TransportError: no connection, a broken one, or not HTTP.
+            httpx2.ConnectTimeout: the connection took longer than the request's `connect` timeout.
+            httpx2.TransportError: the connection failed, or the response is not HTTP.
         """
         url = request.url
         origin = _Origin(url.scheme, url.host, url.port or _PORTS[url.scheme])
         head, body = _head(request), await request.aread()
         while True:
-            kept = self._kept(origin)
-            connection = kept or await self._connect(origin, request)
+            idle = self._take_idle(origin)
+            connection = idle or await self._connect(origin, request)
             self._busy.add(connection)
             try:
-                answer = await connection.ask(head, body)
+                response = await connection.send(head, body)
             except httpx2.ReadError:
                 self._drop(connection)
-                if kept is None or connection.heard:
+                if idle is None or connection.received_any:
                     raise
             except BaseException:
                 self._drop(connection)
                 raise
             else:
                 stream = _Body(self, origin, connection)
-                return httpx2.Response(answer.status, headers=answer.headers, stream=stream)
+                return httpx2.Response(response.status, headers=response.headers, stream=stream)
 
     async def aclose(self) -> None:
         """Close all connections."""
         if self._sweep is not None:
             self._sweep.cancel()
-        for connection in [*self._busy, *(one for kept in self._idle.values() for one in kept)]:
+        for connection in [*self._busy, *(one for idle in self._idle.values() for one in idle)]:
             connection.abort()
         self._busy.clear()
         self._idle.clear()
 
-    def put_back(self, origin: _Origin, connection: Connection) -> None:
-        """Keep a connection whose exchange is over, if it may serve again."""
+    def put_back(self, origin: _Origin, connection: EngineConnection) -> None:
+        """Keep a connection after its response, if it can be used again."""
         if connection not in self._busy:
             return
         self._busy.remove(connection)
-        if connection.put_aside():
+        if connection.release():
             self._idle[origin].append(connection)
             if self._sweep is None:
-                self._sweep_later()
+                self._schedule_sweep()
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: EngineConnection) -> None:
         self._busy.discard(connection)
         connection.abort()
 
-    def _kept(self, origin: _Origin) -> Connection | None:
-        """Return the connection that was used last: the others may rest until they are closed."""
-        kept = self._idle.get(origin)
-        return kept.pop() if kept else None
+    def _take_idle(self, origin: _Origin) -> EngineConnection | None:
+        """Return the connection that was used last, so that the surplus ones stay idle and close."""
+        idle = self._idle.get(origin)
+        return idle.pop() if idle else None
 
-    async def _connect(self, origin: _Origin, request: httpx2.Request) -> Connection:
-        def connection() -> Connection:
-            return Connection(lambda ended: self._forget(origin, ended))
+    async def _connect(self, origin: _Origin, request: httpx2.Request) -> EngineConnection:
+        def protocol() -> EngineConnection:
+            return EngineConnection(lambda closed: self._forget(origin, closed))
 
-        patience_s = request.extensions.get("timeout", {}).get("connect")
+        timeout_s = request.extensions.get("timeout", {}).get("connect")
         tls = self._tls if origin.scheme == "https" else None
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(patience_s):
-                _, connected = await loop.create_connection(connection, origin.host, origin.port, ssl=tls)
+            async with asyncio.timeout(timeout_s):
+                _, connection = await loop.create_connection(protocol, origin.host, origin.port, ssl=tls)
         except TimeoutError as error:
-            raise httpx2.ConnectTimeout(f"no connection within {patience_s:g} s", request=request) from error
+            raise httpx2.ConnectTimeout(f"no connection within {timeout_s:g} s", request=request) from error
         except OSError as error:
             raise httpx2.ConnectError(str(error), request=request) from error
-        return connected
+        return connection
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context()
 
-    def _forget(self, origin: _Origin, ended: Connection) -> None:
-        kept = self._idle.get(origin, [])
-        if ended in kept:
-            kept.remove(ended)
+    def _forget(self, origin: _Origin, closed: EngineConnection) -> None:
+        idle = self._idle.get(origin, [])
+        if closed in idle:
+            idle.remove(closed)
 
-    def _sweep_later(self) -> None:
-        self._sweep = asyncio.get_running_loop().call_later(KEPT_S, self._close_unused)
+    def _schedule_sweep(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(MAX_IDLE_S, self._close_unused)
 
     def _close_unused(self) -> None:
         self._sweep = None
-        before_s = asyncio.get_running_loop().time() - KEPT_S
-        for origin, kept in list(self._idle.items()):
-            for connection in [one for one in kept if one.idle_since_s <= before_s]:
-                kept.remove(connection)
+        before_s = asyncio.get_running_loop().time() - MAX_IDLE_S
+        for origin, idle in list(self._idle.items()):
+            for connection in [one for one in idle if one.idle_since_s <= before_s]:
+                idle.remove(connection)
                 connection.abort()
-            if not kept:
+            if not idle:
                 del self._idle[origin]
         if self._idle:
-            self._sweep_later()
+            self._schedule_sweep()
 
 
 class _Body(httpx2.AsyncByteStream):
-    """An answer's body, in parts as they come."""
+    """The body of a response, in parts as they arrive."""
 
-    def __init__(self, transport: Http1Transport, origin: _Origin, connection: Connection) -> None:
+    def __init__(self, transport: Http1Transport, origin: _Origin, connection: EngineConnection) -> None:
         self._transport = transport
         self._origin = origin
         self._connection = connection
@@ -154,10 +153,10 @@ class _Body(httpx2.AsyncByteStream):
 
 
 def _head(request: httpx2.Request) -> bytes:
-    """Return the request line and the headers."""
+    """Return the request line and the headers as bytes."""
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     for name, value in request.headers.raw:
         if b"\n" in value or b"\r" in value:
-            raise httpx2.LocalProtocolError(f"a header {name.decode('latin-1')!r} of more than one line")
+            raise httpx2.LocalProtocolError(f"the header {name.decode('latin-1')!r} contains a line break")
         lines.append(b"%s: %s" % (name, value))
     return b"\r\n".join([*lines, b"", b""])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import NotHttpError
-from gateway.upstream.http1 import Answer
+from gateway.upstream.http1 import Http1Response
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 bodies = st.lists(st.binary(min_size=1, max_size=50), max_size=5)
@@ -29,12 +29,12 @@ def pieces_of(data, cuts):
 
 @given(bodies, st.sampled_from([chunked, of_a_length]), st.booleans(), st.lists(st.integers(min_value=0), max_size=9))
 def test_the_cuts_change_nothing(parts, framed, continues, cuts):
-    answer, taken = Answer(), []
+    answer, taken = Http1Response(), []
     for piece in pieces_of((CONTINUE if continues else b"") + framed(parts), cuts):
         assert not answer.complete
         answer.feed(piece)
         taken.append(answer.take())
-    assert (answer.status, answer.complete, answer.keeps) == (201, True, True)
+    assert (answer.status, answer.complete, answer.keep_alive) == (201, True, True)
     assert answer.headers[0] == (b"X-One", b"1")
     assert b"".join(taken) == b"".join(parts)
 
@@ -42,19 +42,19 @@ def test_the_cuts_change_nothing(parts, framed, continues, cuts):
 @given(bodies, st.sampled_from([chunked, of_a_length]), st.integers(min_value=1))
 def test_what_is_cut_short_is_never_whole(parts, framed, cut):
     data = framed(parts)
-    answer = Answer()
+    answer = Http1Response()
     answer.feed(data[: cut % len(data)])
-    assert not answer.end()
+    assert not answer.close()
 
 
 @given(bodies, st.lists(st.integers(min_value=0), max_size=9))
 def test_without_a_length_the_end_of_the_connection_is_the_answer_s(parts, cuts):
-    answer = Answer()
+    answer = Http1Response()
     for piece in pieces_of(b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(parts), cuts):
         answer.feed(piece)
     assert not answer.complete
-    assert answer.end()
-    assert not answer.keeps
+    assert answer.close()
+    assert not answer.keep_alive
     assert answer.take() == b"".join(parts)
 
 
@@ -63,7 +63,7 @@ more_than_line_ends = st.binary(min_size=1).filter(lambda more: more.strip(b"\r\
 
 @given(bodies, st.sampled_from([chunked, of_a_length]), more_than_line_ends, st.booleans())
 def test_what_comes_after_the_end_is_not_of_it_and_ends_the_connection(parts, framed, more, at_once):
-    answer = Answer()
+    answer = Http1Response()
     data = framed(parts)
     try:
         for piece in [data + more] if at_once else [data, more]:
@@ -71,12 +71,12 @@ def test_what_comes_after_the_end_is_not_of_it_and_ends_the_connection(parts, fr
     except NotHttpError:
         return
     assert answer.take() == b"".join(parts)
-    assert not answer.keeps
+    assert not answer.keep_alive
 
 
 @given(st.binary(max_size=200))
 def test_noise_is_an_error_or_no_answer(noise):
-    answer = Answer()
+    answer = Http1Response()
     try:
         answer.feed(noise)
     except NotHttpError:
@@ -85,7 +85,7 @@ def test_noise_is_an_error_or_no_answer(noise):
 
 
 def test_a_head_without_end_is_an_error():
-    answer = Answer()
+    answer = Http1Response()
     answer.feed(b"HTTP/1.1 200 OK\r\nx: ")
     for _ in range(255):
         answer.feed(b"y" * 1024)

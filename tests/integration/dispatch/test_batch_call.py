@@ -17,7 +17,7 @@ from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.protocol.openai import read_completion
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import OutOfMemory, Request, Returned
-from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
+from gateway.upstream.client import Timeouts, UpstreamClient, UpstreamRequest
 from gateway.upstream.transport import Http1Transport
 from tests.unit.gateway.batching_core import Core
 from tests.unit.gateway.fake_engines import pool_of
@@ -62,7 +62,7 @@ def send(tmp_path):
         async with listening(config) as url:
             backend = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)
             relay = GenerationProxy(
-                dispatcher, Upstream(transport, Timeouts(5, 60, 10)), pool_of(backend), now, lambda *_: None
+                dispatcher, UpstreamClient(transport, Timeouts(5, 60, 10)), pool_of(backend), now, lambda *_: None
             )
             members = [BatchClient(request_context(now())) for _ in lengths]
             loop = asyncio.create_task(dispatcher.run())

@@ -1,4 +1,4 @@
-"""The transport against servers on real sockets, each of which says byte for byte what it is told to."""
+"""The transport against servers on real sockets. Each server sends exactly the bytes that the test gives it."""
 
 import asyncio
 import socket
@@ -9,15 +9,15 @@ import httpx2
 import pytest
 import trustme
 
-from gateway.dispatch import transport as transport_module
+from gateway.upstream import transport as transport_module
 from gateway.upstream.connection import HIGH_WATER_BYTES, PART_BYTES
 from gateway.upstream.transport import Http1Transport
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
 
-class Server:
-    """Answers the requests of each connection in turn, as `answer(reader, writer)` does; it counts connections."""
+class ScriptedServer:
+    """Answers every request with `answer(reader, writer)`, and counts connections and requests."""
 
     def __init__(self, answer):
         self.connections = 0
@@ -42,7 +42,7 @@ class Server:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def asked(self, times):
+    async def received(self, times):
         async with asyncio.timeout(5), self._changed:
             await self._changed.wait_for(lambda: len(self.requests) >= times)
 
@@ -65,20 +65,20 @@ class Server:
                 await writer.wait_closed()
 
 
-def saying(*answers, close=False):
-    """A server that gives these answers in turn, the last for ever."""
+def answering(*answers, close=False):
+    """A server that gives these answers in turn; the last one repeats for ever."""
     left = list(answers)
 
     async def answer(_, writer):
-        said = left.pop(0) if len(left) > 1 else left[0]
-        for part in [said] if isinstance(said, bytes) else said:
+        parts = left.pop(0) if len(left) > 1 else left[0]
+        for part in [parts] if isinstance(parts, bytes) else parts:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0.005)
         if close:
             writer.close()
 
-    return Server(answer).listening()
+    return ScriptedServer(answer).listening()
 
 
 @pytest.fixture
@@ -99,14 +99,14 @@ async def exchange(transport, url, **more):
         await response.aclose()
 
 
-async def test_the_request_goes_out_with_its_own_headers_alone(transport):
+async def test_request_is_sent_without_further_headers(transport):
     bodies = []
 
     async def answer(reader, writer):
         bodies.append(await reader.readexactly(3))
         writer.write(OK)
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         await exchange(transport, f"{server.url}/v1/x?y=%C3%A9", method="POST", content=b"abc", headers={"x-one": "1"})
     host = server.url.removeprefix("http://").encode()
     expected = {b"host: " + host, b"x-one: 1", b"content-length: 3"}
@@ -116,14 +116,14 @@ async def test_the_request_goes_out_with_its_own_headers_alone(transport):
     assert bodies == [b"abc"]
 
 
-async def test_a_connection_serves_again(transport):
-    async with saying(OK) as server:
+async def test_connection_is_used_again(transport):
+    async with answering(OK) as server:
         assert [await exchange(transport, server.url) for _ in range(3)] == [(200, b"ok")] * 3
         assert server.connections == 1
 
 
-async def test_requests_at_once_have_a_connection_each_and_all_are_kept(transport):
-    async with saying(OK) as server:
+async def test_concurrent_requests_use_a_connection_each_and_all_stay_open(transport):
+    async with answering(OK) as server:
         for _ in range(2):
             await asyncio.gather(*(exchange(transport, server.url) for _ in range(5)))
         assert server.connections == 5
@@ -133,7 +133,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "body", "kept"),
+    ("parts", "status", "body", "kept"),
     [
         ([CHUNKED, b"2\r\na", b"b\r\n", b"1\r\nc\r\n0\r\n", b"\r\n"], 200, b"abc", True),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", True),
@@ -147,19 +147,19 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     ],
     ids=["chunked", "none", "continue", "hints", "error", "close", "http/1.0", "more", "twice"],
 )
-async def test_every_framing_gives_its_body_and_the_connection_stays_where_it_can(transport, said, status, body, kept):
-    async with saying(said) as server:
+async def test_every_framing_yields_the_body_and_keeps_the_connection_if_possible(transport, parts, status, body, kept):
+    async with answering(parts) as server:
         for _ in range(2):
             assert await exchange(transport, server.url) == (status, body)
         assert server.connections == (1 if kept else 2)
 
 
-async def test_without_a_length_the_body_ends_with_the_connection(transport):
-    async with saying([b"HTTP/1.1 200 OK\r\n\r\nab", b"c"], close=True) as server:
+async def test_body_without_a_length_ends_with_the_connection(transport):
+    async with answering([b"HTTP/1.1 200 OK\r\n\r\nab", b"c"], close=True) as server:
         assert await exchange(transport, server.url) == (200, b"abc")
 
 
-async def test_parts_come_as_they_are_sent(transport):
+async def test_parts_arrive_when_they_are_sent(transport):
     going_on = asyncio.Event()
 
     async def answer(_, writer):
@@ -167,7 +167,7 @@ async def test_parts_come_as_they_are_sent(transport):
         await going_on.wait()
         writer.write(b"1\r\nb\r\n0\r\n\r\n")
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         response = await transport.handle_async_request(request_to(server.url))
         parts = aiter(response.stream)
         assert await anext(parts) == b"a"
@@ -177,7 +177,7 @@ async def test_parts_come_as_they_are_sent(transport):
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("parts", "error"),
     [
         (b"", httpx2.ReadError),
         (b"HTTP/1.1 200", httpx2.ReadError),
@@ -192,15 +192,15 @@ async def test_parts_come_as_they_are_sent(transport):
     ],
     ids=["nothing", "line", "length", "chunk", "chunks", "ssh", "number", "size", "upgrade", "headers"],
 )
-async def test_what_is_cut_or_is_not_http_is_an_error(transport, said, error):
-    async with saying(said, close=True) as server:
+async def test_truncated_response_or_other_protocol_is_an_error(transport, parts, error):
+    async with answering(parts, close=True) as server:
         with pytest.raises(error):
             await exchange(transport, server.url)
         assert server.connections == 1
 
 
-async def test_what_came_before_the_cut_is_given_first(transport):
-    async with saying(CHUNKED + b"3\r\nabc\r\n", close=True) as server:
+async def test_bytes_before_the_end_of_a_connection_come_before_the_error(transport):
+    async with answering(CHUNKED + b"3\r\nabc\r\n", close=True) as server:
         response = await transport.handle_async_request(request_to(server.url))
         parts = aiter(response.stream)
         assert await anext(parts) == b"abc"
@@ -209,40 +209,40 @@ async def test_what_came_before_the_cut_is_given_first(transport):
         await response.aclose()
 
 
-async def test_a_kept_connection_that_the_engine_closes_on_the_request_costs_nobody_an_answer(transport):
+async def test_request_is_sent_again_if_the_idle_connection_was_closed(transport):
     async def answer(_, writer):
         if len(server.requests) == 2:
-            writer.close()  # without a byte: it had timed out just when the request came
+            writer.close()  # without a byte, as if it had timed out when the request came
         else:
             writer.write(OK)
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         assert [await exchange(transport, server.url, content=b"") for _ in range(2)] == [(200, b"ok")] * 2
         assert (server.connections, len(server.requests)) == (2, 3)
 
 
-async def test_a_kept_connection_that_fails_within_its_answer_is_not_asked_again(transport):
-    async with saying(OK, b"HTTP/1.1 2") as server:
+async def test_request_is_not_sent_again_after_a_byte_of_the_response(transport):
+    async with answering(OK, b"HTTP/1.1 2") as server:
         await exchange(transport, server.url)
-        asking = asyncio.create_task(exchange(transport, server.url))
-        await server.asked(2)
+        sending = asyncio.create_task(exchange(transport, server.url))
+        await server.received(2)
         await asyncio.sleep(0.05)
         server.break_off()
         with pytest.raises(httpx2.ReadError):
-            await asking
+            await sending
         assert len(server.requests) == 2
 
 
-async def test_a_connection_that_the_engine_has_closed_is_not_taken(transport):
-    async with saying(OK, OK, close=True) as server:
+async def test_closed_connection_is_not_used(transport):
+    async with answering(OK, OK, close=True) as server:
         await exchange(transport, server.url)
         await server.ended.wait()
         assert await exchange(transport, server.url) == (200, b"ok")
         assert (server.connections, len(server.requests)) == (2, 2)
 
 
-async def test_leaving_an_answer_closes_its_connection(transport):
-    async with saying([CHUNKED, b"1\r\na\r\n"]) as server:
+async def test_closing_an_unfinished_response_closes_its_connection(transport):
+    async with answering([CHUNKED, b"1\r\na\r\n"]) as server:
         response = await transport.handle_async_request(request_to(server.url))
         await response.aclose()
         async with asyncio.timeout(5):
@@ -250,15 +250,15 @@ async def test_leaving_an_answer_closes_its_connection(transport):
 
 
 async def test_cancelling_a_request_closes_its_connection(transport):
-    async with saying(b"HTTP/1.1 ") as server:
-        asking = asyncio.create_task(exchange(transport, server.url))
-        await server.asked(1)
-        asking.cancel()
+    async with answering(b"HTTP/1.1 ") as server:
+        sending = asyncio.create_task(exchange(transport, server.url))
+        await server.received(1)
+        sending.cancel()
         async with asyncio.timeout(5):
             await server.ended.wait()
 
 
-async def test_a_long_body_arrives_whole(transport):
+async def test_long_body_arrives_complete(transport):
     body = bytes(range(256)) * (10 * PART_BYTES // 256)
     received = []
 
@@ -266,13 +266,13 @@ async def test_a_long_body_arrives_whole(transport):
         received.append(await reader.readexactly(len(body)))
         writer.write(OK)
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         for _ in range(2):
             assert await exchange(transport, server.url, method="POST", content=body) == (200, b"ok")
         assert (server.connections, received) == (1, [body, body])
 
 
-async def test_an_engine_that_refuses_a_long_body_half_way_is_heard(transport):
+async def test_refusal_in_the_middle_of_a_long_body_is_returned(transport):
     body = bytes(64 * PART_BYTES)
 
     async def answer(reader, writer):
@@ -280,12 +280,12 @@ async def test_an_engine_that_refuses_a_long_body_half_way_is_heard(transport):
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
         await writer.wait_closed()
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         async with asyncio.timeout(10):
             assert await exchange(transport, server.url, method="POST", content=body) == (413, b"no")
 
 
-async def test_an_answer_that_nobody_reads_stays_in_the_engine(transport):
+async def test_response_that_nobody_reads_stops_the_engine_from_sending(transport):
     sent = 0
 
     async def answer(_, writer):
@@ -296,37 +296,37 @@ async def test_an_answer_that_nobody_reads_stays_in_the_engine(transport):
             sent += 65_536
             await writer.drain()
 
-    async with Server(answer).listening() as server:
+    async with ScriptedServer(answer).listening() as server:
         response = await transport.handle_async_request(request_to(server.url))
         before = -1
-        while sent > before:  # until it stands still
+        while sent > before:  # until the engine cannot send more
             before = sent
             await asyncio.sleep(0.2)
         taken = 0
         async for part in response.stream:
             taken += len(part)
-            if taken > before:  # the rest came because there is a reader
+            if taken > before:  # the engine sent more, because there is a reader now
                 break
         await response.aclose()
     assert HIGH_WATER_BYTES < before < 64 * 1024 * 1024
 
 
-async def test_nobody_there_is_an_error(transport):
-    async with saying(OK) as server:
+async def test_refused_connection_is_an_error(transport):
+    async with answering(OK) as server:
         pass
     with pytest.raises(httpx2.ConnectError):
         await exchange(transport, server.url)
 
 
-async def test_only_so_long_is_waited_for_a_connection(transport):
-    async with saying(OK) as server:  # which says nothing to what is no request
+async def test_slow_connection_is_a_timeout(transport):
+    async with answering(OK) as server:  # it never answers a TLS handshake
         url = server.url.replace("http://127.0.0.1", "https://localhost")
         with pytest.raises(httpx2.ConnectTimeout, match=r"0\.05 s"):
             await exchange(transport, url, connect_s=0.05)
 
 
-async def test_a_header_of_two_lines_is_not_sent(transport):
-    async with saying(OK) as server:
+async def test_header_with_a_line_break_is_not_sent(transport):
+    async with answering(OK) as server:
         with pytest.raises(httpx2.LocalProtocolError, match="authorization"):
             await exchange(transport, server.url, headers={"authorization": "Bearer a\r\nx-other: b"})
         assert server.requests == []
@@ -350,7 +350,7 @@ async def behind_tls(issuer):
         await serving
 
 
-async def test_an_engine_behind_tls_is_reached_if_its_certificate_is_good(tmp_path, monkeypatch):
+async def test_tls_connection_requires_a_valid_certificate(tmp_path, monkeypatch):
     known, stranger = trustme.CA(), trustme.CA()
     known.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -361,9 +361,9 @@ async def test_an_engine_behind_tls_is_reached_if_its_certificate_is_good(tmp_pa
             await exchange(transport, url)
 
 
-async def test_connections_that_idle_for_long_are_closed(transport, monkeypatch):
-    monkeypatch.setattr(transport_module, "KEPT_S", 0.05)
-    async with saying(OK) as server:
+async def test_connection_that_is_idle_for_long_is_closed(transport, monkeypatch):
+    monkeypatch.setattr(transport_module, "MAX_IDLE_S", 0.05)
+    async with answering(OK) as server:
         await exchange(transport, server.url)
         async with asyncio.timeout(5):
             await server.ended.wait()
@@ -371,8 +371,8 @@ async def test_connections_that_idle_for_long_are_closed(transport, monkeypatch)
         assert server.connections == 2
 
 
-async def test_closing_the_transport_closes_what_idles_and_what_runs(transport):
-    async with saying(OK, CHUNKED) as server:
+async def test_closing_the_transport_closes_idle_and_busy_connections(transport):
+    async with answering(OK, CHUNKED) as server:
         await exchange(transport, server.url)
         running = await transport.handle_async_request(request_to(server.url))
         other = await transport.handle_async_request(request_to(server.url))

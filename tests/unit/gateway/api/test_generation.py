@@ -21,7 +21,7 @@ from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
 from gateway.storage.keys import hash_key
 from gateway.telemetry.metrics import Metrics
-from gateway.upstream.client import Timeouts, Upstream
+from gateway.upstream.client import Timeouts, UpstreamClient
 from tests.unit.gateway.fake_engines import DONE, LAST, STREAM, TOKEN, WHOLE, Answer, FakeBackend, FakeTransport, whole
 
 LIMITS = Limits(max_body_bytes=10_000, max_text_bytes=1000, body_timeout_s=30.0)
@@ -78,7 +78,7 @@ async def ask(
     )
     for entry in pool.entries.values():
         await pool.scrape(entry)
-    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     proxy = GenerationProxy(dispatcher, upstream, pool, clock.monotonic, lambda *_: None)
     recorder = RequestRecorder(records.append, predictor, metrics, store_prompts=False)
     forecaster = Forecaster(predictor, 1.0, str)

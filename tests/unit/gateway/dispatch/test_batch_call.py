@@ -14,7 +14,7 @@ from gateway.fleet.pool import BackendPool
 from gateway.protocol.openai import read_completion
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Finished, OutOfMemory, Request, Returned
-from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
+from gateway.upstream.client import Timeouts, UpstreamClient, UpstreamRequest
 from tests.unit.gateway.batching_core import Core
 from tests.unit.gateway.fake_engines import FakeBackend, FakeTransport, pool_of, whole
 from tests.unit.gateway.request_context import request_context
@@ -93,7 +93,7 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
     """
     core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
     dispatcher = Dispatcher(core, now)
-    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     pool = pool or pool_of(FakeBackend("gpu0"), FakeBackend("gpu1"))
     relay = GenerationProxy(dispatcher, upstream, pool, now, lambda *_: None)
     members = [BatchClient(request_context(now())) for _ in prompts]

@@ -23,7 +23,7 @@ from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendObserved, BackendState, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import Scheduler
-from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
+from gateway.upstream.client import Timeouts, UpstreamClient, UpstreamRequest
 from tests.unit.gateway.fake_engines import (
     DONE,
     ERROR,
@@ -106,7 +106,7 @@ async def relay(
     for name in scripts:
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
         dispatcher.post(BackendObserved(state))
-    upstream = Upstream(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     proxy = GenerationProxy(
         dispatcher,
         upstream,

@@ -10,7 +10,7 @@ from gateway.dispatch.retry_budget import RetryBudget
 from gateway.errors import BackendRefused, BackendUnavailable, InvalidRequest, ModelNotFound, NoBackend
 from gateway.fleet.breaker import Circuit
 from gateway.fleet.pool import BackendPool
-from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
+from gateway.upstream.client import Timeouts, UpstreamClient, UpstreamRequest
 from tests.unit.gateway.dispatch.test_generation_proxy import FakeClient
 from tests.unit.gateway.fake_engines import Answer, FakeBackend, FakeTransport, whole
 from tests.unit.gateway.request_context import request_context
@@ -45,7 +45,7 @@ class Fleet:
             await self.pool.scrape(entry)
         self.proxy = PassthroughProxy(
             self.pool,
-            Upstream(self.transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10)),
+            UpstreamClient(self.transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10)),
             scheduled=lambda name: self.scheduled.get(name, 0),
             monotonic=now,
             on_failure=lambda *failure: self.failures.append(failure),

@@ -14,7 +14,7 @@ from gateway.errors import (
     ProtocolError,
 )
 from gateway.upstream import client as upstream
-from gateway.upstream.client import Timeouts, Upstream, UpstreamRequest
+from gateway.upstream.client import Timeouts, UpstreamClient, UpstreamRequest
 from tests.unit.gateway.fake_engines import TOKEN, Answer, FakeBackend, FakeTransport, whole
 
 GPU = FakeBackend("gpu", api_key="sesame")
@@ -27,7 +27,7 @@ PATIENCE = Timeouts(connect_s=5, first_byte_s=60, idle_s=10)
 async def read(transport, *, pause_s=0.0, backend=GPU, patience=PATIENCE):
     """Read the answer as a client does that takes `pause_s` for each chunk."""
     chunks = []
-    async with Upstream(transport, patience).send(backend, REQUEST) as reply, aclosing(reply.chunks()) as body:
+    async with UpstreamClient(transport, patience).send(backend, REQUEST) as reply, aclosing(reply.chunks()) as body:
         async for chunk in body:
             chunks.append(chunk)
             await asyncio.sleep(pause_s)
@@ -55,7 +55,7 @@ async def test_only_so_long_is_waited_for_a_connection():
 )
 async def test_the_engine_says_what_its_answer_is(kind, is_stream):
     transport = FakeTransport(gpu=[Answer(TOKEN, kind=kind, status=201)])
-    async with Upstream(transport, PATIENCE).send(GPU, REQUEST) as reply:
+    async with UpstreamClient(transport, PATIENCE).send(GPU, REQUEST) as reply:
         assert (reply.status, reply.content_type, reply.is_stream) == (201, kind, is_stream)
     assert transport.all_closed
 
@@ -69,7 +69,7 @@ async def test_an_answer_is_read_and_closed():
 async def test_an_answer_that_nobody_reads_to_its_end_is_closed():
     transport = FakeTransport(gpu=[Answer(TOKEN, TOKEN)])
     with pytest.raises(ZeroDivisionError):
-        async with Upstream(transport, PATIENCE).send(GPU, REQUEST):
+        async with UpstreamClient(transport, PATIENCE).send(GPU, REQUEST):
             raise ZeroDivisionError
     assert transport.all_closed
 
@@ -131,7 +131,7 @@ async def test_a_client_that_reads_slowly_is_no_silence_of_the_engine():
 
 
 async def test_what_a_client_does_after_the_last_byte_is_no_silence_of_the_engine():
-    async with Upstream(FakeTransport(gpu=[whole()]), PATIENCE).send(GPU, REQUEST) as reply:
+    async with UpstreamClient(FakeTransport(gpu=[whole()]), PATIENCE).send(GPU, REQUEST) as reply:
         await reply.read()
         await asyncio.sleep(100)
     assert asyncio.get_running_loop().time() == pytest.approx(100)
@@ -203,10 +203,10 @@ async def test_a_full_queue_is_no_refusal():
 async def test_an_endless_answer_is_not_held_in_memory(monkeypatch):
     monkeypatch.setattr(upstream, "MAX_ANSWER_BYTES", 100)
     transport = FakeTransport(gpu=[whole(b"x" * 60), Answer(b"x" * 60, b"x" * 60, b"x" * 60, kind="application/json")])
-    async with Upstream(transport, PATIENCE).send(GPU, REQUEST) as reply:
+    async with UpstreamClient(transport, PATIENCE).send(GPU, REQUEST) as reply:
         assert len(await reply.read()) == 60
     with pytest.raises(ProtocolError, match="over 100 bytes"):
-        async with Upstream(transport, PATIENCE).send(GPU, REQUEST) as reply:
+        async with UpstreamClient(transport, PATIENCE).send(GPU, REQUEST) as reply:
             await reply.read()
     assert transport.all_closed
 
