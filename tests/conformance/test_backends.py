@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -87,7 +88,7 @@ def tgi(info: bytes, metrics: bytes, *translated: str) -> Recording:
     )
 
 
-def openai(models: bytes, metrics: bytes, **known: object) -> Recording:
+def openai(models: bytes, metrics: bytes, **known: Any) -> Recording:
     return Recording("openai", models, metrics, full_statuses=frozenset({429, 503}), **known)
 
 
@@ -152,8 +153,8 @@ def engine(recording: Recording) -> FakeEngine:
     return FakeEngine({recording.models_path: recording.models, "/metrics": recording.metrics})
 
 
-def backend(kind: str, engine: FakeEngine, **said: object) -> Backend:
-    return connect(BackendSpec(name="gpu-0", kind=kind, url="http://gpu-0:8000/", **said), engine, TIMEOUT_S)
+def backend(kind: str, engine: FakeEngine, **spec_fields: Any) -> Backend:
+    return connect(BackendSpec(name="gpu-0", kind=kind, url="http://gpu-0:8000/", **spec_fields), engine, TIMEOUT_S)
 
 
 def test_every_kind_of_engine_is_recorded():

@@ -1,6 +1,7 @@
 """What the scheduler does under every policy: one suite, run over all of them."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from gateway.scheduling.policies import Fcfs, Hrrn, Sjf, policy_named
 from gateway.scheduling.queue import OVERDUE_SHARE
 from gateway.scheduling.scheduler import Scheduler
 
-POLICIES = {
+POLICIES: dict[str, Any] = {
     "fcfs": Fcfs(),
     "sjf": Sjf(),
     "hrrn": Hrrn(),
@@ -32,7 +33,7 @@ POLICIES = {
 }
 
 
-@pytest.fixture(params=POLICIES.values(), ids=POLICIES)
+@pytest.fixture(params=list(POLICIES.values()), ids=list(POLICIES))
 def policy(request):
     return request.param
 

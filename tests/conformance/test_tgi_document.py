@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ METRICS = (
     b"tgi_queue_size 0\ntgi_batch_current_size 2\ntgi_batch_current_max_tokens 700\ntgi_batch_max_total_tokens 8192\n"
 )
 USAGE = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
-FACTS = {
+FACTS: dict[str, dict[str, Any]] = {
     "Info": {"model_id": "tiny", "max_total_tokens": 2048, "version": "3.3.6-dev0"},
     "Usage": USAGE,
     "ChatCompletionComplete": {"finish_reason": "stop"},
@@ -27,7 +28,7 @@ FACTS = {
     },
     "TextMessage": {"role": "assistant"},
 }
-ENDING = {
+ENDING: dict[str, dict[str, Any]] = {
     "ChatCompletionChunk": {"usage": USAGE},
     "ChatCompletionChoice": {"finish_reason": "stop"},
     "StreamResponse": {
@@ -81,7 +82,7 @@ async def ask(http: httpx2.AsyncClient, backend: Backend, path: str, request: di
     return translation.whole(response.content)
 
 
-def events(stream: bytes) -> list[dict[str, object]]:
+def events(stream: bytes) -> list[dict[str, Any]]:
     *lines, done = [line.removeprefix("data: ") for line in stream.decode().split("\n\n") if line]
     assert done == "[DONE]"
     return [json.loads(line) for line in lines]

@@ -15,7 +15,7 @@ from tests.conformance.openapi_server import OpenApiServer, listening
 from tests.conformance.test_tgi_document import DOCUMENT, ENDING, FACTS, METRICS, OPENAI_ROUTES
 from tests.e2e.gateway import Gateway, serving, settings_of
 
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: Any = [{"role": "user", "content": "hello"}]
 AWAY = "postgresql+asyncpg://nobody@127.0.0.1:1/nothing"
 
 
@@ -56,7 +56,7 @@ async def test_chats_are_as_the_document_says(
 ) -> None:
     async with on_document.sdk() as sdk:
         answer = await sdk.chat.completions.create(model="tiny", messages=HELLO, **fields)
-        streamed = await sdk.chat.completions.create(model="tiny", messages=HELLO, stream=True, **fields)
+        streamed: Any = await sdk.chat.completions.create(model="tiny", messages=HELLO, stream=True, **fields)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in streamed if chunk.choices])
 
     assert document.faults == []
@@ -85,8 +85,10 @@ async def test_generation_that_fails_is_a_bad_gateway(document: OpenApiServer, o
 @pytest.mark.parametrize("stream", [True, False])
 async def test_every_version_chats_and_completes(gateway: Gateway, stream: bool) -> None:
     async with gateway.sdk() as sdk:
-        chat = await sdk.chat.completions.create(model="tiny", messages=HELLO, max_completion_tokens=1, stream=stream)
-        text = await sdk.completions.create(model="tiny", prompt="hello", max_tokens=1, stream=stream)
+        chat: Any = await sdk.chat.completions.create(
+            model="tiny", messages=HELLO, max_completion_tokens=1, stream=stream
+        )
+        text: Any = await sdk.completions.create(model="tiny", prompt="hello", max_tokens=1, stream=stream)
         if stream:
             said = "".join([chunk.choices[0].delta.content or "" async for chunk in chat if chunk.choices])
             continued = "".join([chunk.choices[0].text async for chunk in text if chunk.choices])

@@ -42,7 +42,7 @@ PredictionInput = Callable[..., Awaitable[Any]]
 async def ask_chat(
     sdk: AsyncOpenAI, prompt: str = "hello", *, tokens: int = 8, model: str = MODEL, **fields: Any
 ) -> Any:
-    messages = [{"role": "user", "content": prompt}]
+    messages: Any = [{"role": "user", "content": prompt}]
     return await sdk.chat.completions.create(model=model, messages=messages, **_exactly(tokens), **fields)
 
 
@@ -245,7 +245,7 @@ async def test_context_too_long_is_the_engines_bad_request(
     with pytest.raises(openai.BadRequestError) as caught:
         await ask(sdk, "word and " * CONTEXT_TOKENS, stream=stream)
 
-    error = caught.value
+    error: Any = caught.value
     assert (error.status_code, error.type, error.param, error.body["code"]) == (
         400,
         "BadRequestError",

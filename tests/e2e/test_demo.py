@@ -12,11 +12,11 @@ import openai
 import psutil
 import pytest
 
-from gateway.storage.embedded import url_of_running
+from gateway.storage.postgres_supervisor import url_of_running
 from tests.e2e.command import DEADLINE_S, Home, RunningDemo, assert_one_line, bash, processes_with, wait_until
 
 MODEL = "magnus-sim-8b"
-GREETING = [{"role": "user", "content": "Hello"}]
+GREETING: Any = [{"role": "user", "content": "Hello"}]
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -137,8 +137,8 @@ def test_serve_takes_the_keys_that_were_made_and_logs_none(demo: RunningDemo, sh
     }
     with home.start("serve", announced_by="Magnus answers at ", **variables) as running:
         url = running.said().partition("Magnus answers at ")[2].split()[0]
-        client = {"base_url": url, "max_retries": 0, "timeout": DEADLINE_S}
-        prompt = [{"role": "user", "content": "a-prompt-that-no-log-may-have"}]
+        client: dict[str, Any] = {"base_url": url, "max_retries": 0, "timeout": DEADLINE_S}
+        prompt: Any = [{"role": "user", "content": "a-prompt-that-no-log-may-have"}]
         with openai.OpenAI(api_key="mg-wrong-key", **client) as stranger, pytest.raises(openai.AuthenticationError):
             stranger.chat.completions.create(model=MODEL, messages=prompt)
         with openai.OpenAI(api_key=key, **client) as known:

@@ -67,13 +67,17 @@ def client_of(gateway: Gateway, app: str) -> AsyncAnthropic:
     )
 
 
+def body_of(refusal: Any) -> Any:
+    return refusal.value.body
+
+
 def asked(tokens: int = 8, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
 async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
-    greedy = {"system": "Be brief.", "extra_body": {"temperature": 0}}
-    whole_one = await sdk.messages.create(**asked(**greedy))
+    greedy: dict[str, Any] = {"system": "Be brief.", "extra_body": {"temperature": 0}}
+    whole_one: Any = await sdk.messages.create(**asked(**greedy))
     async with sdk.messages.stream(**asked(**greedy)) as stream:
         text = "".join([part async for part in stream.text_stream])
         streamed = await stream.get_final_message()
@@ -130,10 +134,10 @@ async def test_refusals_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool)
         await sdk.messages.create(**asked(messages=[{"role": 7}], stream=stream))
 
     for refusal in (missing, too_long, wrong):
-        assert refusal.value.body["type"] == "error"
-        assert set(refusal.value.body["error"]) == {"type", "message"}
-    assert missing.value.body["error"]["type"] == "not_found_error"
-    assert too_long.value.body["error"]["type"] == "invalid_request_error"
+        assert body_of(refusal)["type"] == "error"
+        assert set(body_of(refusal)["error"]) == {"type", "message"}
+    assert body_of(missing)["error"]["type"] == "not_found_error"
+    assert body_of(too_long)["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -222,7 +226,7 @@ async def test_stream_that_breaks_ends_in_anthropics_error_event(
             await read_into(text, sdk)
 
     assert text == ["hé 🦙"]
-    assert broken.value.body["error"]["type"] == "api_error"
+    assert body_of(broken)["error"]["type"] == "api_error"
     await gateway.remembered(app, requests=1, failed=1)
 
 
@@ -240,7 +244,7 @@ async def test_key_may_come_as_anthropic_sends_it(start_gateway: StartGateway, s
         with pytest.raises(anthropic.AuthenticationError):
             await sdk.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "hello"}])
 
-    assert refused.value.body["error"]["type"] == "authentication_error"
+    assert body_of(refused)["error"]["type"] == "authentication_error"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -273,5 +277,5 @@ async def test_tgi_which_has_no_such_route_is_not_found(start_gateway: StartGate
             with pytest.raises(anthropic.NotFoundError) as missing:
                 await sdk.messages.create(**asked())
 
-    assert missing.value.body["error"]["type"] == "not_found_error"
+    assert body_of(missing)["error"]["type"] == "not_found_error"
     assert missing.value.response.headers["x-magnus-backend"] == "old"

@@ -14,9 +14,9 @@ from tests.e2e.gateway import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "x": 1.50}}}]
+TOOLS: Any = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "x": 1.50}}}]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 def body(**fields: Any) -> bytes:

@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -150,9 +151,7 @@ async def test_connection_is_kept_for_the_next_request(fake: FakeEngine, start_g
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
 @pytest.mark.parametrize("times", [1, 30_000], ids=["small", "large"])
-async def test_packed_body_reaches_the_engine_unpacked(
-    served_by: Served, encoding: str, pack: object, times: int
-) -> None:
+async def test_packed_body_reaches_the_engine_unpacked(served_by: Served, encoding: str, pack: Any, times: int) -> None:
     body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "é" * times}]}).encode()
     gateway, fake = served_by(answer_all)
     response = await gateway.http.post(
@@ -166,7 +165,7 @@ async def test_packed_body_reaches_the_engine_unpacked(
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
 async def test_bomb_is_refused_and_fills_no_memory(
-    fake: FakeEngine, start_gateway: StartGateway, encoding: str, pack: object
+    fake: FakeEngine, start_gateway: StartGateway, encoding: str, pack: Any
 ) -> None:
     gateway = await start_gateway(fake.backend("fake"), server={"max_body_bytes": 2_000_000})
     bomb = pack(b'{"model":"tiny","x":"' + b"0" * 512_000_000)

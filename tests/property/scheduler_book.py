@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gateway.scheduling.backend_load import FULL_BACKOFF_S
 from gateway.scheduling.kv_ledger import Curve
 from gateway.scheduling.length_bias import LengthBias
 from gateway.scheduling.messages import (
@@ -23,7 +24,6 @@ from gateway.scheduling.messages import (
 )
 from gateway.scheduling.policies import Fcfs
 from gateway.scheduling.queue import is_overdue
-from gateway.scheduling.scheduler import FULL_BACKOFF_S
 from gateway.scheduling.static_batch import PlannedBatch, StaticLimits
 
 MODELS = ("llama", "mistral")

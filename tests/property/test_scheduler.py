@@ -10,12 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway.scheduling.backend_load import FULL_BACKOFF_S
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import (
     BackendObserved,
     BackendRemoved,
     BackendState,
     Finished,
+    Message,
     OutOfMemory,
     Prefix,
     Progress,
@@ -26,7 +28,7 @@ from gateway.scheduling.messages import (
     Tick,
 )
 from gateway.scheduling.policies import Fcfs, Hrrn, Sjf, policy_named
-from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+from gateway.scheduling.scheduler import Scheduler
 from tests.property.scheduler_book import MODELS, Book
 
 NAMES = ("gpu-0", "gpu-1", "gpu-2")
@@ -64,7 +66,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(policy, limits)
         self.book = Book(self.scheduler)
         self.numbers = itertools.count()
-        self.inbox = [BackendObserved(state) for state in engines]
+        self.inbox: list[Message] = [BackendObserved(state) for state in engines]
         self.step()
 
     # What happens

@@ -4,6 +4,7 @@ Two engines are short of memory, and get half as much work again as they sustain
 """
 
 import random
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ LOG_MEDIANS = {"chat": 4.5, "code": 5.2, "labels": 3.8}
 NO_LESS_THAN = 0.97
 """Least share of direct dispatch's tokens a second."""
 
-WRONG = {
+WRONG: dict[str, Any] = {
     "lengths of other requests": {"lengths": "random"},
     "lengths ten times too long": {"lengths": "10x"},
     "lengths ten times too short": {"lengths": "0.1x"},

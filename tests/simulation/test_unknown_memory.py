@@ -27,8 +27,8 @@ def workload():
     return Workload("three applications", rows, EngineConfig(kv_tokens=KV_TOKENS))
 
 
-def figures(workload, policy, load, **conditions):
-    conditions = Conditions(load=load, count=REQUESTS, lengths="learned", **conditions)
+def figures(workload, policy, load, **changed):
+    conditions = Conditions(load=load, count=REQUESTS, lengths="learned", **changed)
     return report(policy, simulate(workload, SimulatedPolicy(policy), conditions))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -56,11 +57,11 @@ def send(tmp_path):
         workload.write_text("".join(json.dumps(row) + "\n" for row in rows))
         prompts = prompts or [f"p{i}" for i in range(len(lengths))]
         now = asyncio.get_running_loop().time
-        core = Core(len(lengths), "gpu-0", "gpu-0")
+        core: Any = Core(len(lengths), "gpu-0", "gpu-0")
         dispatcher, transport = Dispatcher(core, now), Http1Transport()
         config = EngineConfig(kind="static", kv_tokens=kv_tokens, speed=200.0, workload=workload)
         async with listening(config) as url:
-            backend = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)
+            backend: Any = connect(BackendSpec("gpu-0", "static", url), transport, 10.0)
             relay = GenerationProxy(
                 dispatcher, UpstreamClient(transport, Timeouts(5, 60, 10)), pool_of(backend), now, lambda *_: None
             )

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,7 +17,7 @@ serve(EngineConfig(), port=0, ready=lambda url: print(url, flush=True), exit_wit
 
 @pytest.fixture
 def engine():
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SCRIPT], text=True, **pipes) as process:
         yield process
         process.kill()

@@ -16,7 +16,7 @@ def a_record() -> Callable[..., RequestRecord]:
     """Builds records of an ordinary request, but for what the test says."""
 
     def build(**changed: Any) -> RequestRecord:
-        ordinary = {
+        ordinary: dict[str, Any] = {
             "id": str(uuid4()),
             "request_id": "req-1",
             "arrived_at": datetime(2025, 3, 1, 12, tzinfo=UTC),

@@ -1,7 +1,8 @@
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -46,16 +47,16 @@ def random_records(a_record, n: int) -> list[RequestRecord]:
     ]
 
 
-def mean(values: list[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def quantiles(values: list[float | None], *ranks: float) -> list[float | None]:
+def quantiles(values: Sequence[float | None], *ranks: float) -> list[float | None]:
     known = [value for value in values if value is not None]
     return [float(np.quantile(known, rank)) if known else None for rank in ranks]
 
 
-def shared(records: list[RequestRecord]) -> dict[str, object]:
+def shared(records: list[RequestRecord]) -> dict[str, Any]:
     ok = [record for record in records if record.status == "ok"]
     lengths = [record.output_tokens for record in ok]
     latencies = {
@@ -129,7 +130,7 @@ async def test_stats_equal_a_recomputation_under_every_filter(engine, repository
     records = random_records(a_record, 1500)
     await repository.write(records)
     since = START + timedelta(days=1.3)
-    cases = [
+    cases: list[Any] = [
         ({}, lambda _: True),
         ({"app": "code"}, lambda record: record.app == "code"),
         ({"user": "bob"}, lambda record: record.user == "bob"),

@@ -25,7 +25,7 @@ def a_model() -> Callable[..., NewModel]:
     """Builds a trained model, but for what the test says."""
 
     def build(**changed: Any) -> NewModel:
-        ordinary = {
+        ordinary: dict[str, Any] = {
             "rows": 1000,
             "window_start": NOON,
             "window_end": NOON + timedelta(hours=2),
@@ -49,7 +49,7 @@ def a_record() -> Callable[..., RequestRecord]:
     """Builds the record of request number `number`, a second after the one before, but for what the test says."""
 
     def build(number: int = 0, **changed: Any) -> RequestRecord:
-        ordinary = {
+        ordinary: dict[str, Any] = {
             "id": str(uuid4()),
             "request_id": f"req-{number}",
             "arrived_at": NOON + timedelta(seconds=number),

@@ -1,3 +1,5 @@
+from typing import Any
+
 from gateway.prediction.answer_memory import AnswerMemory
 from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.features import vector_to_bytes
@@ -56,7 +58,11 @@ async def test_only_the_newest_answers_are_replayed_in_their_order(repository, a
 
 
 async def test_answers_without_usable_features_are_replayed_without_a_size(repository, a_record):
-    changes = [{"features_version": "0:off"}, {"features": b"torn"}, {"features": None, "features_version": None}]
+    changes: list[dict[str, Any]] = [
+        {"features_version": "0:off"},
+        {"features": b"torn"},
+        {"features": None, "features_version": None},
+    ]
     await repository.write([a_record(number, **change) for number, change in enumerate(changes)])
     await repository.write([a_record(30, status="failed"), a_record(31, output_tokens=0)])
     assert await replay(repository, AnswerMemory()) == 3

@@ -15,7 +15,9 @@ async def test_rows_come_oldest_first_with_what_training_needs(repository, rows,
     )
     found = await rows.newest(10)
     assert len(found) == 3
-    np.testing.assert_array_equal(found.features, np.float32([[0, 1.5, np.nan], [1, 1.5, np.nan], [2, 1.5, np.nan]]))
+    np.testing.assert_array_equal(
+        found.features, np.array([[0, 1.5, np.nan], [1, 1.5, np.nan], [2, 1.5, np.nan]], np.float32)
+    )
     assert found.features.dtype == np.float32
     assert found.tokens.tolist() == [50, 30, 50]
     assert found.apps == ["translate", "translate", "other"]

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 
@@ -87,7 +88,7 @@ class FakeBackend:
         *snapshots: Snapshot | Exception,
         kind: str = "openai",
         api_key: str | None = None,
-        **spec: object,
+        **spec: Any,
     ) -> None:
         self.spec = BackendSpec(name=name, kind=kind, url=f"http://{name}/", api_key=api_key, **spec)
         self.snapshots = deque(snapshots)

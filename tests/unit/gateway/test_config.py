@@ -1,6 +1,6 @@
 import re
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -107,7 +107,7 @@ def test_an_alias_does_not_stand_for_another(config):
 
 
 def test_a_backend_by_itself_is_read_as_one_of_the_list():
-    fields = {"name": "a", "kind": "vllm", "url": "http://a"}
+    fields: dict[str, Any] = {"name": "a", "kind": "vllm", "url": "http://a"}
     assert read_backend(fields) == BackendSettings(**fields)
 
 
@@ -338,7 +338,7 @@ SECRET = "sesame-sesame-sesame"
 def test_no_error_shows_a_secret(config, text, environ):
     with pytest.raises(SettingsError) as refusal:
         load(config(text), environ)
-    chain = refusal.value
+    chain: BaseException | None = refusal.value
     while chain is not None:
         assert SECRET[:15] not in f"{chain!s} {chain!r}"
         chain = chain.__cause__

@@ -1,3 +1,5 @@
+from typing import Any
+
 from backends.simulator.prompts import completion_prompts
 from backends.simulator.text import count_tokens, detokenize, tokenize
 
@@ -14,9 +16,8 @@ def test_any_integers_are_some_text():
 
 
 def test_tokens_of_a_text_are_looked_up_as_that_text():
-    as_text, as_tokens, as_list = (
-        completion_prompts(prompt)[0] for prompt in ("hello", tokenize("hello"), [tokenize("hello")])
-    )
+    prompts: list[Any] = ["hello", tokenize("hello"), [tokenize("hello")]]
+    as_text, as_tokens, as_list = (completion_prompts(prompt)[0] for prompt in prompts)
 
     assert as_text.sha == as_tokens.sha == as_list.sha
 

@@ -46,7 +46,7 @@ class Gateway:
         if looked:
             for entry in self.pool.entries.values():
                 await self.pool.scrape(entry)
-        return await Overview(no_stats, dict, self.scheduler, self.pool, Predictor(str), Clock()).stats(
+        return await Overview(no_stats, dict, self.scheduler, self.pool, Predictor(lambda _: None), Clock()).stats(
             None, None, None
         )
 

@@ -1,5 +1,6 @@
 import asyncio
 import gzip
+from typing import Any
 
 import pytest
 
@@ -39,12 +40,17 @@ def part(body, *, more=True):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+def receiver_of(refusal) -> Any:
+    return refusal.value.receive
+
+
 async def read(*script, max_bytes=100, silence_s=10.0, encoding=""):
     receive = Receive(*script)
     try:
         return await read_body(receive, max_bytes=max_bytes, silence_s=silence_s, encoding=encoding), receive
     except Exception as error:
-        error.receive = receive
+        failed: Any = error
+        failed.receive = receive
         raise
 
 
@@ -70,13 +76,13 @@ async def test_a_body_may_be_as_large_as_the_limit():
 async def test_a_body_beyond_the_limit_is_refused_once_it_is_whole():
     with pytest.raises(BodyTooLarge, match="larger than 100 bytes") as refusal:
         await read(part(b"x" * 100), part(b"x"), part(b"", more=False))
-    assert refusal.value.receive.script == []
+    assert receiver_of(refusal).script == []
 
 
 async def test_a_body_far_beyond_the_limit_is_not_read_to_its_end():
     with pytest.raises(BodyTooLarge) as refusal:
         await read(*[part(b"x" * 50)] * 1000)
-    assert refusal.value.receive.taken * 50 <= DRAIN_FACTOR * 100 + 50
+    assert receiver_of(refusal).taken * 50 <= DRAIN_FACTOR * 100 + 50
 
 
 async def test_a_client_that_falls_silent_is_given_up():
@@ -103,7 +109,7 @@ async def test_a_packed_body_is_unpacked_and_bounded_as_it_is_then():
 
 
 def test_headers_are_read_in_lower_case_and_the_last_wins():
-    scope = {"headers": [(b"x-a", b"1"), (b"x-b", "ü".encode("latin-1")), (b"x-a", b"2")]}
+    scope: Any = {"headers": [(b"x-a", b"1"), (b"x-b", "ü".encode("latin-1")), (b"x-a", b"2")]}
     assert headers_of(scope) == {"x-a": "2", "x-b": "ü"}
 
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ def asgi_client(sent, api_format=CHAT, **headers):
         raise AssertionError("nothing more to receive")
 
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    client = AsgiClient({"headers": pairs}, receive, sent)
+    scope: Any = {"headers": pairs}
+    client = AsgiClient(scope, receive, sent)
     client.context = request_context(1.0, api_format)
     return client
 

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx2
 import pytest
@@ -81,7 +82,7 @@ async def ask(
     upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
     proxy = GenerationProxy(dispatcher, upstream, pool, clock.monotonic, lambda *_: None)
     recorder = RequestRecorder(records.append, predictor, metrics, store_prompts=False)
-    forecaster = Forecaster(predictor, 1.0, str)
+    forecaster = Forecaster(predictor, 1.0, lambda _: None)
     builder = RequestBuilder(60.0, {}, rules or ModelRules())
     middleware = Middleware(recorder, clock)
     generations = Generations(authenticator or OpenAccess(), pool, forecaster, proxy, middleware, LIMITS, builder)
@@ -112,7 +113,7 @@ async def ask(
         await asyncio.gather(loop, return_exceptions=True)
     assert transport.all_closed
     assert (dispatcher.scheduler.waiting, dispatcher.scheduler.running) == (0, 0)
-    response = Response(messages, records, transport.sent)
+    response: Any = Response(messages, records, transport.sent)
     response.answers_cut = metrics.registry.get_sample_value("magnus_fallbacks_total", {"cause": "answer_cut"}) or 0.0
     return response
 

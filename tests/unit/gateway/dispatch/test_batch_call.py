@@ -1,6 +1,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 import pytest
@@ -91,6 +92,7 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
         leaves: after how many seconds the clients go, one number each; those without one stay.
         streams: numbers of the members that ask for a stream.
     """
+    core: Any
     core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
     dispatcher = Dispatcher(core, now)
     upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))

@@ -43,7 +43,7 @@ def forecaster(embedder, budget_s=5.0):
 
 
 async def test_without_an_embedder_history_forecasts_at_once():
-    expected = await Forecaster(Predictor(), 1.0, str).forecast(INPUT, None)
+    expected = await Forecaster(Predictor(), 1.0, lambda _: None).forecast(INPUT, None)
     assert (expected.source, expected.learned) == ("prior", None)
 
 

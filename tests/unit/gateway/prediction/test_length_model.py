@@ -1,4 +1,5 @@
 from math import exp, log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gateway.prediction.length_predictor import AnchorModel, LengthPredictor
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.scheduling.length import LEVELS
 
-SMALL = {"iterations": 60, "learning_rate": 0.2}
+SMALL: dict[str, Any] = {"iterations": 60, "learning_rate": 0.2}
 P90, MEDIAN = LEVELS.index(0.9), LEVELS.index(0.5)
 
 

@@ -1,6 +1,7 @@
 import gzip
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 import zstandard
@@ -9,7 +10,7 @@ from gateway.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 from gateway.protocol.encodings import MAX_PARTS, unpack
 
 TEXT = b'{"model": "m", "messages": []}' * 100
-ENCODE = {"gzip": gzip.compress, "zstd": zstandard.compress}
+ENCODE: dict[str, Any] = {"gzip": gzip.compress, "zstd": zstandard.compress}
 
 both = pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 

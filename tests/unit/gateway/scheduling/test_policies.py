@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +67,8 @@ def test_only_magnus_fills_a_backend_with_alike_ones():
 
 
 def test_the_exponent_reaches_both_of_its_policies():
-    assert (policy_named("hrrn", 0.5), policy_named("magnus", 0.5).alpha) == (Hrrn(0.5), 0.5)
+    magnus: Any = policy_named("magnus", 0.5)
+    assert (policy_named("hrrn", 0.5), magnus.alpha) == (Hrrn(0.5), 0.5)
 
 
 def test_an_unknown_policy_is_refused_with_those_there_are():

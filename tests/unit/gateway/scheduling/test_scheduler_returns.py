@@ -1,3 +1,4 @@
+from gateway.scheduling.backend_load import FULL_BACKOFF_S
 from gateway.scheduling.messages import (
     Dispatch,
     Drop,
@@ -7,7 +8,6 @@ from gateway.scheduling.messages import (
     Returned,
     Tick,
 )
-from gateway.scheduling.scheduler import FULL_BACKOFF_S
 from tests.unit.gateway.scheduling.messages import seen, started, submit
 
 # The queue's bounds

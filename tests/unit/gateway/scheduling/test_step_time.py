@@ -2,6 +2,7 @@ import random
 from dataclasses import dataclass, replace
 from math import inf, nan, pi, sin
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -212,7 +213,7 @@ def gaps_of(preset, *, per_s, prompt, output, count, wave_s, seed=1):
     return gaps
 
 
-SIMULATED = {
+SIMULATED: dict[str, dict[str, Any]] = {
     "llama-8b-a100": {"per_s": 7, "prompt": 250, "output": 180, "wave_s": 16},
     "llama-8b-h100": {"per_s": 16, "prompt": 250, "output": 180, "wave_s": 8},
     "chatglm-6b-v100": {"per_s": 1.5, "prompt": 150, "output": 120, "wave_s": 60},

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ def a_window():
     """Returns a function that builds a window of rows one second apart, with the changes of the test."""
 
     def build(n: int, **changed) -> Window:
-        columns = {
+        columns: dict[str, Any] = {
             "features": np.zeros((n, 2), np.float32),
             "tokens": np.arange(1.0, n + 1),
             "arrived_s": np.arange(float(n)),

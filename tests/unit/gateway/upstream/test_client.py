@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import httpx2
 import pytest
@@ -123,7 +124,7 @@ async def test_an_engine_may_take_long_to_begin_and_then_must_go_on():
 
 
 async def test_a_long_answer_without_silence_is_fine():
-    assert await read(FakeTransport(gpu=[Answer(*[9.0, TOKEN] * 50)])) == TOKEN * 50
+    assert await read(FakeTransport(gpu=[Answer(*(9.0, TOKEN) * 50)])) == TOKEN * 50
 
 
 async def test_a_client_that_reads_slowly_is_no_silence_of_the_engine():
@@ -140,7 +141,7 @@ async def test_what_a_client_does_after_the_last_byte_is_no_silence_of_the_engin
 @pytest.mark.parametrize(
     ("script", "pause_s", "error"),
     [
-        ([Answer(*[3.0, TOKEN] * 50)], 0.0, BackendTimeout),
+        ([Answer(*(3.0, TOKEN) * 50)], 0.0, BackendTimeout),
         ([1e6], 0.0, BackendTimeout),
         ([Answer(TOKEN, TOKEN)], 100.0, ClientTooSlow),
     ],
@@ -157,7 +158,7 @@ async def test_a_whole_answer_takes_no_longer_than_it_may_and_who_was_slow_is_to
     [
         ({"first_byte_timeout_s": 7.0}, [8.0, Answer(TOKEN)], 7),
         ({"idle_timeout_s": 3.0}, [Answer(TOKEN, 2.0, TOKEN, 4.0, TOKEN)], 5),
-        ({"total_timeout_s": 20.0}, [Answer(*[3.0, TOKEN] * 50)], 20),
+        ({"total_timeout_s": 20.0}, [Answer(*(3.0, TOKEN) * 50)], 20),
         ({"first_byte_timeout_s": 90.0}, [95.0, Answer(TOKEN)], 90),
     ],
     ids=["first byte", "idle", "total", "longer than the others'"],
@@ -212,7 +213,8 @@ async def test_an_endless_answer_is_not_held_in_memory(monkeypatch):
 
 
 async def test_no_key_is_in_what_went_wrong():
-    for script in ([httpx2.ConnectError("refused")], [whole(b"no", status=500)], [61.0]):
+    scripts: list[Any] = [[httpx2.ConnectError("refused")], [whole(b"no", status=500)], [61.0]]
+    for script in scripts:
         with pytest.raises(BackendError) as failure:
             await read(FakeTransport(gpu=script))
         assert "sesame" not in f"{failure.value!s} {failure.value!r}"
