@@ -1,4 +1,4 @@
-"""Magnus: a gateway in front of your own LLM engines. `gateway.server.app.create_app` is where its parts meet."""
+"""Magnus: a gateway in front of your own LLM engines. `gateway.server.app.create_app` connects its parts."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Time, as an argument: whoever needs it is given a clock, and a test gives another one."""
+"""The source of time. Code that needs the time gets a clock as an argument, so that tests can use another one."""
 
 import time
 from datetime import UTC, datetime
@@ -6,24 +6,24 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Monotonic seconds for intervals, UTC for the record."""
+    """Monotonic seconds for intervals, and the time of day for records."""
 
     def monotonic(self) -> float:
-        """Seconds from some fixed point; never go back."""
+        """Return seconds since a fixed but arbitrary moment. They never decrease."""
         ...
 
     def now(self) -> datetime:
-        """The time of day, with its zone."""
+        """Return the date and time, with a time zone."""
         ...
 
 
 class SystemClock:
-    """This machine's."""
+    """The clock of this machine."""
 
     def monotonic(self) -> float:
-        """Read the monotonic clock."""
+        """Return seconds of the monotonic clock."""
         return time.monotonic()
 
     def now(self) -> datetime:
-        """Read the wall clock."""
+        """Return the date and time in UTC."""
         return datetime.now(UTC)

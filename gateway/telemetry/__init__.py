@@ -1,1 +1,1 @@
-"""What the gateway tells of itself: metrics and logs. No prompt text, no secrets, no user names as labels."""
+"""Metrics and logs. They contain no prompt text, no secrets, and no user names."""

@@ -1,4 +1,4 @@
-"""The metrics that show how things stand: read off when somebody asks, not kept up to date in between."""
+"""The gauges: metrics of the current state. They are set when `/metrics` is read, not while the state changes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from gateway.telemetry.metrics import Metrics
 class Gauges:
     """Sets every gauge.
 
-    Args:
-        metrics: holds them.
-        scheduler: what waits and what runs.
+    Attributes:
+        metrics: contains the gauges.
+        scheduler: source of the queue and of each backend's load.
         backends: all backends by name.
-        records: counts of records since the start, by what became of them.
+        records: returns the number of records since the start by their state.
     """
 
     metrics: Metrics
@@ -26,7 +26,7 @@ class Gauges:
     records: Callable[[], Mapping[str, int]]
 
     def refresh(self) -> None:
-        """Read off how things stand now."""
+        """Set all gauges to the current state."""
         metrics, scheduler = self.metrics, self.scheduler
         metrics.waiting.set(scheduler.waiting)
         metrics.waiting_tokens.set(scheduler.waiting_tokens)
@@ -34,11 +34,11 @@ class Gauges:
         for state, count in self.records().items():
             metrics.history.labels(state).set(count)
         for gauge in metrics.of_backends:
-            gauge.clear()  # those that were taken out are to be seen no more
+            gauge.clear()  # otherwise removed backends would keep their last values
         for entry in self.backends.values():
-            self._read_backend(entry)
+            self._set_backend(entry)
 
-    def _read_backend(self, entry: BackendEntry) -> None:
+    def _set_backend(self, entry: BackendEntry) -> None:
         metrics, name = self.metrics, entry.name
         metrics.circuit.labels(name).set(list(Circuit).index(entry.circuit))
         metrics.takes_work.labels(name).set(entry.takes_work)

@@ -1,4 +1,4 @@
-"""Structured logs on stderr, one format for our own lines and for the libraries'."""
+"""Structured logs on stderr, in one format for the gateway and its libraries."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure(level: str, style: Literal["auto", "json", "text"]) -> None:
-    """Set up logging: text for a terminal, JSON for a collector. Called once, by the command."""
+    """Set up logging as text or JSON. `auto` chooses text for a terminal. Commands call this once."""
     text = sys.stderr.isatty() if style == "auto" else style == "text"
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -26,8 +26,8 @@ def configure(level: str, style: Literal["auto", "json", "text"]) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("httpx", "httpx2", "aiohttp", "alembic", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2", "aiohttp", "alembic", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own: two gateways in one process do not share counts."""
+"""Prometheus metrics. Each gateway has its own registry, so two gateways in one process do not share counts."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -14,26 +14,50 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests by route and what became of them.", "route", "status")
-        self.queue_s = self._histogram("queue_seconds", "Arrival to dispatch.", _SECONDS)
-        self.ttft_s = self._histogram("ttft_seconds", "Arrival to the first byte of a streamed answer.", _SECONDS)
-        self.e2e_s = self._histogram("e2e_seconds", "Arrival to the last byte.", _SECONDS)
-        self.output_tokens = self._histogram("output_tokens", "Tokens generated a request.", _TOKENS)
-        self.prediction_error = self._histogram("prediction_error_tokens", "|predicted - actual|, p50.", _TOKENS)
-        self.fallbacks = self._counter("fallbacks", "Times that something less good took over, by cause.", "cause")
-        self.backend_failures = self._counter("backend_failures", "Failed attempts.", "backend", "code")
-        self.scrape_failures = self._counter("scrape_failures", "Looks at a backend that failed.", "backend")
-        self.circuit_changes = self._counter("backend_circuit_changes", "Circuits that changed.", "backend", "to")
-        self.reloads = self._counter("reloads", "Times that the settings were read again.", "result")
+        self.requests = self._counter("requests", "Requests by route and outcome.", "route", "status")
+        self.queue_s = self._histogram("queue_seconds", "Time from arrival to dispatch.", _SECONDS)
+        self.ttft_s = self._histogram(
+            "ttft_seconds", "Time from arrival to the first byte of a streamed answer.", _SECONDS
+        )
+        self.e2e_s = self._histogram("e2e_seconds", "Time from arrival to the last byte.", _SECONDS)
+        self.output_tokens = self._histogram("output_tokens", "Tokens generated per request.", _TOKENS)
+        self.prediction_error = self._histogram(
+            "prediction_error_tokens",
+            "Absolute difference between the predicted median and the actual length.",
+            _TOKENS,
+        )
+        self.fallbacks = self._counter(
+            "fallbacks", "Times that a simpler mechanism replaced one that failed, by cause.", "cause"
+        )
+        self.backend_failures = self._counter(
+            "backend_failures", "Failed attempts to get an answer from a backend.", "backend", "code"
+        )
+        self.scrape_failures = self._counter("scrape_failures", "Failed scrapes of a backend.", "backend")
+        self.circuit_changes = self._counter(
+            "backend_circuit_changes", "Changes of a circuit breaker, by new state.", "backend", "to"
+        )
+        self.reloads = self._counter("reloads", "Reloads of the settings.", "result")
         self.waiting = self._gauge("queue_waiting", "Requests in the queue.")
-        self.waiting_tokens = self._gauge("queue_waiting_tokens", "Tokens of their prompts and predicted answers.")
-        self.running = self._gauge("requests_running", "Requests that backends have.")
-        self.in_flight = self._gauge("backend_in_flight", "Requests that a backend has from us.", "backend")
-        self.kv_reserved = self._gauge("backend_kv_reserved_tokens", "Predicted peak of their KV tokens.", "backend")
-        self.kv_target = self._gauge("backend_kv_target", "Share of the memory that the peak may fill.", "backend")
-        self.believed = self._gauge("backend_metrics_believed", "1 if its metrics move with its load.", "backend")
-        self.circuit = self._gauge("backend_circuit", "0 closed, 1 half-open, 2 open.", "backend")
-        self.takes_work = self._gauge("backend_takes_work", "1 if it may get requests.", "backend")
+        self.waiting_tokens = self._gauge("queue_waiting_tokens", "Tokens in the queue: prompts and predicted answers.")
+        self.running = self._gauge("requests_running", "Requests that backends run.")
+        self.in_flight = self._gauge(
+            "backend_in_flight",
+            "Requests that this gateway has sent to the backend and that are not finished.",
+            "backend",
+        )
+        self.kv_reserved = self._gauge(
+            "backend_kv_reserved_tokens", "Predicted peak of the KV tokens of these requests.", "backend"
+        )
+        self.kv_target = self._gauge(
+            "backend_kv_target", "Largest share of the KV memory that the predicted peak may use.", "backend"
+        )
+        self.believed = self._gauge(
+            "backend_metrics_believed",
+            "1 if the backend's metrics change with its load, 0 if they are ignored.",
+            "backend",
+        )
+        self.circuit = self._gauge("backend_circuit", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "backend")
+        self.takes_work = self._gauge("backend_takes_work", "1 if the backend may get requests.", "backend")
         self.of_backends = (
             self.in_flight,
             self.kv_reserved,
@@ -42,10 +66,10 @@ class Metrics:
             self.circuit,
             self.takes_work,
         )
-        self.history = self._gauge("history_records", "Records since start, by what became of them.", "state")
+        self.history = self._gauge("history_records", "Request records since the start, by state.", "state")
 
     def render(self) -> bytes:
-        """Write all metrics in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
