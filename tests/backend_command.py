@@ -1,4 +1,4 @@
-"""`magnus backend` in a process of its own, with a `vllm` on its path that is none."""
+"""Helpers that run `magnus backend` as a process, with a fake `vllm` on its path."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ def free_port():
 
 @contextmanager
 def installed_vllm(folder):
-    """Put the executable into a folder; none of its engines may be left when the block ends."""
+    """Install the fake `vllm` into a folder. At the end of the block none of its engines may run."""
     executable = folder / "vllm"
     executable.write_text(EXECUTABLE)
     executable.chmod(0o755)
@@ -38,14 +38,14 @@ def installed_vllm(folder):
 
 
 def engines_of(folder):
-    """List the engines that run by the folder's executable."""
+    """Return the processes of the folder's fake `vllm`."""
     executable = str(folder / "vllm")
     return [process for process in psutil.process_iter(["cmdline"]) if executable in (process.info["cmdline"] or ())]
 
 
 @contextmanager
 def command(folder, *arguments, kind=("vllm", "--model", "tiny")):
-    """Run `magnus backend`, and end it with the block."""
+    """Run `magnus backend` until the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "VLLM_"))}
     with subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", "backend", *kind, *map(str, arguments)],
@@ -58,7 +58,7 @@ def command(folder, *arguments, kind=("vllm", "--model", "tiny")):
         try:
             yield process
         finally:
-            # Killed, it would leave its engine behind; told twice, it does not wait for what runs there.
+            # After SIGKILL its engine would keep running. The second SIGTERM skips the drain.
             for _ in range(2):
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
@@ -67,7 +67,7 @@ def command(folder, *arguments, kind=("vllm", "--model", "tiny")):
 
 @contextmanager
 def running(folder, *arguments, **kind):
-    """Run it until the block ends; yield it when it has said where its engine is."""
+    """Run `magnus backend` until the block ends. Yields the process and the URL that it prints."""
     with command(folder, *arguments, **kind) as process:
         yield process, process.stdout.readline().strip()
 

@@ -1,7 +1,8 @@
-"""What stands in for the `vllm` executable: it takes vLLM's arguments, and serves them by the simulated engine.
+"""A replacement for the `vllm` executable. It takes vLLM's arguments and runs a simulated engine.
 
-It writes down, in the folder that it lies in, its `arguments.json`, each body that was posted to it, one to a line of
-`requests.jsonl`, and `ended` once it has ended in good order.
+It writes into its own folder: `arguments.json`; `requests.jsonl`, with one line per posted body; and the file `ended`
+after a
+regular shutdown.
 """
 
 import json
@@ -30,7 +31,7 @@ main(Path(__file__).parent, sys.argv[1:])
 
 
 def main(folder, arguments):
-    """Serve until SIGINT or SIGTERM; `--fail` ends it at once, `--die-after S` by a crash."""
+    """Serve until SIGINT or SIGTERM. `--fail` exits at once; `--die-after S` crashes after S seconds."""
     (folder / "arguments.json").write_text(json.dumps(arguments))
     if "--fail" in arguments:
         sys.exit(7)
@@ -38,7 +39,7 @@ def main(folder, arguments):
         threading.Timer(float(value_of("--die-after", arguments)), lambda: os._exit(9)).start()
     app = recording(create_app(EngineConfig(model=arguments[1], speed=1.0)), folder / "requests.jsonl")
     port = int(value_of("--port", arguments))
-    # Once it has stopped serving, uvicorn raises the signal that stopped it again.
+    # After the shutdown, uvicorn raises the signal again that stopped it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     uvicorn.run(app, port=port, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
     (folder / "ended").touch()
@@ -49,7 +50,7 @@ def value_of(option, arguments):
 
 
 def recording(app, file):
-    """Wrap an application so that each body posted to it, which is JSON, becomes a line of the file."""
+    """Wrap an application so that each posted JSON body is appended to the file as a line."""
 
     async def recorded(scope, receive, send):
         body = b""

@@ -1,6 +1,5 @@
 """Migrations of a database to the schema of this version."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
@@ -22,22 +21,13 @@ def migrations_directory() -> Path:
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
-async def upgrade(url: str, revision: str = "head") -> None:
-    """Apply the missing migrations up to `revision` to the database at `url`, in one transaction."""
-    await _migrate(url, lambda config: command.upgrade(config, revision))
-
-
-async def downgrade(url: str, revision: str) -> None:
-    """Revert the migrations after `revision`. This drops their tables and columns."""
-    await _migrate(url, lambda config: command.downgrade(config, revision))
-
-
-async def _migrate(url: str, migrate: Callable[[Config], None]) -> None:
+async def upgrade(url: str) -> None:
+    """Apply the missing migrations to the database at `url`, in one transaction."""
     engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-            await connection.run_sync(lambda synchronous: migrate(_config(synchronous)))
+            await connection.run_sync(lambda synchronous: command.upgrade(_config(synchronous), "head"))
     finally:
         await engine.dispose()
 

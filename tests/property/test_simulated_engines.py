@@ -1,4 +1,4 @@
-"""Whatever is submitted, aborted and stepped: memory holds, and every sequence ends once with all its tokens."""
+"""For any submits, aborts and steps: memory is never exceeded, and every sequence ends once with all its tokens."""
 
 from collections import Counter
 
@@ -26,7 +26,7 @@ ACTIONS = st.lists(
 
 
 class Ledger:
-    """What a client of the engine sees, and what must hold of it."""
+    """The view of an engine's client, and the invariants of that view."""
 
     def __init__(self, config):
         self.engine = build_engine(config)
@@ -71,7 +71,7 @@ class Ledger:
 @pytest.mark.parametrize("kind", CONFIGS)
 @given(actions=ACTIONS)
 @settings(deadline=None, max_examples=60)
-def test_nothing_is_lost_and_memory_holds(kind, actions):
+def test_every_sequence_ends_once_within_the_memory(kind, actions):
     ledger = Ledger(CONFIGS[kind])
     for action, argument in actions:
         if action == "submit":

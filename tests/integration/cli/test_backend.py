@@ -1,4 +1,4 @@
-"""`magnus backend` with simulated engines in the real ones' place, and a gateway that writes down what it is asked."""
+"""`magnus backend` with simulated engines, and a fake gateway that records its requests."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ ADMIN_KEY = "the-gateways-admin-key"
 
 
 class FakeGateway:
-    """Answers as `/admin/backends` does; `requests` are (method, path, body)."""
+    """Answers like `/admin/backends`. `requests` contains (method, path, body) of each request."""
 
     def __init__(self):
         self.requests = []
@@ -71,7 +71,7 @@ def port():
 
 @pytest.fixture
 def vllm(tmp_path):
-    """The folder of a `vllm` on the path."""
+    """The folder that contains the fake `vllm`."""
     with installed_vllm(tmp_path) as folder:
         yield folder
 
@@ -80,7 +80,7 @@ def registered_at(gateway, *arguments):
     return ("--gateway", gateway.url, "--admin-key", ADMIN_KEY, *arguments)
 
 
-def test_engine_is_started_registered_and_taken_out(vllm, gateway, port):
+def test_engine_is_started_registered_and_removed(vllm, gateway, port):
     own = ("--port", port, "--name", "gpu-7", "--", "--max-model-len", "512")
     with running(vllm, *registered_at(gateway, *own)) as (process, url):
         healthy = httpx2.get(f"{url}/health", trust_env=False).status_code
@@ -97,7 +97,7 @@ def test_engine_is_started_registered_and_taken_out(vllm, gateway, port):
     assert (vllm / "ended").exists()
 
 
-def test_vllm_gets_what_the_gateway_wants_and_what_the_operator_adds(vllm, port):
+def test_vllm_gets_the_gateways_and_the_operators_arguments(vllm, port):
     with running(vllm, "--port", port, "--max-queued", 40, "--", "--max-model-len", "512"):
         arguments = json.loads((vllm / "arguments.json").read_text())
     assert arguments == [
@@ -107,7 +107,7 @@ def test_vllm_gets_what_the_gateway_wants_and_what_the_operator_adds(vllm, port)
     ]
 
 
-def test_what_runs_may_end_before_the_engine_does(vllm, gateway, port):
+def test_running_requests_finish_before_the_engine_stops(vllm, gateway, port):
     body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "ignore_eos": True}
     answers = []
     with running(vllm, *registered_at(gateway, "--port", port)) as (process, url):
@@ -128,7 +128,7 @@ def page(url):
     return httpx2.get(f"{url}/metrics", trust_env=False).text
 
 
-def test_second_signal_ends_it_at_once(vllm, port):
+def test_second_signal_stops_the_engine_at_once(vllm, port):
     body = {"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": True}
     started = time.monotonic()
     with running(vllm, "--port", port, "--drain-s", 600) as (process, url):
@@ -149,7 +149,7 @@ def test_second_signal_ends_it_at_once(vllm, port):
     assert time.monotonic() - started < DEADLINE_S
 
 
-def test_engine_that_dies_is_taken_out_and_its_code_is_ours(vllm, gateway, port):
+def test_crashed_engine_is_removed_and_its_exit_code_returned(vllm, gateway, port):
     with running(vllm, *registered_at(gateway, "--port", port, "--", "--die-after", "4")) as (process, _):
         assert process.wait(timeout=DEADLINE_S) == 9
         assert "vLLM has ended" in process.stderr.read()
@@ -162,7 +162,7 @@ def test_engine_that_does_not_start_is_never_registered(vllm, gateway, port):
     assert gateway.methods() == ["GET"]
 
 
-def test_entry_that_an_earlier_run_left_is_brought_up_to_date(vllm, gateway, port):
+def test_existing_entry_is_updated(vllm, gateway, port):
     gateway.answers["POST"] = (409, {"error": {"code": "backend_exists", "message": "there"}})
     with running(vllm, *registered_at(gateway, "--port", port, "--name", "gpu-7")) as (process, url):
         process.send_signal(signal.SIGTERM)
@@ -171,7 +171,7 @@ def test_entry_that_an_earlier_run_left_is_brought_up_to_date(vllm, gateway, por
     assert gateway.requests[2][1:] == ("/admin/backends/gpu-7", {"url": url, "priority": True})
 
 
-def test_entry_of_the_settings_file_stays(vllm, gateway, port):
+def test_entry_of_the_settings_file_is_not_removed(vllm, gateway, port):
     gateway.answers["POST"] = (409, {"error": {"code": "backend_configured", "message": "there"}})
     with running(vllm, *registered_at(gateway, "--port", port)) as (process, _):
         process.send_signal(signal.SIGTERM)
@@ -179,7 +179,7 @@ def test_entry_of_the_settings_file_stays(vllm, gateway, port):
     assert gateway.methods() == ["GET", "POST"]
 
 
-def test_gateways_refusal_ends_the_engine(vllm, gateway, port):
+def test_engine_stops_when_the_gateway_refuses_it(vllm, gateway, port):
     gateway.answers["POST"] = (400, {"error": {"code": None, "message": "name: wrong"}})
     with command(vllm, *registered_at(gateway, "--port", port)) as process:
         assert process.wait(timeout=DEADLINE_S) == 1
@@ -194,7 +194,7 @@ def test_gateways_refusal_ends_the_engine(vllm, gateway, port):
         (("--gateway", "http://gateway.example", "--admin-key", "k"), "cannot reach 127.0.0.1"),
     ],
 )
-def test_bad_options_are_one_line(vllm, port, arguments, words):
+def test_wrong_options_give_one_line(vllm, port, arguments, words):
     with command(vllm, "--port", port, *arguments) as process:
         assert process.wait(timeout=DEADLINE_S) == 2
         said = process.stderr.read()
@@ -203,20 +203,20 @@ def test_bad_options_are_one_line(vllm, port, arguments, words):
     assert not (vllm / "arguments.json").exists()
 
 
-def test_wrong_admin_key_is_told_before_anything_is_loaded(vllm, gateway, port):
+def test_wrong_admin_key_is_reported_before_the_engine_starts(vllm, gateway, port):
     with command(vllm, "--gateway", gateway.url, "--admin-key", "wrong", "--port", port) as process:
         assert process.wait(timeout=DEADLINE_S) == 2
         assert "rejects this admin key" in process.stderr.read()
     assert not (vllm / "arguments.json").exists()
 
 
-def test_port_in_use_is_told(vllm, gateway):
+def test_port_in_use_is_reported(vllm, gateway):
     with command(vllm, "--port", gateway.server.server_address[1]) as process:
         assert process.wait(timeout=DEADLINE_S) == 2
         assert "is already in use" in process.stderr.read()
 
 
-def test_without_vllm_it_says_how_to_get_it(tmp_path, port):
+def test_missing_vllm_is_reported_with_the_install_command(tmp_path, port):
     with command(tmp_path, "--port", port) as process:
         assert process.wait(timeout=DEADLINE_S) == 1
         assert "magnus-gateway[vllm]" in process.stderr.read()
@@ -228,7 +228,7 @@ async def tgi():
         yield url
 
 
-async def test_running_tgi_is_registered_for_as_long_as_the_command_runs(tmp_path, gateway, tgi):
+async def test_running_tgi_is_registered_while_the_command_runs(tmp_path, gateway, tgi):
     def register():
         with running(tmp_path, *registered_at(gateway, "--url", tgi, "--name", "old"), kind=("tgi",)) as (process, url):
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Simulated engines on real sockets, far faster than real time."""
+"""Simulated engines on real sockets, much faster than real time."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -15,7 +15,7 @@ POLL_S = 0.005
 
 @pytest.fixture
 async def serve():
-    """Return a function that starts an engine and returns a client of it."""
+    """Return a function that starts an engine and returns a client for it."""
     async with AsyncExitStack() as stack:
 
         async def start(**fields):
@@ -27,7 +27,7 @@ async def serve():
 
 @pytest.fixture
 def gauge():
-    """Return a function that reads one sample off the metrics page."""
+    """Return a function that reads one sample from the metrics page."""
 
     async def read(client, name):
         page = (await client.get("/metrics")).text
@@ -39,7 +39,7 @@ def gauge():
 
 @pytest.fixture
 def until():
-    """Return a function that waits for an asynchronous condition, up to a deadline."""
+    """Return a function that waits until an asynchronous condition is true, or fails at the deadline."""
 
     async def poll(condition):
         for _ in range(int(DEADLINE_S / POLL_S)):

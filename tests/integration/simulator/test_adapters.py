@@ -1,4 +1,4 @@
-"""The gateway's adapters read a simulated engine as they read a real one."""
+"""The gateway's adapters read a simulated engine like a real one."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def scrape():
 
 
 @pytest.mark.parametrize("kind", ["vllm", "tgi", "static"])
-async def test_snapshot_tells_memory_and_load(serve, scrape, until, kind, tmp_path):
+async def test_snapshot_contains_memory_and_load(serve, scrape, until, kind, tmp_path):
     workload = tmp_path / "long.jsonl"
     workload.write_text('{"prompt": "hello", "input_tokens": 20, "output_tokens": 700}\n')
     client = await serve(kind=kind, kv_tokens=1600, speed=1.0, workload=workload)

@@ -70,7 +70,7 @@ async def test_system_prompt_is_read_and_counted(serve):
     assert counted == longer == plain + 2
 
 
-async def test_answer_ends_where_the_truth_says(serve, tmp_path):
+async def test_answer_ends_at_the_length_of_the_truth_file(serve, tmp_path):
     workload = tmp_path / "short.jsonl"
     workload.write_text('{"prompt": "hello", "output_tokens": 2}\n')
     client = await serve(workload=workload)
@@ -88,7 +88,7 @@ async def test_answer_ends_where_the_truth_says(serve, tmp_path):
         (message(max_tokens=90000, stream=True), 400, "BadRequestError"),
     ],
 )
-async def test_engines_refusals_have_anthropics_shape(serve, body, status, kind):
+async def test_engine_errors_have_anthropics_format(serve, body, status, kind):
     client = await serve()
 
     answer = await client.post("/v1/messages", json=body)
@@ -99,7 +99,7 @@ async def test_engines_refusals_have_anthropics_shape(serve, body, status, kind)
     assert answer.json()["error"]["type"] == kind
 
 
-async def test_what_is_no_request_is_refused_in_openais_shape_as_vllm_does(serve):
+async def test_invalid_body_is_rejected_in_openais_format_as_by_vllm(serve):
     client = await serve()
 
     answer = await client.post("/v1/messages", json={"model": MODEL})
@@ -109,7 +109,7 @@ async def test_what_is_no_request_is_refused_in_openais_shape_as_vllm_does(serve
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_static_batch_out_of_memory_fails_in_anthropics_shape(serve, gauge, until, stream, long_answers):
+async def test_static_batch_out_of_memory_fails_in_anthropics_format(serve, gauge, until, stream, long_answers):
     client = await serve(kind="static", kv_tokens=160, max_model_len=160, speed=30.0, workload=long_answers)
     body = message(max_tokens=150, stream=stream)
     first = asyncio.create_task(client.post("/v1/messages", json=body))

@@ -1,4 +1,4 @@
-"""`serve` in a process of its own: how it tells its address, and how it ends."""
+"""`serve` in its own process: how it prints its address, and how it ends."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ def streaming(url):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_it_though_a_stream_is_open(engine, number):
+def test_signal_stops_the_server_during_a_stream(engine, number):
     url = engine.stdout.readline().strip()
     with streaming(url) as answer:
         chunks = answer.iter_bytes()
@@ -42,7 +42,7 @@ def test_signal_ends_it_though_a_stream_is_open(engine, number):
             list(chunks)
 
 
-def test_end_of_stdin_ends_it(engine):
+def test_end_of_stdin_stops_the_server(engine):
     url = engine.stdout.readline().strip()
     assert httpx2.get(f"{url}/health", timeout=20).status_code == 200
 

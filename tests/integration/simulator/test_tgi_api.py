@@ -71,7 +71,7 @@ async def test_stream_with_usage_ends_in_done(serve):
         ("/v1/completions", {"prompt": ["x"] * 5}, "batch size"),
     ],
 )
-async def test_validation_errors_have_tgis_shape(serve, path, request_body, words):
+async def test_validation_errors_have_tgis_format(serve, path, request_body, words):
     client = await serve(kind="tgi")
 
     answer = await client.post(path, json=request_body)
@@ -114,7 +114,7 @@ async def test_capacity_is_in_info_or_on_the_metrics_page(serve, version):
     assert ("tgi_batch_max_total_tokens 1600.0" in page) == (version == "3")
 
 
-async def test_version_1_has_its_own_routes_alone(serve):
+async def test_version_1_has_only_native_routes(serve):
     client = await serve(kind="tgi", tgi_version="1")
 
     answer = await client.post("/generate_stream", json=generate(max_new_tokens=1))

@@ -24,13 +24,13 @@ def events(text):
 
 @pytest.fixture
 def truth(tmp_path):
-    """A truth file in which the answer to 'hello' has 3 tokens after a prompt of 9."""
+    """A truth file in which the prompt 'hello' has 9 tokens and its answer 3."""
     path = tmp_path / "truth.jsonl"
     path.write_text(json.dumps({"sha": sha_of("hello"), "input_tokens": 9, "output_tokens": 3}) + "\n")
     return path
 
 
-async def test_answer_has_the_truths_length(serve, truth):
+async def test_answer_has_the_length_of_the_truth_file(serve, truth):
     client = await serve(truth=truth)
 
     body = (await client.post("/v1/chat/completions", json=chat(max_tokens=50))).json()
@@ -77,7 +77,7 @@ async def test_request_id_becomes_the_response_id(serve):
     assert [answer.json()["id"] for answer in answers] == ["chatcmpl-abc", "cmpl-abc"]
 
 
-async def test_openai_client_streams_a_chunk_a_token(serve):
+async def test_openai_client_streams_one_chunk_per_token(serve):
     client = await serve()
     async with openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="-") as sdk:
         stream = await sdk.chat.completions.create(
@@ -92,7 +92,7 @@ async def test_openai_client_streams_a_chunk_a_token(serve):
     assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 20)
 
 
-async def test_openai_client_completes_whole(serve):
+async def test_openai_client_gets_a_completion(serve):
     client = await serve()
     async with openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="-") as sdk:
         answer = await sdk.completions.create(
@@ -147,7 +147,7 @@ async def test_n_choices_share_one_prompts_tokens(serve):
         ("completions", completion(prompt="x" * 40000), 400, "BadRequestError", "maximum context length is 8192"),
     ],
 )
-async def test_refusals_have_vllms_shape(serve, path, request_body, status, kind, words):
+async def test_errors_have_vllms_format(serve, path, request_body, status, kind, words):
     client = await serve()
 
     answer = await client.post(f"/v1/{path}", json=request_body)
@@ -201,7 +201,7 @@ async def test_disconnect_frees_the_memory(serve, gauge, until, stream):
     assert await gauge(client, "vllm:kv_cache_usage_perc") == 0
 
 
-async def test_metrics_tell_memory_load_and_totals(serve, gauge):
+async def test_metrics_report_memory_load_and_totals(serve, gauge):
     client = await serve(kv_tokens=1600)
 
     await client.post("/v1/completions", json=completion(prompt=[1, 2, 3]))
@@ -215,7 +215,7 @@ async def test_metrics_tell_memory_load_and_totals(serve, gauge):
     assert f'vllm:request_success_total{{engine="0",finished_reason="length",model_name="{MODEL}"}} 1.0' in page
 
 
-async def test_preemptions_show_when_memory_is_short(serve, gauge):
+async def test_preemptions_are_counted_when_memory_is_short(serve, gauge):
     client = await serve(kv_tokens=320)
 
     answers = await asyncio.gather(
@@ -250,7 +250,7 @@ async def test_static_batch_answers_all_its_prompts_at_once(serve):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_static_batch_out_of_memory_is_a_500_that_says_so(serve, stream):
+async def test_static_batch_out_of_memory_is_a_500_with_pytorchs_message(serve, stream):
     client = await serve(kind="static", kv_tokens=160)
 
     answer = await client.post("/v1/completions", json=completion(prompt=["a"] * 4, max_tokens=100, stream=stream))

@@ -13,7 +13,7 @@ from gateway.storage.record import RequestRecord
 
 @pytest.fixture
 def a_record() -> Callable[..., RequestRecord]:
-    """Builds records of an ordinary request, but for what the test says."""
+    """Return a function that creates a record of an ordinary request. Its arguments replace fields."""
 
     def build(**changed: Any) -> RequestRecord:
         ordinary: dict[str, Any] = {
@@ -38,7 +38,7 @@ def a_record() -> Callable[..., RequestRecord]:
 
 @pytest.fixture
 def rows(engine: AsyncEngine) -> Callable[[str], Awaitable[list[tuple[Any, ...]]]]:
-    """Runs a query and gives its rows."""
+    """Return a function that runs a query and returns its rows."""
 
     async def fetch(query: str) -> list[tuple[Any, ...]]:
         async with engine.connect() as connection:
@@ -49,7 +49,7 @@ def rows(engine: AsyncEngine) -> Callable[[str], Awaitable[list[tuple[Any, ...]]
 
 @pytest.fixture
 def eventually() -> Callable[..., Awaitable[None]]:
-    """Waits until a condition holds; fails when it does not within the deadline."""
+    """Return a function that waits until a condition is true, or fails at the deadline."""
 
     async def wait(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
         async with asyncio.timeout(deadline_s):

@@ -46,17 +46,17 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def guard_of(pid: int, home: Path) -> int:
-    """The process that `pid` has started for the server in `home`."""
+def supervisor_of(pid: int, home: Path) -> int:
+    """Return the pid of the supervisor that the process `pid` has started for `home`."""
     children = [
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
-    [guard] = [child for child in children if str(home).encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return guard
+    [supervisor] = [child for child in children if str(home).encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return supervisor
 
 
 def server_runs(home: Path) -> bool:
-    """Whether any of the server's processes lives: each holds this lock."""
+    """Return whether any process of the server runs: each of them holds this lock."""
     with (home / "server.lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +94,7 @@ async def test_restart_keeps_data(home: Path):
         assert await ask(url, "SELECT answer FROM kept") == 42
 
 
-async def test_stops_though_a_client_is_connected(home: Path):
+async def test_stop_closes_connections_of_clients(home: Path):
     postgres = EmbeddedPostgres(home)
     engine = create_database_engine(await postgres.start())
     async with engine.connect() as connection:
@@ -112,73 +112,73 @@ async def test_second_owner_is_refused(home: Path):
         assert await ask(url, "SELECT 1") == 1
 
 
-async def test_other_users_and_the_network_have_no_way_in(home: Path):
+async def test_other_users_and_the_network_cannot_connect(home: Path):
     async with EmbeddedPostgres(home) as url:
         assert await ask(url, "SHOW listen_addresses") == ""
         assert mode(home) == 0o700
         assert f"host={home}&" in url
 
 
-async def test_socket_moves_where_the_path_is_too_long_for_one(tmp_path: Path):
+async def test_socket_is_in_a_temporary_directory_when_the_path_is_too_long(tmp_path: Path):
     home = tmp_path / ("long" * 30)
     async with EmbeddedPostgres(home) as url:
         assert str(home) not in url
         assert await ask(url, "SELECT 1") == 1
 
 
-def test_server_ends_with_an_owner_that_is_killed(home: Path):
+def test_server_stops_when_its_owner_is_killed(home: Path):
     owner = start_owner(home)
     assert server_runs(home)
     kill(owner)
     wait_for_end(home)
 
 
-def test_terminal_interrupt_leaves_the_server_to_its_owner(home: Path):
+def test_signals_to_the_supervisor_do_not_stop_the_server(home: Path):
     owner = start_owner(home)
-    guard = guard_of(owner.pid, home)
+    supervisor = supervisor_of(owner.pid, home)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(guard, ignored)
-    assert os.getsid(guard) != os.getsid(owner.pid)
+        os.kill(supervisor, ignored)
+    assert os.getsid(supervisor) != os.getsid(owner.pid)
     assert server_runs(home)
     kill(owner)
     wait_for_end(home)
 
 
-def test_next_owner_replaces_a_server_whose_guard_was_killed(home: Path):
+def test_next_owner_replaces_a_server_whose_supervisor_was_killed(home: Path):
     owner = start_owner(home)
-    os.kill(guard_of(owner.pid, home), signal.SIGKILL)
+    os.kill(supervisor_of(owner.pid, home), signal.SIGKILL)
     kill(owner)
     assert server_runs(home)
     asyncio.run(_start_and_stop(home))
     assert not server_runs(home)
 
 
-async def test_stopping_ends_the_server_even_if_its_guard_was_killed(home: Path):
+async def test_stop_works_when_the_supervisor_was_killed(home: Path):
     async with EmbeddedPostgres(home):
-        os.kill(guard_of(os.getpid(), home), signal.SIGKILL)
+        os.kill(supervisor_of(os.getpid(), home), signal.SIGKILL)
     assert not server_runs(home)
 
 
-async def test_running_server_is_found_by_others(home: Path):
+async def test_other_processes_find_the_running_server(home: Path):
     assert url_of_running(home) is None
     async with EmbeddedPostgres(home) as url:
         assert url_of_running(home) == url
     assert url_of_running(home) is None
 
 
-def test_stale_pid_file_that_names_a_living_process_is_no_obstacle(home: Path):
+def test_stale_pid_file_with_the_pid_of_a_running_process_is_ignored(home: Path):
     (home / "data/postmaster.pid").write_text(f"{os.getppid()}\n{home}/data\n1\n5432\n{home}\n\n1 1\nready\n")
     asyncio.run(_start_and_stop(home))
 
 
-def test_half_initialised_cluster_is_made_anew(tmp_path_factory: pytest.TempPathFactory):
+def test_incomplete_cluster_is_created_again(tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp("half")
     (home / "data.unfinished").mkdir()
     (home / "data.unfinished/PG_VERSION").write_text("18\n")
     asyncio.run(_start_and_stop(home))
 
 
-async def test_server_that_cannot_start_says_why(tmp_path: Path):
+async def test_failed_start_reports_the_reason(tmp_path: Path):
     (tmp_path / "data").mkdir()
     with pytest.raises(EmbeddedPostgresError, match="not a database cluster directory"):
         await EmbeddedPostgres(tmp_path).start()

@@ -10,7 +10,7 @@ def store(engine) -> KeyStore:
     return KeyStore(engine)
 
 
-async def test_key_names_its_application(store):
+async def test_lookup_returns_the_application_of_a_key(store):
     key, kept = await store.create("translate", label="staging")
     assert re.fullmatch(r"mg-[A-Za-z0-9_-]{32}", key)
     assert key.startswith(kept.prefix)
@@ -18,7 +18,7 @@ async def test_key_names_its_application(store):
     assert await store.lookup(hash_key(key + "x")) is None
 
 
-async def test_revoked_key_names_nothing(store):
+async def test_lookup_of_a_revoked_key_returns_none(store):
     key, kept = await store.create("translate")
     other, _ = await store.create("translate")
     assert await store.revoke(kept.id)
@@ -27,7 +27,7 @@ async def test_revoked_key_names_nothing(store):
     assert await store.lookup(hash_key(other)) == "translate"
 
 
-async def test_keys_are_listed_revoked_ones_too(store):
+async def test_list_includes_revoked_keys(store):
     _, first = await store.create("translate", label="one")
     _, second = await store.create("summary")
     await store.revoke(second.id)

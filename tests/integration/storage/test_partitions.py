@@ -8,14 +8,14 @@ TODAY = date(2025, 3, 1)
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
 
-async def test_days_are_created_ahead_once(engine):
+async def test_partitions_are_created_ahead_once(engine):
     for _ in range(2):
         await maintain(engine, today=TODAY, keep_days=None, ahead_days=2)
     async with engine.connect() as connection:
         assert await partitioned_days(connection) == {date(2025, 3, 1), date(2025, 3, 2), date(2025, 3, 3)}
 
 
-async def test_retention_drops_days_older_than_asked(engine, repository, a_record, rows):
+async def test_retention_drops_days_older_than_keep_days(engine, repository, a_record, rows):
     await repository.write([a_record(arrived_at=NOON - timedelta(days=days)) for days in range(10)])
     assert await maintain(engine, today=TODAY, keep_days=3) == 6
     assert await rows("SELECT min(arrived_at), count(*) FROM requests") == [(NOON - timedelta(days=3), 4)]
@@ -31,7 +31,7 @@ async def test_a_late_record_of_a_dropped_day_is_kept_until_the_next_retention(e
     assert await rows("SELECT count(*) FROM requests") == [(0,)]
 
 
-async def test_rows_that_came_before_their_partition_move_into_it(engine, repository, a_record, rows):
+async def test_rows_that_arrived_before_their_partition_move_into_it(engine, repository, a_record, rows):
     await repository.write([a_record()])
     await drop_expired(engine, TODAY + timedelta(days=1))
     await repository.write([a_record(), a_record(arrived_at=NOON + timedelta(days=1))])
@@ -41,6 +41,6 @@ async def test_rows_that_came_before_their_partition_move_into_it(engine, reposi
     assert await rows("SELECT count(*) FROM requests") == [(2,)]
 
 
-async def test_two_gateways_may_meet_a_new_day_at_once(engine, a_record, rows):
+async def test_two_gateways_can_create_a_partition_at_the_same_time(engine, a_record, rows):
     await asyncio.gather(*(Repository(engine).write([a_record(user=f"user-{index}")]) for index in range(5)))
     assert await rows("SELECT count(*) FROM requests_20250301") == [(5,)]

@@ -35,7 +35,7 @@ async def test_flush_makes_records_readable(repository, open_journal, a_record, 
         assert (recorder.written, recorder.pending, recorder.journaled, recorder.dropped) == (1234, 0, 0, 0)
 
 
-async def test_records_are_written_without_being_asked_to(repository, open_journal, a_record, eventually):
+async def test_records_are_written_in_the_background(repository, open_journal, a_record, eventually):
     async with Recorder(repository, open_journal(), interval_s=0.01) as recorder:
         recorder.record(a_record())
         await eventually(lambda: recorder.written == 1)
@@ -48,7 +48,7 @@ async def test_full_batch_does_not_wait_for_the_interval(repository, open_journa
         await eventually(lambda: recorder.written == 10)
 
 
-async def test_closing_writes_what_is_pending_and_takes_no_more(repository, open_journal, a_record, rows):
+async def test_close_writes_pending_records_and_accepts_no_more(repository, open_journal, a_record, rows):
     recorder = Recorder(repository, open_journal(), interval_s=60)
     recorder.start()
     recorder.record(a_record())
@@ -58,7 +58,9 @@ async def test_closing_writes_what_is_pending_and_takes_no_more(repository, open
     assert recorder.dropped == 1
 
 
-async def test_nothing_is_lost_or_doubled_while_postgres_is_away(tmp_path_factory, open_journal, a_record, eventually):
+async def test_no_record_is_lost_or_duplicated_while_postgres_is_stopped(
+    tmp_path_factory, open_journal, a_record, eventually
+):
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("pg"))
     url = await postgres.start()
     try:
@@ -95,7 +97,7 @@ async def test_next_run_replays_the_journal(repository, unreachable, open_journa
     assert await rows(COUNT) == [(20, 20)]
 
 
-async def test_replaying_what_was_written_already_doubles_nothing(repository, open_journal, a_record, rows, eventually):
+async def test_replay_of_stored_records_changes_nothing(repository, open_journal, a_record, rows, eventually):
     records = [a_record() for _ in range(5)]
     await repository.write(records[:3])
     journal = open_journal()
@@ -123,7 +125,9 @@ async def test_bounded_queue_drops_and_counts(repository, open_journal, a_record
 
 
 @pytest.mark.parametrize("prompt", ["a\0b", "half a pair: \ud800"])
-async def test_poisoned_record_is_set_aside_alone(repository, open_journal, a_record, rows, tmp_path, prompt):
+async def test_only_the_invalid_record_of_a_batch_is_refused(
+    repository, open_journal, a_record, rows, tmp_path, prompt
+):
     async with Recorder(repository, open_journal(), interval_s=60) as recorder:
         for index in range(100):
             recorder.record(a_record(prompt=prompt if index in (3, 50) else "sound"))
@@ -132,7 +136,7 @@ async def test_poisoned_record_is_set_aside_alone(repository, open_journal, a_re
     assert len((tmp_path / "journal/refused.jsonl").read_bytes().splitlines()) == 2
 
 
-async def test_poison_in_the_journal_does_not_block_it(repository, open_journal, a_record, rows, eventually):
+async def test_invalid_lines_do_not_block_the_journal(repository, open_journal, a_record, rows, eventually):
     journal = open_journal()
     sound, poisoned = a_record(), a_record(prompt="a\0b")
     lines = [msgspec.json.encode(poisoned), b'{"id": "torn', b"\xff", msgspec.json.encode(sound)]
@@ -143,9 +147,7 @@ async def test_poison_in_the_journal_does_not_block_it(repository, open_journal,
     assert await rows(COUNT) == [(1, 1)]
 
 
-async def test_segment_that_the_disk_does_not_give_blocks_nothing(
-    repository, open_journal, a_record, tmp_path, eventually
-):
+async def test_unreadable_segment_does_not_block_new_records(repository, open_journal, a_record, tmp_path, eventually):
     journal = open_journal()
     journal.append([b"{}"])
     (tmp_path / "journal/00000001.jsonl").unlink()
@@ -154,7 +156,7 @@ async def test_segment_that_the_disk_does_not_give_blocks_nothing(
         await eventually(lambda: recorder.written == 1 and recorder.left_segments == 1)
 
 
-async def test_records_that_no_journal_can_hold_do_not_stop_the_rest(unreachable, open_journal, a_record):
+async def test_record_without_encoding_does_not_block_others(unreachable, open_journal, a_record):
     async with Recorder(unreachable, open_journal(), interval_s=60) as recorder:
         recorder.record(a_record(prompt="half a pair: \ud800"))
         recorder.record(a_record())

@@ -10,7 +10,7 @@ from gateway.storage.repository import Repository
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
 
-async def test_every_field_of_a_record_arrives(repository, a_record, rows):
+async def test_every_field_of_a_record_is_stored(repository, a_record, rows):
     arrived_at = datetime(2025, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)
     record = a_record(
         arrived_at=arrived_at,
@@ -57,7 +57,7 @@ async def test_same_user_name_in_two_applications_is_two_users(repository, a_rec
     assert await rows("SELECT count(*) FROM requests WHERE end_user_id IS NULL") == [(1,)]
 
 
-async def test_a_batch_makes_the_partitions_of_its_days(repository, a_record, rows):
+async def test_a_batch_creates_the_partitions_of_its_days(repository, a_record, rows):
     await repository.write([a_record(arrived_at=NOON + timedelta(days=days)) for days in (0, 1, 40)])
     assert await rows("SELECT count(*) FROM requests_default") == [(0,)]
     assert await rows("SELECT count(*) FROM requests_20250410") == [(1,)]
@@ -74,20 +74,20 @@ async def test_a_batch_makes_the_partitions_of_its_days(repository, a_record, ro
         {"arrived_at": datetime.max.replace(tzinfo=UTC)},
     ],
 )
-async def test_a_record_that_postgres_never_takes_is_refused(repository, a_record, rows, poison):
+async def test_a_record_that_postgres_never_accepts_is_refused(repository, a_record, rows, poison):
     with pytest.raises(RecordsRefused):
         await repository.write([a_record(), a_record(**poison)])
     assert await rows("SELECT count(*) FROM requests") == [(0,)]
 
 
-async def test_missing_tables_are_no_fault_of_the_record(empty_database_url, a_record):
+async def test_missing_tables_are_an_unavailable_database(empty_database_url, a_record):
     engine = create_database_engine(empty_database_url)
     with pytest.raises(DatabaseUnavailable):
         await Repository(engine).write([a_record()])
     await engine.dispose()
 
 
-async def test_no_server_is_no_fault_of_the_record(tmp_path, a_record):
+async def test_missing_server_is_an_unavailable_database(tmp_path, a_record):
     engine = create_database_engine(f"postgresql+asyncpg://postgres@/magnus?host={tmp_path}")
     with pytest.raises(DatabaseUnavailable):
         await Repository(engine).write([a_record()])

@@ -111,7 +111,7 @@ def expected(records: list[RequestRecord], max_users: int = 100) -> Stats:
 
 
 def flat(value: object) -> list[object]:
-    """The leaves of a tree of structs, so that floats can be compared as floats."""
+    """Return the leaves of a tree of structs, so that floats can be compared approximately."""
     if isinstance(value, list):
         return [leaf for element in value for leaf in flat(element)]
     fields = getattr(value, "__struct_fields__", None)
@@ -145,13 +145,13 @@ async def test_stats_equal_a_recomputation_under_every_filter(engine, repository
         assert same(await read_stats(engine, **filters), expected([record for record in records if keep(record)]))
 
 
-async def test_users_are_bounded_the_most_active_first(engine, repository, a_record):
+async def test_only_the_most_active_users_are_listed(engine, repository, a_record):
     records = random_records(a_record, 300)
     await repository.write(records)
     assert same(await read_stats(engine, max_users=4), expected(records, max_users=4))
 
 
-async def test_without_whole_answers_there_is_no_mean(engine, repository, a_record):
+async def test_mean_is_none_without_complete_answers(engine, repository, a_record):
     await repository.write([a_record(status="failed")])
     stats = await read_stats(engine)
     assert stats.apps[0].output_tokens == TokenStats(0, None, None, None)

@@ -10,7 +10,7 @@ SPEC = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000/", api_key=
 
 
 class Body(httpx2.AsyncByteStream):
-    """A body that knows how much of it was read, and whether it was closed."""
+    """A body that counts the bytes that were read, and records whether it was closed."""
 
     def __init__(self, *chunks: bytes, then: Exception | None = None) -> None:
         self.chunks = chunks
@@ -46,7 +46,7 @@ async def test_a_page_is_read_whole_and_closed():
     assert body.closed
 
 
-async def test_a_page_without_end_is_left_and_closed():
+async def test_an_endless_page_is_aborted_and_closed():
     body = Body(*[b" " * (MAX_PAGE_BYTES // 2)] * 9)
     with pytest.raises(BackendUnreachableError, match="'gpu-0': GET /metrics: the page is larger than"):
         await answering(body).get("/metrics")
@@ -54,7 +54,7 @@ async def test_a_page_without_end_is_left_and_closed():
     assert body.read_bytes < 2 * MAX_PAGE_BYTES
 
 
-async def test_an_error_status_is_told_and_closed():
+async def test_an_error_status_is_reported_and_the_body_closed():
     body = Body(b"no")
     with pytest.raises(StatusError, match="'gpu-0': GET /metrics: status 404") as refusal:
         await answering(body, 404).get("/metrics")
@@ -62,7 +62,7 @@ async def test_an_error_status_is_told_and_closed():
     assert body.closed
 
 
-async def test_a_page_that_breaks_off_is_a_failure_and_closed():
+async def test_an_interrupted_page_is_an_error_and_closed():
     body = Body(b"jobs", then=httpx2.ReadError("connection lost"))
     with pytest.raises(BackendUnreachableError, match="'gpu-0': GET /metrics: connection lost"):
         await answering(body).get("/metrics")
@@ -80,7 +80,7 @@ async def test_a_page_that_breaks_off_is_a_failure_and_closed():
         (TimeoutError(), "no answer within 1 s"),
     ],
 )
-async def test_whatever_fails_below_is_one_error_with_its_cause(error: Exception, cause: str):
+async def test_every_transport_error_becomes_one_type_with_its_cause(error: Exception, cause: str):
     with pytest.raises(BackendUnreachableError, match=f"'gpu-0': GET /info: .*{cause}") as failure:
         await failing(error).get("/info")
     assert failure.value.__cause__ is error
@@ -92,11 +92,11 @@ async def test_the_key_is_never_shown():
     assert "sesame" not in str(failure.value)
 
 
-async def test_an_error_of_our_own_is_not_the_backends():
+async def test_a_programming_error_is_not_caught():
     with pytest.raises(ZeroDivisionError):
         await failing(ZeroDivisionError()).attempt("/info")
 
 
-def test_a_page_of_another_form_is_told():
+def test_a_page_of_the_wrong_type_is_an_error():
     with pytest.raises(BackendUnreachableError, match="'gpu-0': GET /info: Expected `array`"):
         answering(Body()).decode("/info", b"{}", list)

@@ -42,14 +42,14 @@ def test_any_label_text_and_number_round_trip(labels: dict[str, str], value: flo
 @example(b'jobs{a="')
 @example(b"jobs{a=" * 10_000)
 @example(b'jobs{a="\\' + b'"' * 10_000)
-def test_junk_is_skipped(junk: bytes):
+def test_invalid_lines_are_skipped(junk: bytes):
     good = b"\njobs 1\n"
     for page in (junk, b"jobs" + junk, b"jobs{" + junk, b'jobs{a="' + junk + b'"} 1'):
         assert read(page + good)[-1] == Sample("jobs", {}, 1.0)
 
 
 @given(st.data())
-def test_a_page_cut_short_gives_only_what_the_whole_page_gives(vllm_page: bytes, data: st.DataObject):
+def test_a_truncated_page_gives_a_prefix_of_the_whole_page(vllm_page: bytes, data: st.DataObject):
     names = ["vllm:request_generation_tokens_bucket", "vllm:cache_config_info", "vllm:prefix_cache_queries_total"]
     cut = vllm_page[: data.draw(st.integers(0, len(vllm_page)))]
 
@@ -81,7 +81,7 @@ def test_reads_nan():
         b'jobs{queue="a"}1 -1 ',
     ],
 )
-def test_allows_what_the_format_allows(line: bytes):
+def test_accepts_every_valid_line(line: bytes):
     assert read(line + b"\n") == [Sample("jobs", {"queue": "a"}, 1.0)]
 
 
@@ -101,7 +101,7 @@ def test_allows_what_the_format_allows(line: bytes):
         b"jobs_total 1",
     ],
 )
-def test_skips_what_the_format_does_not_allow(line: bytes):
+def test_skips_every_invalid_line(line: bytes):
     assert read(line + b"\n") == []
 
 
@@ -109,17 +109,17 @@ def test_a_brace_or_comma_in_a_label_is_only_text():
     assert read(b'jobs{queue="a},b=\\"{"} 1\n') == [Sample("jobs", {"queue": 'a},b="{'}, 1.0)]
 
 
-def test_a_family_that_is_not_there_has_no_samples():
+def test_a_missing_family_has_no_samples():
     assert read_samples(b"jobs 1\n", ["jobs", "hands"]) == {"jobs": [Sample("jobs", {}, 1.0)], "hands": []}
 
 
-def test_ranks_leave_out_junk_and_count_what_is_said_twice_once():
+def test_ranks_skip_invalid_values_and_count_duplicates_once():
     page = b'jobs{r="0",tp="0"} 2\njobs{r="0",tp="1"} 2\njobs{r="1"} 3\n'
     page += b'jobs{r="2"} NaN\njobs{r="3"} +Inf\njobs{r="4"} -1\njobs{r="5"} 1e308\n'
     assert per_rank(read(page), "r") == {"0": 2.0, "1": 3.0}
 
 
-def test_a_total_of_nothing_is_unknown_and_not_zero():
+def test_a_total_without_values_is_unknown_and_not_zero():
     assert total({}) is None
     assert total({"0": 0.0}) == 0
     assert total({"0": 2.0, "1": 3.0}) == 5
@@ -139,7 +139,7 @@ def test_a_total_of_nothing_is_unknown_and_not_zero():
         ({}, {}, 4000, None),
     ],
 )
-def test_used_tokens_are_shares_of_known_wholes(
+def test_used_tokens_need_a_known_capacity(
     usage: dict[str, float], capacity: dict[str, float], fallback_tokens: int | None, used: int | None
 ):
     assert used_tokens(usage, capacity, fallback_tokens) == used
@@ -149,5 +149,5 @@ def test_used_tokens_are_shares_of_known_wholes(
     ("text", "count"),
     [("32", 32), ("None", None), ("", None), (None, None), ("-1", None), ("٣", None), ("9" * 9999, None)],
 )
-def test_a_count_is_a_whole_number_or_unknown(text: str | None, count: int | None):
+def test_a_count_is_an_integer_or_unknown(text: str | None, count: int | None):
     assert read_count(text) == count

@@ -33,20 +33,20 @@ def test_sglangs_data_parallel_ranks_add_up_and_tensor_parallel_ones_do_not():
     )
 
 
-def test_sglangs_memory_is_unknown_until_it_is_set_up():
+def test_sglangs_memory_is_unknown_until_it_is_allocated():
     page = SGLANG.replace(b" 1000.0", b" 0.0")
     assert read_snapshot((), page, None).kv_capacity_tokens is None
     assert read_snapshot((), page, 4000).kv_used_tokens == 1000
 
 
 @pytest.mark.parametrize(("kv_tokens", "used"), [(None, None), (4000, 2000)])
-def test_llama_cpps_usage_counts_where_the_operator_tells_the_capacity(kv_tokens: int | None, used: int | None):
+def test_llama_cpps_usage_counts_with_a_configured_capacity(kv_tokens: int | None, used: int | None):
     assert read_snapshot((), LLAMA_CPP, kv_tokens) == Snapshot(
         models=(), kv_capacity_tokens=kv_tokens, kv_used_tokens=used, running=3, waiting=2
     )
 
 
-def test_metrics_in_no_known_dialect_are_unknown():
+def test_metrics_with_unknown_names_are_unknown():
     assert read_snapshot((), b"process_open_fds 34.0\n", None) == Snapshot(models=())
 
 
@@ -55,7 +55,7 @@ def nothing_served(models: tuple[str, ...] | None) -> OpenAIBackend:
     return OpenAIBackend(Endpoint(spec, httpx2.MockTransport(lambda _: httpx2.Response(404)), 1.0))
 
 
-async def test_a_server_without_a_list_of_models_serves_those_that_the_operator_lists():
+async def test_a_server_without_a_list_of_models_serves_the_configured_ones():
     assert await nothing_served(("a",)).scrape() == Snapshot(models=(ModelCard("a"),))
 
 

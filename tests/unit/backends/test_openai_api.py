@@ -35,14 +35,14 @@ from backends.openai_api import is_out_of_memory, model_cards, read_error
         ),
     ],
 )
-def test_reads_openais_shape_and_its_relatives(body: bytes, error: EngineError):
+def test_reads_error_bodies_in_openais_and_similar_formats(body: bytes, error: EngineError):
     assert read_error(400, body) == error
 
 
 @pytest.mark.parametrize(
     "body", [b"<html>Bad Gateway</html>", b'{"error":{"text":"x"}}', b"[1]", b'{"message":', b"[" * 9999]
 )
-def test_an_unknown_shape_is_quoted(body: bytes):
+def test_an_unknown_format_is_quoted(body: bytes):
     assert read_error(502, body) == EngineError(body.decode()[:500], "server_error")
 
 
@@ -50,13 +50,13 @@ def test_an_empty_body_still_has_a_message():
     assert read_error(502, b" ").message == "the engine answered 502 without an error message"
 
 
-def test_cards_are_of_the_operators_models_with_the_engines_lengths():
+def test_models_of_the_operator_have_the_engines_lengths():
     spec = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000", models=("a", "b"))
     assert model_cards(spec, {"a": 4096, "c": 8192}) == (ModelCard("a", 4096), ModelCard("b"))
 
 
 @pytest.mark.parametrize("length", [None, "4096", 0, -1, True, 4096.0])
-def test_a_length_that_is_no_count_is_unknown(length: object):
+def test_an_invalid_length_is_unknown(length: object):
     spec = BackendSpec(name="gpu-0", kind="vllm", url="http://gpu-0:8000")
     assert model_cards(spec, {"a": length}) == (ModelCard("a"),)
 
@@ -70,5 +70,5 @@ def test_a_length_that_is_no_count_is_unknown(length: object):
         (400, "a prompt about running out of memory", False),
     ],
 )
-def test_a_lack_of_memory_is_told_by_its_words(status, message, out_of_memory):
+def test_out_of_memory_is_recognised_by_its_message(status, message, out_of_memory):
     assert is_out_of_memory(status, EngineError(message, "x")) is out_of_memory

@@ -16,19 +16,19 @@ def test_connects_every_kind(kind: str):
     assert connect(spec(kind), NOWHERE, 1.0).spec == spec(kind)
 
 
-def test_an_unknown_kind_is_refused_with_those_that_are_known():
+def test_unknown_kind_is_rejected_with_the_list_of_kinds():
     with pytest.raises(ValueError, match="'gpu-0': kind 'vlm' is unknown; use one of vllm, tgi, openai, static"):
         connect(spec("vlm"), NOWHERE, 1.0)
 
 
 @pytest.mark.parametrize("url", ["gpu-0:8000", "ftp://gpu-0", "http://", "http://gpu-0:port", "/v1"])
-def test_what_is_no_url_is_refused(url: str):
+def test_invalid_url_is_rejected(url: str):
     with pytest.raises(ValueError, match="'gpu-0'"):
         connect(spec(url=url), NOWHERE, 1.0)
 
 
 @pytest.mark.parametrize(("url", "api_key"), [("http://me:sesame@gpu-0", None), ("http://gpu-0", "sesame\n")])
-def test_a_secret_that_cannot_be_sent_is_refused_without_showing_it(url: str, api_key: str | None):
+def test_invalid_secret_is_rejected_and_not_shown(url: str, api_key: str | None):
     with pytest.raises(ValueError, match="'gpu-0'") as refusal:
         connect(spec(url=url, api_key=api_key), NOWHERE, 1.0)
     assert "sesame" not in str(refusal.value)

@@ -18,7 +18,7 @@ tgi_request_count 12
 """
 
 
-def test_version_3_tells_its_capacity_in_the_metrics():
+def test_version_3_reports_its_capacity_in_the_metrics():
     assert read_snapshot(SPEC, V3, METRICS) == Snapshot(
         models=(ModelCard("org/model", 4096),),
         kv_capacity_tokens=16000,
@@ -28,18 +28,18 @@ def test_version_3_tells_its_capacity_in_the_metrics():
     )
 
 
-def test_version_2_tells_its_capacity_in_its_info():
+def test_version_2_reports_its_capacity_in_info():
     info = Info("org/model", max_total_tokens=4096, max_batch_total_tokens=32000)
     page = METRICS.replace(b"tgi_batch_max_total_tokens 16000\n", b"")
     assert read_snapshot(SPEC, info, page).kv_capacity_tokens == 32000
 
 
 @pytest.mark.parametrize("page", [b"", b"tgi_batch_max_total_tokens 0\n"])
-def test_a_capacity_that_nobody_tells_is_unknown(page: bytes):
+def test_an_unreported_capacity_is_unknown(page: bytes):
     assert read_snapshot(SPEC, V3, page).kv_capacity_tokens is None
 
 
-def test_its_one_length_is_that_of_every_name_that_the_operator_gives():
+def test_every_configured_name_has_the_models_length():
     spec = BackendSpec(name="gpu-0", kind="tgi", url="http://gpu-0:8080", models=("a", "b"))
     assert read_snapshot(spec, V3, b"").models == (ModelCard("a", 4096), ModelCard("b", 4096))
 
@@ -64,6 +64,6 @@ def test_its_one_length_is_that_of_every_name_that_the_operator_gives():
         ),
     ],
 )
-def test_its_own_word_for_an_error_becomes_the_code(status: int, body: bytes, error: EngineError):
+def test_tgis_error_type_becomes_the_code(status: int, body: bytes, error: EngineError):
     backend = TgiBackend(Endpoint(SPEC, httpx2.AsyncBaseTransport(), 1.0))
     assert backend.read_error(status, body) == error

@@ -62,7 +62,7 @@ def test_sampling_parameters_get_tgis_names():
     }
 
 
-def test_values_that_tgi_takes_for_errors_are_said_otherwise():
+def test_values_that_tgi_rejects_are_replaced():
     parameters = sent(COMPLETION_PATH, {**COMPLETION, "temperature": 0, "top_p": 1})["parameters"]
     assert parameters["do_sample"] is False
     assert not {"temperature", "top_p"} & parameters.keys()
@@ -75,7 +75,7 @@ def test_a_chat_is_a_dialogue_that_stops_before_the_users_next_turn():
     assert native["parameters"]["max_new_tokens"] == 9
 
 
-def test_messages_in_parts_are_their_text():
+def test_text_parts_of_a_message_are_joined():
     messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert sent(CHAT_PATH, {**CHAT, "messages": messages})["inputs"] == "User: a\nb\nAssistant:"
 
@@ -86,7 +86,7 @@ def test_a_chat_without_a_limit_leaves_room_for_its_prompt(max_total_tokens, lim
     assert native["parameters"]["max_new_tokens"] == limit
 
 
-def test_four_stop_sequences_are_all_that_it_takes():
+def test_at_most_four_stop_sequences_are_sent():
     assert sent(CHAT_PATH, {**CHAT, "stop": ["a", "b", "c", "d"]})["parameters"]["stop"] == ["a", "b", "c", "d"]
 
 
@@ -107,19 +107,19 @@ def test_four_stop_sequences_are_all_that_it_takes():
         (COMPLETION_PATH, {"max_tokens": "5"}, None),
     ],
 )
-def test_what_cannot_be_said_is_refused_by_its_name(path, fields, param):
+def test_unsupported_field_is_rejected_by_name(path, fields, param):
     request = {**(CHAT if path == CHAT_PATH else COMPLETION), **fields}
     with pytest.raises(UntranslatableError) as refusal:
         translated(path, request)
     assert refusal.value.param == param
 
 
-def test_fields_that_ask_for_nothing_are_no_hindrance():
+def test_unsupported_fields_with_default_values_are_accepted():
     request = {**CHAT, "n": 1, "tools": [], "presence_penalty": 0, "response_format": {"type": "text"}, "user": "u"}
     assert sent(CHAT_PATH, request)["inputs"].endswith("Assistant:")
 
 
-def test_an_answer_in_one_piece_becomes_openais():
+def test_a_whole_answer_is_converted_to_openais_format():
     answer = {"generated_text": " hello", "details": {"finish_reason": "length", "generated_tokens": 3, "tokens": []}}
     body = json.loads(translated(CHAT_PATH, CHAT).whole(json.dumps(answer).encode()))
     (choice,) = body["choices"]
@@ -128,7 +128,7 @@ def test_an_answer_in_one_piece_becomes_openais():
     assert body["usage"] == {"prompt_tokens": None, "completion_tokens": 3, "total_tokens": None}
 
 
-def test_the_stop_sequence_that_tgi_leaves_in_is_taken_off():
+def test_the_stop_sequence_at_the_end_is_removed():
     details = {"finish_reason": "stop_sequence", "generated_tokens": 3}
     answer = json.dumps({"generated_text": "one.\nUser:", "details": details}).encode()
     body = json.loads(translated(CHAT_PATH, CHAT).whole(answer))
@@ -137,11 +137,11 @@ def test_the_stop_sequence_that_tgi_leaves_in_is_taken_off():
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"generated_text": "x", "details": null}', b"\xff"])
-def test_what_is_no_answer_stays_none(body):
+def test_invalid_answer_becomes_empty(body):
     assert translated(COMPLETION_PATH, COMPLETION).whole(body) == b""
 
 
-def test_a_stream_becomes_openais_with_usage_where_asked():
+def test_a_stream_is_converted_and_has_usage_if_requested():
     request = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
     translation = translated(CHAT_PATH, request)
     *chunks, usage, done = events(
@@ -174,7 +174,7 @@ def test_a_text_stream_without_usage_has_none():
         (["a", "\nUs", "\nUser:"], "stop_sequence", "a\nUs"),
     ],
 )
-def test_a_stream_holds_back_what_may_be_a_stop_sequence(tokens, reason, shown):
+def test_a_stream_delays_text_that_may_be_a_stop_sequence(tokens, reason, shown):
     translation = translated(CHAT_PATH, {**CHAT, "stream": True})
     *first, last = tokens
     stream = b"".join(translation.feed(event(text)) for text in first) + translation.feed(last_event(last, reason))
@@ -188,13 +188,13 @@ def test_a_stream_holds_back_what_may_be_a_stop_sequence(tokens, reason, shown):
         (b"data:<html>\n\n", "not in TGI's format"),
     ],
 )
-def test_an_error_in_the_stream_stays_one_and_is_no_end(data, words):
+def test_an_error_event_stays_an_error_and_does_not_end_the_stream(data, words):
     (error,) = events(translated(CHAT_PATH, {**CHAT, "stream": True}).feed(data))
     assert words in error["error"]["message"]
 
 
 @given(st.lists(st.text(max_size=6), max_size=8), st.data())
-def test_chunk_borders_change_nothing(tokens, data):
+def test_chunk_borders_do_not_matter(tokens, data):
     stream = b"".join(event(text) for text in tokens) + last_event("end", "length", input_length=1)
     request = {**CHAT, "stream": True, "stop": ["ab", "\u00e9\n"]}
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))

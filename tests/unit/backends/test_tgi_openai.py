@@ -24,7 +24,7 @@ def adapted(**fields):
         ({"top_p": 1.0}, {}),
     ],
 )
-def test_fields_that_tgi_words_otherwise_are_adapted(fields, sent):
+def test_fields_that_differ_in_tgi_are_changed(fields, sent):
     assert adapted(**fields) == sent
 
 
@@ -37,15 +37,15 @@ def test_fields_that_tgi_words_otherwise_are_adapted(fields, sent):
         {"messages": [{"role": "user", "content": "hi", "stop": "x"}], "unknown": {"stop": "y"}},
     ],
 )
-def test_what_needs_no_change_is_left_alone(fields):
+def test_request_without_such_fields_is_not_changed(fields):
     assert adapted(**fields) is None
 
 
-def test_unknown_fields_and_numbers_survive_to_the_byte():
+def test_unknown_fields_and_numbers_keep_their_bytes():
     translation = adapt(PATH, b'{"seed": 12345678901234567890, "x": 1.10e0, "stop": "\\u00e9"}')
     assert translation.body == b'{"seed":12345678901234567890,"x":1.10e0,"stop":["\\u00e9"]}'
 
 
-def test_the_answer_passes_as_it_is():
+def test_the_answer_is_not_changed():
     translation = adapt(PATH, b'{"stop": "x"}')
     assert (translation.path, translation.whole(b"a"), translation.feed(b"b")) == (PATH, b"a", b"b")

@@ -36,13 +36,13 @@ def test_used_tokens_are_a_share_of_the_capacity(vllm_page: bytes):
     assert read_snapshot((), busy, None).kv_used_tokens == 2048
 
 
-def test_capacity_without_its_label_is_all_blocks_but_the_null_block(vllm_page: bytes):
+def test_capacity_without_its_label_excludes_the_null_block(vllm_page: bytes):
     for unknown in (b'kv_cache_size_tokens="None"', b'other="1"'):
         page = vllm_page.replace(b'kv_cache_size_tokens="8192"', unknown)
         assert read_snapshot((), page, None).kv_capacity_tokens == (256 - 1) * 32
 
 
-def test_reads_a_page_of_old_with_neither_ranks_nor_new_names():
+def test_reads_an_old_page_without_ranks_and_new_names():
     assert read_snapshot((), V0_6, None) == Snapshot(
         models=(),
         kv_capacity_tokens=572 * 16,
@@ -54,7 +54,7 @@ def test_reads_a_page_of_old_with_neither_ranks_nor_new_names():
     )
 
 
-def test_a_configuration_without_a_rank_is_that_of_the_ranks_of_the_gauges():
+def test_a_configuration_without_a_rank_applies_to_every_rank():
     page = V0_6.replace(b'{model_name="m"}', b'{engine="0",model_name="m"}')
     assert read_snapshot((), page, None) == read_snapshot((), V0_6, None)
 
@@ -79,7 +79,7 @@ def test_data_parallel_ranks_add_up():
     )
 
 
-def test_the_new_gauge_wins_where_both_are_shown():
+def test_the_new_gauge_takes_precedence():
     page = V0_6 + b'vllm:kv_cache_usage_perc{model_name="m"} 0.25\n'
     assert read_snapshot((), page, None).kv_used_tokens == 572 * 16 // 4
 
@@ -89,28 +89,28 @@ def test_reads_the_preemption_counter_without_its_suffix():
     assert read_snapshot((), page, None).preemptions == 7
 
 
-def test_the_operators_capacity_wins_while_use_stays_what_the_engine_measures():
+def test_configured_capacity_does_not_change_the_used_tokens():
     snapshot = read_snapshot((), V0_6, 5000)
     assert snapshot.kv_capacity_tokens == 5000
     assert snapshot.kv_used_tokens == 572 * 16 // 2
 
 
-def test_usage_is_a_share_of_the_operators_capacity_where_the_engine_tells_none():
+def test_usage_is_a_share_of_the_configured_capacity_if_none_is_reported():
     page = b'vllm:kv_cache_usage_perc{engine="0"} 0.5\n'
     assert read_snapshot((), page, 5000).kv_used_tokens == 2500
 
 
-def test_a_capacity_of_nothing_is_unknown():
+def test_a_capacity_of_zero_is_unknown():
     page = b'vllm:cache_config_info{block_size="16",num_gpu_blocks="1"} 1.0\nvllm:kv_cache_usage_perc 0.5\n'
     assert read_snapshot((), page, None) == Snapshot(models=(), kv_block_tokens=16)
 
 
-def test_swapped_requests_of_the_first_engine_wait():
+def test_swapped_requests_of_the_v0_engine_count_as_waiting():
     page = V0_6 + b'vllm:num_requests_swapped{model_name="m"} 3.0\n'
     assert read_snapshot((), page, None).waiting == 5
 
 
-def test_an_empty_page_is_a_snapshot_of_unknowns():
+def test_an_empty_page_gives_only_unknown_values():
     assert read_snapshot((), b"", None) == Snapshot(models=())
 
 

@@ -4,18 +4,18 @@ from backends.simulator.config import EngineConfig, build_engine
 from backends.simulator.engine import PRESETS, ContinuousEngine, StaticEngine
 
 
-def test_usable_memory_is_what_was_asked_for_in_whole_blocks():
+def test_usable_memory_is_the_configured_one_in_whole_blocks():
     config = EngineConfig(kv_tokens=1000, block_size=16)
 
     assert (config.num_gpu_blocks, config.capacity_tokens) == (63, 992)
 
 
-def test_context_is_cut_to_the_memory_unless_given():
+def test_default_context_is_limited_by_the_memory():
     assert EngineConfig(kv_tokens=1000).context_tokens == 992
     assert EngineConfig(kv_tokens=1000, max_model_len=100).context_tokens == 100
 
 
-def test_preset_fills_in_memory_and_context():
+def test_preset_gives_memory_and_context():
     config = EngineConfig(preset="chatglm-6b-v100")
 
     assert config.capacity_tokens == pytest.approx(PRESETS["chatglm-6b-v100"].kv_tokens, abs=16)
@@ -33,7 +33,7 @@ def test_preset_fills_in_memory_and_context():
         ({"kv_tokens": 160, "max_model_len": 161}, "max_model_len"),
     ],
 )
-def test_wrong_value_is_named(fields, complaint):
+def test_error_names_the_wrong_field(fields, complaint):
     with pytest.raises(ValueError, match=complaint):
         EngineConfig(**fields)
 
@@ -41,7 +41,7 @@ def test_wrong_value_is_named(fields, complaint):
 @pytest.mark.parametrize(
     ("kind", "engine"), [("vllm", ContinuousEngine), ("tgi", ContinuousEngine), ("static", StaticEngine)]
 )
-def test_engine_is_built_by_its_kind(kind, engine):
+def test_kind_decides_the_engine(kind, engine):
     built = build_engine(EngineConfig(kind=kind, kv_tokens=1600))
 
     assert isinstance(built, engine)
@@ -49,7 +49,7 @@ def test_engine_is_built_by_its_kind(kind, engine):
 
 
 def test_presets_decode_at_the_speed_of_their_hardware():
-    """One sequence of 1000 tokens: what the published bandwidth allows, and the order of the three GPUs."""
+    """A single sequence with 1000 tokens decodes at the published bandwidth, and the three GPUs keep their order."""
     step_s = {name: preset.step_time(1, 1000, 0) for name, preset in PRESETS.items()}
 
     assert step_s["llama-8b-h100"] < step_s["llama-8b-a100"] < step_s["chatglm-6b-v100"]

@@ -90,7 +90,7 @@ def test_admission_beside_others_leaves_one_percent_of_the_blocks_free():
     assert (subject.running, subject.waiting) == (1, 1)
 
 
-def test_admission_takes_what_leaves_just_the_watermark():
+def test_admission_may_use_all_blocks_above_the_watermark():
     subject = engine(blocks=299)
     subject.submit(sequence("first", prompt=100 * 16))
     subject.submit(sequence("fits", prompt=196 * 16))
@@ -135,7 +135,7 @@ def test_max_num_seqs_bounds_the_batch():
     assert (subject.running, subject.waiting) == (2, 1)
 
 
-def test_newest_is_preempted_when_a_block_is_missing_and_recomputes_what_it_had():
+def test_newest_sequence_is_preempted_and_recomputes_its_tokens():
     subject = engine(blocks=4)
     subject.submit(sequence("old", prompt=30, output=10))
     subject.submit(sequence("new", prompt=20, output=10))
@@ -149,7 +149,9 @@ def test_newest_is_preempted_when_a_block_is_missing_and_recomputes_what_it_had(
     assert [id for result in results for id in result.finished] == ["old", "new"]
     assert subject.preemptions == 1
     assert emitted.count("new") == 10
-    assert resumed.duration_s == pytest.approx(1.0 + 0.1 + 0.001 * 23 + 0.01 * 23)  # 20 and the 3 that it had
+    assert resumed.duration_s == pytest.approx(
+        1.0 + 0.1 + 0.001 * 23 + 0.01 * 23
+    )  # its 20 prompt tokens and the 3 that it had generated
 
 
 def test_preempted_sequence_goes_back_to_the_head_of_the_queue():
@@ -165,7 +167,7 @@ def test_preempted_sequence_goes_back_to_the_head_of_the_queue():
     assert finished == ["old", "preempted", "later"]
 
 
-def test_nobody_overtakes_the_head_of_the_queue():
+def test_no_sequence_overtakes_the_head_of_the_queue():
     subject = engine(blocks=10)
     subject.submit(sequence("running", prompt=100))
     subject.submit(sequence("large", prompt=100))
@@ -198,7 +200,7 @@ def test_priority_preempts_the_highest_value_though_it_is_older():
     assert subject.running == 1
 
 
-def test_preempting_one_already_scheduled_returns_its_share_of_the_budget():
+def test_preempting_a_scheduled_sequence_returns_its_budget():
     subject = engine(blocks=4, max_num_batched_tokens=32, waiting=PriorityQueue())
     subject.submit(sequence("patient", prompt=30, output=10, priority=5))
     subject.step()
@@ -220,7 +222,7 @@ def test_abort_frees_the_memory_of_a_running_sequence_at_once():
     assert (subject.running, subject.kv_used_tokens) == (0, 0)
 
 
-def test_abort_takes_a_waiting_sequence_from_the_queue():
+def test_abort_removes_a_waiting_sequence():
     subject = engine(max_num_seqs=1)
     subject.submit(sequence("a"))
     subject.submit(sequence("b"))

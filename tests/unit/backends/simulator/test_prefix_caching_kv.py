@@ -25,7 +25,7 @@ def prefilled(result):
     return round((result.duration_s - 1.0) / 0.01)
 
 
-def test_the_whole_input_has_to_fit_not_the_first_chunk_alone():
+def test_the_whole_input_must_fit_for_admission():
     subject = engine(blocks=10, max_num_batched_tokens=64)
     subject.submit(sequence("a", prompt=60, output=30))
     subject.step()
@@ -36,7 +36,7 @@ def test_the_whole_input_has_to_fit_not_the_first_chunk_alone():
     assert (subject.running, subject.waiting) == (1, 1)
 
 
-def test_nothing_is_kept_free():
+def test_there_is_no_watermark():
     subject = engine(blocks=300)
     subject.submit(sequence("a", prompt=100 * 16))
     subject.submit(sequence("b", prompt=200 * 16))
@@ -46,7 +46,7 @@ def test_nothing_is_kept_free():
     assert subject.running == 2
 
 
-def test_who_comes_back_computes_only_what_others_have_overwritten():
+def test_preempted_sequence_computes_only_overwritten_blocks():
     subject = engine(blocks=6)
     subject.submit(sequence("old", prompt=48, output=20))
     subject.submit(sequence("new", prompt=48, output=20))
@@ -56,10 +56,10 @@ def test_who_comes_back_computes_only_what_others_have_overwritten():
     preempted_at = next(index for index, result in enumerate(results) if result.preempted)
     resumed = next(result for result in results[preempted_at:] if "new" in result.emitted)
     assert prefilled(results[0]) == 96
-    assert prefilled(resumed) == 49 - 16  # of its three blocks "old" has taken two, for 20 tokens more
+    assert prefilled(resumed) == 49 - 16  # "old" has taken two of its three blocks for 20 more tokens
 
 
-def test_sequences_share_nothing():
+def test_sequences_do_not_share_blocks():
     subject = engine(blocks=100)
     subject.submit(sequence("a", prompt=48, output=1))
     subject.submit(sequence("b", prompt=48, output=1))
@@ -68,7 +68,7 @@ def test_sequences_share_nothing():
 
 
 @pytest.mark.parametrize("output", [1, 15, 16, 17, 40])
-def test_all_blocks_come_back(output):
+def test_all_blocks_are_freed(output):
     subject = engine(blocks=8)
     for id in "abc":
         subject.submit(sequence(id, prompt=20, output=output))

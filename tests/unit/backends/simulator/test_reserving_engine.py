@@ -20,7 +20,7 @@ def test_prompt_and_max_new_tokens_are_reserved_up_front(engine):
     assert engine.kv_used_tokens == 600
 
 
-def test_head_that_does_not_fit_blocks_those_behind_it(engine):
+def test_head_that_does_not_fit_blocks_the_queue(engine):
     engine.submit(sequence("a", prompt=100, max_new_tokens=500))
     engine.submit(sequence("large", prompt=100, max_new_tokens=500))
     engine.submit(sequence("small", prompt=1, max_new_tokens=1))
@@ -30,7 +30,7 @@ def test_head_that_does_not_fit_blocks_those_behind_it(engine):
     assert (engine.running, engine.waiting) == (1, 2)
 
 
-def test_reservation_is_given_back_at_the_answers_end(engine):
+def test_reservation_is_freed_at_the_answers_end(engine):
     engine.submit(sequence("a", prompt=100, max_new_tokens=500))
     engine.submit(sequence("b", prompt=100, max_new_tokens=500))
 
@@ -40,7 +40,7 @@ def test_reservation_is_given_back_at_the_answers_end(engine):
     assert (engine.kv_used_tokens, engine.preemptions) == (0, 0)
 
 
-def test_abort_gives_the_reservation_back(engine):
+def test_abort_frees_the_reservation(engine):
     engine.submit(sequence("a", prompt=100, max_new_tokens=500))
     engine.step()
 

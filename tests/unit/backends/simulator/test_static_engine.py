@@ -20,7 +20,7 @@ def run_to_end(engine):
     return results
 
 
-def test_batch_comes_back_together_when_its_longest_answer_ends():
+def test_batch_ends_together_with_its_longest_answer():
     subject = engine()
     subject.submit(sequence("short", output=1))
     subject.submit(sequence("long", output=4))
@@ -31,7 +31,7 @@ def test_batch_comes_back_together_when_its_longest_answer_ends():
     assert not any(result.emitted for result in results)
 
 
-def test_every_member_pays_for_the_longest_prompt_and_answer():
+def test_batch_takes_the_time_of_its_longest_prompt_and_answer():
     subject = engine()
     subject.submit(sequence("a", prompt=10, output=1))
     subject.submit(sequence("b", prompt=50, output=2))
@@ -50,7 +50,7 @@ def test_next_batch_is_taken_in_order_of_arrival():
     assert [list(result.finished) for result in run_to_end(subject)] == [["a", "b"], ["c"]]
 
 
-def test_batch_stops_growing_where_padded_prompts_would_not_fit():
+def test_batch_is_limited_by_the_memory_of_its_padded_prompts():
     subject = engine(capacity=100)
     subject.submit(sequence("a", prompt=10, output=1))
     subject.submit(sequence("b", prompt=40, output=1))
@@ -59,7 +59,7 @@ def test_batch_stops_growing_where_padded_prompts_would_not_fit():
     assert [list(result.finished) for result in run_to_end(subject)] == [["a", "b"], ["c"]]
 
 
-def test_sequences_of_one_batch_share_it_with_nobody():
+def test_sequences_of_different_batches_are_not_mixed():
     subject = engine()
     subject.submit(sequence("alone", output=1))
     subject.submit(sequence("x", output=1, batch=1))
@@ -69,7 +69,7 @@ def test_sequences_of_one_batch_share_it_with_nobody():
     assert [list(result.finished) for result in run_to_end(subject)] == [["alone"], ["x", "y"], ["z"]]
 
 
-def test_batch_that_outgrows_the_memory_fails_as_a_whole():
+def test_batch_that_exceeds_the_memory_fails_as_a_whole():
     subject = engine(capacity=100)
     subject.submit(sequence("a", prompt=40, output=5))
     subject.submit(sequence("b", prompt=40, output=20))
@@ -102,7 +102,7 @@ def test_abort_shrinks_the_batch():
     assert list(subject.step().finished) == ["a"]
 
 
-def test_abort_takes_a_waiting_sequence_from_the_queue():
+def test_abort_removes_a_waiting_sequence():
     subject = engine()
     subject.submit(sequence("a"))
 

@@ -4,14 +4,14 @@ from backends.simulator.prompts import completion_prompts
 from backends.simulator.text import count_tokens, detokenize, tokenize
 
 
-def test_text_survives_tokens_and_back():
+def test_detokenize_reverses_tokenize():
     text = "naïve 😀 text, of any length"
 
     assert detokenize(tokenize(text)) == text
     assert len(tokenize(text)) == count_tokens(text)
 
 
-def test_any_integers_are_some_text():
+def test_detokenize_accepts_any_integers():
     assert isinstance(detokenize([-1, 0, 2**40, 7]), str)
 
 

@@ -54,7 +54,7 @@ def test_row_without_output_tokens_leaves_its_prompt_unknown(path):
     assert Truth.load(workload=path).answer(sha_of("hi")) == Truth().answer(sha_of("hi"))
 
 
-def test_truth_file_goes_before_workload_file(tmp_path):
+def test_truth_file_takes_precedence_over_workload_file(tmp_path):
     truth = write_lines(tmp_path / "truth.jsonl", {"sha": sha_of("hi"), "output_tokens": 1})
     workload = write_lines(tmp_path / "workload.jsonl", {"prompt": "hi", "output_tokens": 2})
 
@@ -122,7 +122,7 @@ def test_wrong_workload_line_is_named_with_file_line_and_field(path, line, compl
     assert str(caught.value).startswith(f"{path}:1: ")
 
 
-def test_line_that_is_no_utf8_is_a_workload_error(tmp_path):
+def test_line_with_invalid_utf8_is_a_workload_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "\xff"}\n')
 

@@ -32,7 +32,7 @@ def test_lines_come_back_in_order_across_segments(directory: Path):
     journal.close()
 
 
-def test_next_run_finds_what_was_left(directory: Path):
+def test_next_run_reads_remaining_lines(directory: Path):
     journal = Journal(directory)
     journal.append([b"one"])
     journal.close()
@@ -43,7 +43,7 @@ def test_next_run_finds_what_was_left(directory: Path):
     journal.close()
 
 
-def test_lines_after_a_torn_one_are_whole(directory: Path):
+def test_lines_after_a_damaged_line_are_complete(directory: Path):
     journal = Journal(directory)
     journal.append([b"one"])
     journal.close()
@@ -54,7 +54,7 @@ def test_lines_after_a_torn_one_are_whole(directory: Path):
     journal.close()
 
 
-def test_appending_during_a_replay_touches_no_segment_under_replay(directory: Path):
+def test_append_during_a_replay_does_not_change_the_replayed_segment(directory: Path):
     journal = Journal(directory)
     journal.append([b"one"])
     segment = journal.oldest()
@@ -66,7 +66,7 @@ def test_appending_during_a_replay_touches_no_segment_under_replay(directory: Pa
     journal.close()
 
 
-def test_what_does_not_fit_is_not_added(directory: Path):
+def test_lines_above_the_limit_are_not_appended(directory: Path):
     journal = Journal(directory, max_bytes=10)
     assert journal.append([b"1234", b"567", b"8"]) == 2
     assert journal.append([b"9"]) == 0
@@ -85,7 +85,7 @@ def test_only_the_owner_can_read_it(directory: Path):
     journal.close()
 
 
-def test_what_is_set_aside_is_not_replayed(directory: Path):
+def test_refused_lines_are_not_replayed(directory: Path):
     journal = Journal(directory)
     journal.append_refused(b"poison")
     journal.close()
