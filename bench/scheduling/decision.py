@@ -148,8 +148,8 @@ class Crowd:
         """Yield looks at each backend in turn, each of which shows what the ledger has."""
         for number in count():
             state = self._states[number % len(self._states)]
-            load = self.scheduler.load(state.name)
-            used = load.ledger.held_tokens + number % 7 if load else 0
+            status = self.scheduler.backend_status(state.name)
+            used = status.kv_held_tokens + number % 7 if status else 0
             yield [
                 BackendObserved(
                     BackendState(

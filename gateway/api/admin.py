@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import isinf
 from typing import Any
 
 import msgspec
@@ -17,8 +16,8 @@ from gateway.errors import InvalidRequest
 from gateway.fleet.entry import BackendEntry
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Predictor
-from gateway.scheduling.backend_load import BackendLoad
-from gateway.scheduling.explain import Explanation
+from gateway.scheduling.backend_load import BackendStatus
+from gateway.scheduling.messages import Explanation
 from gateway.scheduling.policies import CLASS_RATIO, Fcfs
 from gateway.scheduling.scheduler import Scheduler
 from gateway.storage.stats import Stats
@@ -80,7 +79,7 @@ class Overview:
             "running": snapshot.running if snapshot else None,
             "waiting": snapshot.waiting if snapshot else None,
             "preemptions": snapshot.preemptions if snapshot else None,
-            **_load(self.scheduler.load(entry.name)),
+            **_status(self.scheduler.backend_status(entry.name)),
         }
 
     def _predictor(self) -> dict[str, Any]:
@@ -109,25 +108,23 @@ def _by_class(scheduler: Scheduler) -> dict[str, int]:
 
 def _next(head: Explanation) -> dict[str, Any]:
     """Return a model's next request, and the reason why each backend cannot take it."""
-    return {"model": head.model, "waited_ms": round(1000 * head.waited_s, 1), "kept_from": head.backends}
+    return {"model": head.model, "waited_ms": round(1000 * head.waited_s, 1), "kept_from": head.reasons}
 
 
-def _load(load: BackendLoad | None) -> dict[str, Any]:
-    """Return the scheduler's own estimates for a backend; empty if the scheduler does not know the backend yet."""
-    if load is None:
+def _status(status: BackendStatus | None) -> dict[str, Any]:
+    """Return what the scheduler knows of a backend; empty values if it has not observed it yet."""
+    if status is None:
         names = ("kv_learned_tokens", "kv_target", "metrics_believed", "seats", "trial_limit", "tpot_ms")
         return {"kv_reserved_tokens": 0, "in_flight": 0, **dict.fromkeys(names)}
-    ledger, seats = load.ledger, load.seats.most(None)
-    reports_memory = load.state.kv_used_tokens is not None
     return {
-        "kv_reserved_tokens": round(ledger.peak_tokens()),
-        "in_flight": len(ledger),
-        "kv_learned_tokens": None if load.learned.tokens is None else round(load.learned.tokens),
-        "kv_target": round(load.target.share, 3),
-        "metrics_believed": load.believed if reports_memory else None,
-        "seats": None if isinf(seats) else round(seats),
-        "trial_limit": load.state.trial_limit,
-        "tpot_ms": round(1000 * load.speed.tpot_s(len(ledger), ledger.held_tokens), 2),
+        "kv_reserved_tokens": status.kv_reserved_tokens,
+        "in_flight": status.in_flight,
+        "kv_learned_tokens": status.kv_learned_tokens,
+        "kv_target": round(status.kv_target, 3),
+        "metrics_believed": status.metrics_fresh if status.reports_memory else None,
+        "seats": status.max_num_seqs,
+        "trial_limit": status.trial_limit,
+        "tpot_ms": round(1000 * status.tpot_s, 2),
     }
 
 

@@ -175,11 +175,10 @@ class Dispatcher:
             await self._sleep_until(wake_at_s)
 
     def _check_staleness(self, backend: str) -> None:
-        load = self.scheduler.load(backend)
-        if load is None:
+        status = self.scheduler.backend_status(backend)
+        if status is None:
             return
-        reports_memory = load.state.healthy and load.state.kv_used_tokens is not None
-        stale = reports_memory and not load.believed
+        stale = status.healthy and status.reports_memory and not status.metrics_fresh
         if stale and backend not in self._stale:
             self._stale.add(backend)
             self._on_stale(backend)

@@ -1,1 +1,1 @@
-"""What runs where, and when. Pure: time is an argument, messages in, actions out."""
+"""The scheduling core decides which request runs where and when. It does no I/O, and time is an argument."""

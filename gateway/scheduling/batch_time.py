@@ -1,5 +1,6 @@
-"""How long a static batch takes: from a step-time model, and corrected by what batches really took."""
+"""How long a static batch takes: a sum of step times, corrected by how long similar batches took."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Protocol
@@ -7,22 +8,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.scheduling.messages import Request
 from gateway.scheduling.step_time import StepTimePrior
 
 Floats = NDArray[np.float64]
 
 
 class BatchTime(Protocol):
-    """Says how long a padded batch takes."""
+    """Predicts how long a padded batch takes."""
 
     def __call__(self, size: int, prompt_tokens: int, output_tokens: int) -> float:
-        """Return seconds, from the batch's size, its longest prompt and its longest answer in tokens."""
+        """Return seconds for a batch of `size` rows, with its longest prompt and longest answer in tokens."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepSumTime:
-    """Seconds of a padded batch, as the sum of its steps; the first one is the prefill and gives the first token.
+    """Seconds of a padded batch as the sum of its steps. The first step is the prefill and gives the first token.
 
     >>> step = StepTimePrior(base_s=1.0, per_sequence_s=0.1, per_kv_token_s=0.01, per_prompt_token_s=0.001)
     >>> seconds = StepSumTime(step)(size=2, prompt_tokens=50, output_tokens=3)
@@ -42,12 +44,12 @@ class StepSumTime:
 
 @dataclass(slots=True)
 class KnnBatchTime:
-    """Learns from what batches took: the nearest ones' seconds over the prior's, times the prior's.
+    """The prior's seconds, times the ratio of real to predicted time of the nearest batches.
 
-    Nearness is Euclidean in the logarithms of (size, prompt tokens, output tokens), so that a factor counts the same
-    everywhere. The prior is a neighbour itself, `PRIOR_DISTANCE` away from everything: before the first batch, and far
-    from all batches, it speaks alone. Only batches that were mispredicted are kept, the newest `capacity` of them: the
-    paper re-trains on those every two minutes; neighbours need no training, so here they count at once.
+    Distance is Euclidean in the logarithms of size, prompt tokens and output tokens, so a factor counts the same
+    everywhere. The prior is a neighbour at distance `PRIOR_DISTANCE` from every batch: it decides before the first
+    batch and far from all batches. Only the newest `capacity` batches that were mispredicted are kept. The paper trains
+    on those every two minutes; neighbours need no training, so here a batch counts at once.
 
     >>> estimate = KnnBatchTime(prior=lambda size, prompt_tokens, output_tokens: 0.05 * output_tokens)
     >>> estimate(8, 100, 200)
@@ -70,10 +72,10 @@ class KnnBatchTime:
 
     NEIGHBOURS = 5
     PRIOR_DISTANCE = 0.5
-    """A factor of e^0.5 = 1.65 in one of the three."""
+    """A factor of e^0.5 = 1.65 in one of the three dimensions."""
 
     MIN_ERROR_S, MIN_ERROR_SHARE = 2.0, 0.2
-    """A prediction that is off by more than both is an error to learn from."""
+    """A batch is kept if its prediction was wrong by more than both."""
 
     def __post_init__(self) -> None:
         self._points = np.empty((self.capacity, 3))
@@ -88,7 +90,7 @@ class KnnBatchTime:
         return seconds * self._ratio(_point(size, prompt_tokens, output_tokens)) if self._learned else seconds
 
     def learn_one(self, size: int, prompt_tokens: int, output_tokens: int, seconds: float) -> None:
-        """Learn what a batch took, if that was not expected. `output_tokens` is the longest answer that came."""
+        """Learn from a batch that took `seconds`, if it was mispredicted. `output_tokens` is its longest answer."""
         error = abs(self(size, prompt_tokens, output_tokens) - seconds)
         if error <= self.MIN_ERROR_S or error <= self.MIN_ERROR_SHARE * seconds:
             return
@@ -107,3 +109,32 @@ class KnnBatchTime:
 
 def _point(size: int, prompt_tokens: int, output_tokens: int) -> Floats:
     return np.array([log(max(1, count)) for count in (size, prompt_tokens, output_tokens)])
+
+
+@dataclass(slots=True)
+class BatchTimer:
+    """Times the batch on a static engine, from its dispatch to the end of its last member, and learns from it."""
+
+    time: KnnBatchTime = field(default_factory=lambda: KnnBatchTime(StepSumTime()))
+    _dispatched_s: float = 0.0
+    _size: int = 0
+    _prompt_tokens: int = 0
+    _output_tokens: int = 0
+    _complete: bool = True
+
+    def begin(self, members: Sequence[Request], now: float) -> None:
+        """Start timing a batch that is dispatched."""
+        self._dispatched_s, self._output_tokens, self._complete = now, 0, True
+        self._size = sum(request.sequences for request in members)
+        self._prompt_tokens = max(request.prompt_tokens for request in members)
+
+    def finish_one(self, output_tokens: int | None) -> None:
+        """Note a member's end: its tokens per sequence, or None if the answer did not end by itself."""
+        self._output_tokens = max(self._output_tokens, output_tokens or 0)
+        self._complete &= output_tokens is not None
+
+    def end(self, now: float) -> None:
+        """Note the end of the last member. Nothing is learned from a batch that was cut short."""
+        if self._size and self._output_tokens and self._complete:
+            self.time.learn_one(self._size, self._prompt_tokens, self._output_tokens, now - self._dispatched_s)
+        self._size = 0

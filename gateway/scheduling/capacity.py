@@ -1,69 +1,74 @@
-"""How much KV memory an engine has that does not tell: learned from the requests that it keeps waiting.
+"""Learns the KV capacity of an engine that does not report it, from the requests that the engine keeps waiting.
 
-An engine with continuous batching that is full queues what else it is sent, and admits it when another ends. Seen from
-outside, a first token comes later than any prefill takes, after somebody's end, while others' tokens went on coming. At
-that moment whatever was sent before the request is in memory with it, since an engine admits in order and takes back
-first whom it preempted; so what they hold, fits. The capacity is the most that was seen to fit.
+A full engine with continuous batching queues new requests, and admits one when another ends. From outside it looks like
+this: the first token comes later than any prefill takes, and after the end of another request, while tokens of other
+requests kept coming. An engine admits in order. So at that moment all requests that were sent earlier are in memory
+too, and their tokens together fit. The capacity is the largest sum that was seen to fit.
 
-Nothing is taken for late before it is: answers that come in one piece have no first token and tell nothing, and an
-engine of which nothing is known is not held back. Prompts differ in length, so a delay counts only beyond what the
-prompts ahead take at the best speed that was seen, and a delay in which nothing at all was heard is no queue.
+What does not count as late:
 
-What is learned is a limit to be tried: while it keeps requests waiting and none of those sent is late, it grows, slowly
-at first. Too high a limit costs a few requests a wait in the engine instead of one here, and is found out by it.
+- An answer that comes in one piece has no first token and shows nothing.
+- A delay counts only beyond the time that the prompts ahead take at the best speed that was seen.
+- A delay during which no token of any request came is a stall, not a queue.
 
-Source: the growth, slow near the last limit and then ever faster, is that of CUBIC (Ha, Rhee & Xu, 2008).
+The learned capacity is a limit to be tried out. While requests wait for it and no first token is late, it grows, slowly
+at first. If it has become too high, a few requests wait in the engine instead of in our queue, and the limit falls.
+
+Source: the growth, slow near the last limit and then faster, is that of CUBIC (Ha, Rhee & Xu, 2008).
 """
 
 from dataclasses import dataclass, field
 from math import exp, inf
 
 LATE_FACTOR, LATE_STEPS, LATE_S = 1.25, 4, 0.25
-"""A first token is late beyond so many times the prefill of all that is ahead, so many steps and so many seconds."""
+"""A first token is late after the prefill time of all prompts ahead times the factor, plus steps, plus seconds."""
 
 PROGRESS_STEPS = 16
-"""Steps in which some answer is heard of while the engine works, and `LATE_S`; a longer silence is a stall."""
+"""While an engine works, progress comes at least once in this many steps and `LATE_S`. A longer silence is a stall."""
 
-STREAK = 3
-"""First tokens in a row that must be late."""
+LATE_IN_A_ROW = 3
+"""First tokens in a row that must be late before a capacity is learned."""
 
 MARGIN = 0.97
-"""Of what was seen to fit: answers are heard of some tokens late, and take whole blocks."""
+"""Share of the tokens that were seen to fit. Progress is reported late, and memory is allocated in blocks."""
 
 GROWTH = 0.01
-"""By how much the limit grows in the first mean stay of a request in which it binds and nothing is late."""
+"""Relative growth of the limit in the first mean stay of a request, while the limit binds and nothing is late."""
 
-SPEED_MEMORY_S, MOST_MEMORY_S = 1800.0, 300.0
-"""Time in which the best speed and the most tokens that fit fade to 1/e."""
+SPEED_MEMORY_S, FIT_MEMORY_S = 1800.0, 300.0
+"""Seconds after which the best speed, and the most tokens that fit, have faded to 1/e."""
 
-HEARD = 0.25
-"""Least share of the answers that come token by token: of the others nobody knows what they hold."""
+MIN_STREAMED = 0.25
+"""Least share of streamed answers. How many tokens the other answers hold is unknown."""
 
-FIRST_STAY_S, ENDS = 10.0, 32
-"""Mean stay before one was seen; answers that means are taken of, about."""
+FIRST_STAY_S, STAY_WINDOW = 10.0, 32
+"""Assumed mean stay of a request in seconds, and the number of answers over which means are taken."""
 
 
 @dataclass(slots=True)
 class _Silent:
-    """A request that was sent after every one that has begun to answer."""
+    """A request without a first token, dispatched after every request that has one.
 
-    sent_s: float
+    Attributes:
+        uncached_tokens: tokens of the prompt that the engine cannot have in its prefix cache.
+        ahead_tokens: prompt tokens of all silent requests at its dispatch, its own included.
+        stalled_s: seconds that the engine had stalled by its dispatch.
+    """
+
+    dispatched_s: float
     prompt_tokens: int
-    fresh_tokens: int
-    """Of the prompt that no request had before."""
+    uncached_tokens: int
     ahead_tokens: int
-    """Of the prompts that were silent when it was sent, its own among them."""
     stalled_s: float
-    """The engine's until then, with the silence that it fell into."""
     kv_tokens: int
 
 
 @dataclass(slots=True)
 class LearnedCapacity:
-    """One engine's KV capacity as its behaviour tells it.
+    """The KV capacity of one engine, as its behaviour shows it.
 
     Attributes:
-        tokens: that its requests may come to, as the ledger counts them; None as long as it has kept none waiting.
+        tokens: KV tokens that our requests may reach; None while the engine has kept no request waiting.
     """
 
     tokens: float | None = None
@@ -71,95 +76,95 @@ class LearnedCapacity:
     _silent_prompt_tokens: int = 0
     _silent_kv_tokens: int = 0
     _speed: float = 0.0
-    """The most prompt tokens a second, at `_speed_s`."""
+    """Highest prefill speed in tokens per second, as of `_speed_s`."""
     _speed_s: float = 0.0
-    _most_tokens: float = 0.0
-    """The most that fitted, at `_most_s`."""
-    _most_s: float = 0.0
+    _fit_tokens: float = 0.0
+    """Most KV tokens that fitted, as of `_fit_s`."""
+    _fit_s: float = 0.0
     _late_in_a_row: int = 0
-    _heard_s: float = inf
+    _progress_s: float = inf
     _stalled_s: float = 0.0
-    _ended_s: float = -inf
+    _finish_s: float = -inf
     _stay_s: float = FIRST_STAY_S
-    _heard_share: float = 1.0
-    _looked_s: float = inf
-    _quiet_stays: float = 0.0
-    """Mean stays in which the limit bound since it was last learned."""
+    _streamed_share: float = 1.0
+    _scraped_s: float = inf
+    _bound_stays: float = 0.0
+    """Mean stays during which the limit has bound since it was last learned."""
 
-    def send(self, request_id: str, prompt_tokens: int, fresh_tokens: int, now: float) -> None:
-        """Note a request that is sent, `fresh_tokens` of whose prompt the engine cannot have in its prefix cache."""
+    def on_dispatch(self, request_id: str, prompt_tokens: int, uncached_tokens: int, now: float) -> None:
+        """Note a dispatched request. `uncached_tokens` of its prompt cannot be in the engine's prefix cache."""
         self._silent_prompt_tokens += prompt_tokens
         self._silent_kv_tokens += prompt_tokens
         ahead_tokens = self._silent_prompt_tokens
-        stalled_s = self._stalled_s + max(0.0, now - self._heard_s)
-        self._silent[request_id] = _Silent(now, prompt_tokens, fresh_tokens, ahead_tokens, stalled_s, prompt_tokens)
+        stalled_s = self._stalled_s + max(0.0, now - self._progress_s)
+        self._silent[request_id] = _Silent(now, prompt_tokens, uncached_tokens, ahead_tokens, stalled_s, prompt_tokens)
 
-    def hold(self, request_id: str, kv_tokens: int) -> None:
-        """Note what the ledger has for a request that is not heard of, if it was sent after all that are."""
+    def on_wait(self, request_id: str, kv_tokens: int) -> None:
+        """Note the KV tokens that the ledger assumes for a request without progress."""
         if own := self._silent.get(request_id):
             self._silent_kv_tokens += kv_tokens - own.kv_tokens
             own.kv_tokens = kv_tokens
 
-    def hear(self, step_s: float, now: float) -> None:
-        """Note that the engine lives; `step_s` is what one of its steps takes."""
-        silence_s, self._heard_s = now - self._heard_s, now
+    def on_progress(self, step_s: float, now: float) -> None:
+        """Note that the engine made progress on some request. `step_s` is the time of one of its steps."""
+        silence_s, self._progress_s = now - self._progress_s, now
         if silence_s > LATE_S + PROGRESS_STEPS * step_s:
             self._stalled_s += silence_s
 
-    def begin(self, request_id: str, held_tokens: int, step_s: float, now: float) -> None:
+    def on_first_token(self, request_id: str, held_tokens: int, step_s: float, now: float) -> None:
         """Learn from a first token.
 
         Args:
-            request_id: whose.
-            held_tokens: the ledger's, of all that was sent.
-            step_s: that a step takes.
+            request_id: the request that got it.
+            held_tokens: KV tokens of all dispatched requests, by the ledger.
+            step_s: seconds of one step.
             now: monotonic seconds.
         """
         own = self._silent.get(request_id)
-        while request_id in self._silent:  # whoever was sent before it is in memory too, whether it is heard of or not
+        while request_id in self._silent:  # requests that were dispatched earlier are in memory too
             self._forget(next(iter(self._silent)))
-        fits = held_tokens - self._silent_kv_tokens
-        self._most_tokens = max(fits, self._most_tokens * exp((self._most_s - now) / MOST_MEMORY_S))
-        self._most_s = now
+        fit_tokens = held_tokens - self._silent_kv_tokens
+        self._fit_tokens = max(fit_tokens, self._fit_tokens * exp((self._fit_s - now) / FIT_MEMORY_S))
+        self._fit_s = now
         if own is not None:
             self._late_in_a_row = self._late_in_a_row + 1 if self._is_late(own, step_s, now) else 0
-            if self._late_in_a_row >= STREAK and self._heard_share >= HEARD:
-                self.tokens, self._quiet_stays = MARGIN * self._most_tokens, 0.0
+            if self._late_in_a_row >= LATE_IN_A_ROW and self._streamed_share >= MIN_STREAMED:
+                self.tokens, self._bound_stays = MARGIN * self._fit_tokens, 0.0
         if self.tokens is not None:
-            self.tokens = max(self.tokens, MARGIN * fits)
+            self.tokens = max(self.tokens, MARGIN * fit_tokens)
 
-    def end(self, request_id: str, stayed_s: float | None, now: float, *, heard: bool) -> None:
-        """Note that a request is over.
+    def on_finish(self, request_id: str, stay_s: float | None, now: float, *, streamed: bool) -> None:
+        """Note the end of a request.
 
         Args:
-            request_id: whose.
-            stayed_s: since it was sent, if its answer came to its own end.
+            request_id: the request.
+            stay_s: seconds since its dispatch; None unless the answer ended by itself.
             now: monotonic seconds.
-            heard: its answer came token by token.
+            streamed: the answer came token by token.
         """
         if request_id in self._silent:
             self._forget(request_id)
-        self._ended_s = now
-        if stayed_s is not None:
-            self._stay_s += (stayed_s - self._stay_s) / ENDS
-            self._heard_share += (heard - self._heard_share) / ENDS
+        self._finish_s = now
+        if stay_s is not None:
+            self._stay_s += (stay_s - self._stay_s) / STAY_WINDOW
+            self._streamed_share += (streamed - self._streamed_share) / STAY_WINDOW
 
-    def look(self, now: float, *, bound: bool) -> None:
-        """Let the limit grow with time if it is `bound`: a request waits for it."""
-        elapsed_s, self._looked_s = now - self._looked_s, now
+    def on_scrape(self, now: float, *, bound: bool) -> None:
+        """Let the limit grow with time while it is `bound`: a request waits for it."""
+        elapsed_s, self._scraped_s = now - self._scraped_s, now
         if self.tokens is None or not bound or elapsed_s <= 0.0:
             return
         stays = min(1.0, elapsed_s / self._stay_s) if self._stay_s > 0.0 else 1.0
-        self._quiet_stays += stays
-        self.tokens *= exp(GROWTH * stays * (1.0 + self._quiet_stays))
+        self._bound_stays += stays
+        self.tokens *= exp(GROWTH * stays * (1.0 + self._bound_stays))
 
     def _is_late(self, own: _Silent, step_s: float, now: float) -> bool:
-        """Tell whether the engine has kept a request waiting for another's end; learn its speed."""
-        silent_s = now - own.sent_s
+        """Return whether the engine kept a request waiting until another one ended; learn the engine's speed."""
+        silent_s = now - own.dispatched_s
         speed = self._speed * exp((self._speed_s - now) / SPEED_MEMORY_S)
         if silent_s > 0.0:
-            self._speed, self._speed_s = max(speed, own.fresh_tokens / silent_s), now
-        if not speed or self._ended_s <= own.sent_s:
+            self._speed, self._speed_s = max(speed, own.uncached_tokens / silent_s), now
+        if not speed or self._finish_s <= own.dispatched_s:
             return False
         due_s = LATE_S + LATE_STEPS * step_s + LATE_FACTOR * own.ahead_tokens / speed
         return silent_s - max(0.0, self._stalled_s - own.stalled_s) > due_s

@@ -1,9 +1,9 @@
-"""Recursive least squares of three coefficients that are not negative, fitted to rows that come one at a time.
+"""Recursive least squares for three non-negative coefficients, fitted to rows that come one at a time.
 
-The coefficients say by how much each part of a prior is off, so what is known before any row is that they are about
-equal: however far off the prior is as a whole, its proportions are the best guess. That is the ridge: it pulls the
-three to their mean, not to a fixed value, and it does not fade as rows do. Where the rows do not tell two parts apart,
-or stop to, the proportions of the prior hold, and nothing winds up.
+The coefficients are corrections of the three parts of a prior. Before the first row the best guess is that they are
+equal: the prior may be wrong as a whole, but its proportions are plausible. So the ridge pulls the coefficients to
+their mean, not to a fixed value, and unlike the rows it does not fade. Where the rows cannot separate two parts, the
+proportions of the prior hold, and the coefficients do not drift.
 
 Source: Haykin, Adaptive Filter Theory, chapter 10: exponentially weighted RLS, here in the information form.
 """
@@ -11,7 +11,7 @@ Source: Haykin, Adaptive Filter Theory, chapter 10: exponentially weighted RLS, 
 Coefficients = tuple[float, float, float]
 
 LEAST = 0.02
-"""Least value of a coefficient, as a share of the three's mean."""
+"""Least value of a coefficient, as a share of the mean of the three."""
 
 
 class RecursiveLeastSquares:
@@ -20,8 +20,8 @@ class RecursiveLeastSquares:
     The minimum is taken over the coefficients c of at least `LEAST` of their mean.
 
     Args:
-        memory: weight of rows after which an old one has faded to 1 / e.
-        ridge: weight with which the coefficients are pulled to each other.
+        memory: total weight of newer rows after which an old row has faded to 1 / e.
+        ridge: weight of the pull to the mean.
 
     Attributes:
         coefficients: all 1 until `learn` or `rescale` is called.
@@ -29,7 +29,7 @@ class RecursiveLeastSquares:
     >>> fit = RecursiveLeastSquares(memory=1000.0, ridge=0.001)
     >>> for part in range(101):
     ...     fit.learn(1.0 - part / 100, part / 100, 0.0, target=2.0 + part / 100, weight=1.0)
-    >>> [round(coefficient, 1) for coefficient in fit.coefficients]  # the third never showed: the mean of the others
+    >>> [round(coefficient, 1) for coefficient in fit.coefficients]  # no row has the third part: the mean of the others
     [2.0, 3.0, 2.5]
     """
 
@@ -45,14 +45,14 @@ class RecursiveLeastSquares:
         """Weighted sum of row * target."""
 
     def rescale(self, factor: float) -> None:
-        """Take all targets so far, and with them the coefficients, times `factor`."""
+        """Multiply all targets so far, and so the coefficients, by `factor`."""
         x, y, z = self.coefficients
         self.coefficients = (x * factor, y * factor, z * factor)
         x, y, z = self._moment
         self._moment = (x * factor, y * factor, z * factor)
 
     def learn(self, x: float, y: float, z: float, *, target: float, weight: float) -> None:
-        """Learn from one row (x, y, z), not negative and not all zero; `weight` is positive, and less than `memory`."""
+        """Learn from one row (x, y, z), non-negative and not all zero. `weight` is positive and less than `memory`."""
         keep = 1.0 - weight / self._memory
         xx, xy, xz, yy, yz, zz = self._information
         wx, wy, wz = weight * x, weight * y, weight * z
@@ -70,7 +70,7 @@ class RecursiveLeastSquares:
 
 
 def _solve(normal: tuple[float, float, float, float, float, float], moment: Coefficients, least: float) -> Coefficients:
-    """Solve the normal equations; where a coefficient comes out under `least`, it stays there and the others follow.
+    """Solve the normal equations. A coefficient below `least` is set to it, and the others are solved again.
 
     >>> _solve((2.0, 1.0, 0.0, 2.0, 0.0, 1.0), (4.0, 5.0, 3.0), 0.0)
     (1.0, 2.0, 3.0)

@@ -1,4 +1,4 @@
-"""The messages that the scheduler takes and the actions that it returns: plain, frozen values."""
+"""The messages that the scheduler takes, and the actions and explanations that it returns: plain, frozen values."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -205,3 +205,35 @@ class Drop:
 
 
 Action = Dispatch | Drop
+
+
+# Explanations
+
+
+class WaitReason(StrEnum):
+    """Why a request that waits is not dispatched to a certain backend."""
+
+    OTHER_MODEL = "serves other models"
+    FAILED = "has failed this request"
+    UNHEALTHY = "is not healthy"
+    FULL = "answered that it is full"
+    TRIAL_LIMIT = "is on trial or warms up and has its few requests"
+    BATCH = "runs a batch"
+    MAX_NUM_SEQS = "runs as many requests as it can"
+    MEMORY = "has no memory for the predicted peak"
+    MORE_URGENT = "is kept for a more urgent request of the model"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A request that goes next for its model, and why it still waits.
+
+    Attributes:
+        waited_s: seconds since its arrival.
+        reasons: the reason against each backend, by name. A backend that would take the request is not in it.
+    """
+
+    model: str
+    request_id: str
+    waited_s: float
+    reasons: dict[str, WaitReason]

@@ -1,108 +1,113 @@
-"""Which backend a request goes to, and who goes with it."""
+"""The decision: whether a backend can take a request, and which backend a request goes to."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
 from gateway.scheduling.backend_load import BackendLoad
+from gateway.scheduling.demand import LengthBias
 from gateway.scheduling.kv_ledger import Curve
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.length_bias import LengthBias
-from gateway.scheduling.messages import Request
-from gateway.scheduling.queue import ModelQueue, Waiting
-from gateway.scheduling.static_batch import PlannedBatch, StaticLimits, form_static_batch
+from gateway.scheduling.messages import Explanation, WaitReason
+from gateway.scheduling.queue import ModelQueue, WaitingRequest
 
-ABOUT_AS_QUICK = 1.25
-"""Completion times within this factor of the least count as equal: learned speeds are no better than that."""
+SIMILAR_TIME = 1.25
+"""Completion times within this factor of the shortest count as equal: learned speeds are no more exact than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A request on a backend that has room for it, with the forecast that says so."""
+    """A backend that takes a request, with the length and the memory forecast that the decision rests on."""
 
-    waiting: Waiting
+    waiting: WaitingRequest
     load: BackendLoad
     length: LengthQuantiles
     curve: Curve
 
+    @classmethod
+    def of(cls, waiting: WaitingRequest, load: BackendLoad, bias: LengthBias) -> "Place":
+        """Forecast a request on a backend, with its predicted length corrected by the bias of past predictions."""
+        length = bias.correct(waiting.request.length)
+        return cls(waiting, load, length, load.ledger.forecast(waiting.request, length))
 
-def place(waiting: Waiting, loads: Iterable[BackendLoad], bias: LengthBias, now: float) -> Place | None:
-    """Choose a backend with room for the request's peak, among those that will have it done first.
 
-    Learned speeds are a little off, and what is sent where they flatter would pile up there; so of the backends that
-    will be nearly as quick as the quickest, the least crowded gets it. What was sent since the last look at a backend
-    counts, so a herd of requests spreads by itself.
+def decide(waiting: WaitingRequest, load: BackendLoad, bias: LengthBias, now: float) -> Place | WaitReason:
+    """Decide whether a backend takes a request: return the place, or the reason against it. Nothing is changed.
+
+    Every dispatch to a continuous engine and every explanation comes from this function.
     """
-    request, tokens = waiting.request, waiting.tokens
-    open_to = [load for load in loads if load.can_take(request, tokens, now) and load.name not in waiting.failed_on]
-    for load in _best_first(open_to, waiting) if len(open_to) > 1 else open_to:
-        found = _on(load, waiting, bias)
-        if load.has_room(request, tokens, found.curve):
-            return found
+    if reason := load.quick_reason(waiting, now):
+        return reason
+    place = Place.of(waiting, load, bias)
+    return place if load.has_room(waiting.request, place.curve) else WaitReason.MEMORY
+
+
+def find_place(waiting: WaitingRequest, loads: Iterable[BackendLoad], bias: LengthBias, now: float) -> Place | None:
+    """Choose the backend that takes the request and completes it first; return None if no backend takes it.
+
+    Learned speeds have errors, and requests would pile up where they are too optimistic. So among the backends that are
+    nearly as fast as the fastest, the least crowded one is chosen. Dispatches count at once, not with the next scrape.
+    """
+    candidates = [load for load in loads if load.quick_reason(waiting, now) is None]
+    for load in _best_first(candidates, waiting) if len(candidates) > 1 else candidates:
+        if isinstance(place := _decide_and_remember(waiting, load, bias, now), Place):
+            return place
     return None
 
 
-def _best_first(loads: list[BackendLoad], waiting: Waiting) -> list[BackendLoad]:
-    """Sort backends: those nearly as quick as the quickest by how crowded they are, then the others by their time."""
-    request = waiting.request
-    offers = [(load.completion_s(request, waiting.output_tokens), load) for load in loads]
-    # Where memory is unknown, requests queue in the engine, which no learned step time shows.
-    known = all(load.state.kv_capacity_tokens for load in loads)
-    nearly = ABOUT_AS_QUICK * min(offer_s for offer_s, _ in offers) if known else inf
-    ranks = [(max(offer_s, nearly), load.crowding(request), load.name, load) for offer_s, load in offers]
-    return [load for *_, load in sorted(ranks)]
+def find_followers(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> Iterator[Place]:
+    """Yield requests of similar length that follow the first one to its backend, as long as they fit.
 
-
-def wave(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> Iterator[Place]:
-    """Yield who follows the first to its backend: others of its length, then of the lengths next to it, while they fit.
-
-    Each must be admitted before the next is asked for.
+    The caller must admit each before it takes the next.
     """
-    load = first.load
-    for waiting in queue.alike(first.waiting):
-        request, tokens = waiting.request, waiting.tokens
-        if waiting is first.waiting or load.name in waiting.failed_on:
+    for waiting in queue.similar(first.waiting):
+        if waiting is first.waiting:
             continue
-        found = _on(load, waiting, bias)
-        if not load.can_take(request, tokens, now) or not load.has_room(request, tokens, found.curve):
+        place = _decide_and_remember(waiting, first.load, bias, now)
+        if isinstance(place, Place):
+            yield place
+        elif place is not WaitReason.FAILED:
             return
-        yield found
 
 
-def static_batch(first: Place, queue: ModelQueue, bias: LengthBias, now: float) -> list[Place]:
-    """Return who shares the first one's batch on its static engine, itself included.
+def explain(
+    waiting: WaitingRequest, open_to: list[BackendLoad], loads: Iterable[BackendLoad], bias: LengthBias, now: float
+) -> Explanation:
+    """Return the reason against every backend that does not take a request.
 
-    A batch that ran out of memory before comes back in closed halves, and such a half is a batch as it is, as far as
-    the engine holds it: a smaller one gets part of it.
+    Args:
+        waiting: the request.
+        open_to: backends that no more urgent request waits for.
+        loads: all backends.
+        bias: corrects the request's predicted length.
+        now: monotonic seconds.
     """
-    load, own, key = first.load, first.waiting, first.waiting.request.batch_key
-    alike = (w for w in queue.alike(own) if w.request.batch_key == key and load.name not in w.failed_on)
-    offered = {own.request.id: own}
-    rows = [most for most in (load.state.max_concurrency, load.state.trial_limit) if most is not None]
-    limits = StaticLimits(load.state.kv_capacity_tokens, min(rows, default=None))
-    candidates = (offered.setdefault(w.request.id, w).request for w in alike if w is not own)
-    if own.closed_batch:
-        chosen = _as_it_is(own.request, candidates, limits, now)
-    else:
-        # Only ratios of times matter here, so the prior will do: it is smoother than what was learned, and quick.
-        chosen = form_static_batch(own.request, candidates, limits, now, load.batches.time.prior)
-    members = [offered[request.id] for request in chosen]
-    load.batches.begin([w.request for w in members], now)
-    return [_on(load, waiting, bias) for waiting in members]
+    reasons = {}
+    for load in loads:
+        decision = decide(waiting, load, bias, now)
+        if isinstance(decision, WaitReason):
+            reasons[load.name] = decision
+        elif load not in open_to:
+            reasons[load.name] = WaitReason.MORE_URGENT
+    request = waiting.request
+    return Explanation(request.model, request.id, now - request.arrival_s, reasons)
 
 
-def _as_it_is(head: Request, others: Iterable[Request], limits: StaticLimits, now: float) -> list[Request]:
-    """Return a batch's members, the head and then all that fit with it."""
-    members, plan = [head], PlannedBatch.of(head, now)
-    for other in others:
-        joint = plan.joined_by(PlannedBatch.of(other, now))
-        if joint.fits(limits):
-            members.append(other)
-            plan = joint
-    return members
+def _decide_and_remember(
+    waiting: WaitingRequest, load: BackendLoad, bias: LengthBias, now: float
+) -> Place | WaitReason:
+    decision = decide(waiting, load, bias, now)
+    if decision is WaitReason.MEMORY:
+        load.remember_refusal(waiting.tokens)
+    return decision
 
 
-def _on(load: BackendLoad, waiting: Waiting, bias: LengthBias) -> Place:
-    """Forecast a request on a backend, with the length that predictions have turned out to mean."""
-    length = waiting.request.length if bias.factor == 1.0 else waiting.request.length.scaled(bias.factor)
-    return Place(waiting, load, length, load.ledger.forecast(waiting.request, length))
+def _best_first(loads: list[BackendLoad], waiting: WaitingRequest) -> list[BackendLoad]:
+    """Sort backends: first those that are nearly as fast as the fastest, by crowding; then the others, by time."""
+    request = waiting.request
+    times = [(load.completion_s(request, waiting.output_tokens), load) for load in loads]
+    # Where the memory of a backend is unknown, requests queue in the engine. No learned step time shows that.
+    known = all(load.state.kv_capacity_tokens for load in loads)
+    similar_s = SIMILAR_TIME * min(time_s for time_s, _ in times) if known else inf
+    ranks = [(max(time_s, similar_s), load.crowding(request), load.name, load) for time_s, load in times]
+    return [load for *_, load in sorted(ranks)]

@@ -1,10 +1,10 @@
-"""In which order waiting requests go: policies are an order of queue heads and nothing else.
+"""Policies: the order in which waiting requests are dispatched.
 
-A policy sorts requests into lanes by their predicted service time, each first come, first served, and says which lane's
-head goes next. Within a lane of similar service times the order of arrival *is* the order of response ratios, so a
-decision looks at some forty heads and never at the queue.
+A policy sorts requests into lanes by predicted service time. Each lane is first come, first served, and the policy says
+which lane's head goes next. Within a lane of similar service times, the order of arrival is the order of response
+ratios. So a decision compares some forty heads and never reads the whole queue.
 
-Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (SOSP 1971), for HRRN; the exponent is ours.
+Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (SOSP 1971), for HRRN. The exponent is ours.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CLASS_RATIO = 2.0**0.5
 """Longest over shortest service time within one length class."""
 
 _LOG_CLASS_RATIO = log(CLASS_RATIO)
-_SHORTEST_S = 1e-6
+_MIN_SERVICE_S = 1e-6
 
 
 class Policy(Protocol):
@@ -23,12 +23,12 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the settings."""
+        """The name in the settings."""
         ...
 
     @property
     def homogeneous(self) -> bool:
-        """Whether a backend that takes a request is filled with others of similar length first."""
+        """Whether a backend that takes a request is filled with requests of similar length first."""
         ...
 
     def lane(self, service_s: float) -> int:
@@ -36,7 +36,7 @@ class Policy(Protocol):
         ...
 
     def urgency(self, arrival_s: float, service_s: float, now: float) -> float:
-        """Return how urgent a head is; the most urgent goes next."""
+        """Return how urgent a head is. The head with the highest value goes next."""
         ...
 
 
@@ -48,29 +48,29 @@ class Fcfs:
     homogeneous: bool = False
 
     def lane(self, service_s: float) -> int:
-        """All in one."""
+        """Return 0: all requests share one lane."""
         del service_s
         return 0
 
     def urgency(self, arrival_s: float, service_s: float, now: float) -> float:
-        """The longer it waits."""
+        """Return the waiting time in seconds."""
         del service_s
         return now - arrival_s
 
 
 @dataclass(frozen=True, slots=True)
 class Sjf:
-    """Shortest job first: the least mean response time, and no bound on how long a long job waits."""
+    """Shortest job first: the lowest mean response time, but long requests may wait without bound."""
 
     name: str = "sjf"
     homogeneous: bool = False
 
     def lane(self, service_s: float) -> int:
-        """By length class."""
+        """Return the length class."""
         return length_class(service_s)
 
     def urgency(self, arrival_s: float, service_s: float, now: float) -> float:
-        """The shorter its service."""
+        """Return the negative service time."""
         del arrival_s, now
         return -service_s
 
@@ -79,9 +79,8 @@ class Sjf:
 class Hrrn:
     """Highest response ratio next: (wait + service) / service ** alpha.
 
-    `alpha` moves from first come, first served (near 0) over HRRN proper (1) towards shortest job first. A request's
-    ratio grows without bound while it waits, and those of others only as long as they wait, too: with a bounded queue
-    nobody starves.
+    With `alpha` near 0 the order is first come, first served; with 1 it is HRRN; above 1 it moves towards shortest job
+    first. A request's ratio grows without bound while it waits, and the queue is bounded, so no request starves.
     """
 
     alpha: float = 1.0
@@ -89,7 +88,7 @@ class Hrrn:
     name: str = "hrrn"
 
     def lane(self, service_s: float) -> int:
-        """By length class."""
+        """Return the length class."""
         return length_class(service_s)
 
     def urgency(self, arrival_s: float, service_s: float, now: float) -> float:
@@ -104,28 +103,28 @@ class Hrrn:
 
 
 def length_class(service_s: float) -> int:
-    """Return the geometric class of a service time: each is `CLASS_RATIO` times as long as the one before it.
+    """Return the length class of a service time. Times of one class are at least `CLASS_RATIO` times the class below.
 
     >>> length_class(1.0), length_class(1.4), length_class(1.5), length_class(0.99)
     (0, 0, 1, -1)
     """
-    return floor(log(max(_SHORTEST_S, service_s)) / _LOG_CLASS_RATIO)
+    return floor(log(max(_MIN_SERVICE_S, service_s)) / _LOG_CLASS_RATIO)
 
 
 def response_rank(arrival_s: float, service_s: float, now: float) -> int:
-    """Return a rank by response ratio, eight to a doubling, that is lower the higher the ratio is.
+    """Return a rank by response ratio: lower for a higher ratio, with eight ranks for each doubling of it.
 
     >>> response_rank(arrival_s=0.0, service_s=1.0, now=0.0), response_rank(arrival_s=0.0, service_s=1.0, now=3.0)
     (0, -16)
     """
-    return -round(8.0 * log2(1.0 + max(0.0, now - arrival_s) / max(_SHORTEST_S, service_s)))
+    return -round(8.0 * log2(1.0 + max(0.0, now - arrival_s) / max(_MIN_SERVICE_S, service_s)))
 
 
 def policy_named(name: str, alpha: float = 1.0) -> Policy:
-    """Return a policy by its name in the settings; `magnus` is HRRN with length-homogeneous waves.
+    """Return the policy with this name in the settings. `magnus` is HRRN that fills a backend with similar requests.
 
     Raises:
-        ValueError: there is none of that name, or `alpha` is not above 0.
+        ValueError: no policy has this name, or `alpha` is not above 0.
     """
     if not alpha > 0:
         raise ValueError(f"alpha: {alpha} is not above 0")

@@ -1,31 +1,44 @@
-"""One model's waiting requests, in lanes.
+"""The waiting requests of one model, sorted into lanes, and the rate at which the queues drain.
 
-Requests of one priority and one length class wait in one lane, in the order of their arrival. The few that came back
-from a backend that failed them, or that belong to a batch which is not to grow, have lanes of their own. Whatever is
-asked of the queue is answered from the heads of its lanes, and there are some forty of them however many wait.
+A lane holds the requests of one priority and one length class in the order of their arrival. Requests that a backend
+has failed, and batches that may not grow, have lanes of their own. The queue only compares the heads of its lanes, of
+which there are some forty, however many requests wait.
 """
 
 from collections import OrderedDict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from math import inf
+from math import exp, inf
 from typing import NamedTuple
 
 from gateway.scheduling.messages import Request
 from gateway.scheduling.policies import Policy
 
 OVERDUE_SHARE = 0.5
-"""Of the time to its deadline: a request that has waited for longer competes with the most urgent priority."""
+"""Share of the time to its deadline after which a request competes with the most urgent priority."""
 
+MAX_LANE_SCAN = 256
+"""Most requests of one lane that are considered for one batch."""
 
-LARGEST_WAVE = 256
-"""Requests of one lane that are looked at for one batch."""
+RATE_WINDOW_S = 30.0
+"""Time constant of the dispatch rate, in seconds."""
+
+MAX_RETRY_AFTER_S = 120.0
+"""Longest Retry-After that a rejected request gets, in seconds."""
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A request in the queue, with its predicted service time and tokens."""
+class WaitingRequest:
+    """A request in the queue.
+
+    Attributes:
+        service_s: predicted service time in seconds, weighed by the request's share of memory.
+        output_tokens: predicted tokens of one answer.
+        failed_on: names of the backends that have failed the request.
+        closed_batch: number of the batch that the request belongs to and that no other may join; 0 for none.
+        tokens: tokens of the prompt and of the predicted answers.
+    """
 
     request: Request
     service_s: float
@@ -33,14 +46,13 @@ class Waiting:
     failed_on: frozenset[str] = frozenset()
     closed_batch: int = 0
     tokens: int = field(init=False)
-    """Prompt and predicted answers together."""
 
     def __post_init__(self) -> None:
         self.tokens = self.request.prompt_tokens + round(self.output_tokens) * self.request.sequences
 
 
 class LaneKey(NamedTuple):
-    """What the requests of one lane have in common; `closed_batch` is 0 where others may join."""
+    """The values that all requests of one lane share. `closed_batch` is 0 where others may join the batch."""
 
     priority: int
     length_class: int
@@ -48,17 +60,22 @@ class LaneKey(NamedTuple):
     closed_batch: int
 
 
-Lane = OrderedDict[str, Waiting]
+Lane = OrderedDict[str, WaitingRequest]
 
 
 @dataclass(slots=True)
 class ModelQueue:
-    """All lanes of one model; `tokens` are the sum over its waiting requests."""
+    """All lanes of one model.
+
+    Attributes:
+        policy: assigns requests to lanes and orders the heads of the lanes.
+        tokens: tokens of the prompts and predicted answers of all waiting requests.
+        next_deadline_s: no waiting request has an earlier deadline; `pop_expired` renews this bound.
+    """
 
     policy: Policy
     tokens: int = 0
     next_deadline_s: float = inf
-    """No request that waits has to be gone before; a bound that `expired` renews."""
     _lanes: dict[LaneKey, Lane] = field(default_factory=dict)
     _lane_of: dict[str, LaneKey] = field(default_factory=dict)
 
@@ -68,8 +85,8 @@ class ModelQueue:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._lane_of
 
-    def push(self, waiting: Waiting) -> None:
-        """Queue an arrival: one whose body took long to come goes before those that overtook it meanwhile."""
+    def push(self, waiting: WaitingRequest) -> None:
+        """Add a request behind all that arrived before it. The right place is usually the end of its lane."""
         lane = self._enter(waiting)
         arrival_s = waiting.request.arrival_s
         newer = takewhile(lambda other: other.request.arrival_s > arrival_s, reversed(lane.values()))
@@ -78,8 +95,8 @@ class ModelQueue:
         for request_id in reversed(ids):
             lane.move_to_end(request_id)
 
-    def push_back(self, waiting: Waiting) -> None:
-        """Queue a request that had left: before all that arrived later, which is at the front or close to it."""
+    def push_back(self, waiting: WaitingRequest) -> None:
+        """Put back a request that had left, before all that arrived later. The right place is usually the front."""
         lane = self._enter(waiting)
         arrival_s = waiting.request.arrival_s
         older = takewhile(lambda other: other.request.arrival_s <= arrival_s, lane.values())
@@ -88,8 +105,8 @@ class ModelQueue:
         for request_id in reversed([*ids, waiting.request.id]):
             lane.move_to_end(request_id, last=False)
 
-    def pop(self, request_id: str) -> Waiting | None:
-        """Take a request out, wherever it is; None if it does not wait here."""
+    def pop(self, request_id: str) -> WaitingRequest | None:
+        """Remove a request and return it; return None if it does not wait here."""
         key = self._lane_of.pop(request_id, None)
         if key is None:
             return None
@@ -100,8 +117,11 @@ class ModelQueue:
         self.tokens -= waiting.tokens
         return waiting
 
-    def expired(self, now: float) -> Iterator[Waiting]:
-        """Take out whose time is over. Within a lane the order of arrival is that of deadlines, so heads tell."""
+    def pop_expired(self, now: float) -> Iterator[WaitingRequest]:
+        """Remove the requests whose deadline has passed and yield them.
+
+        Requests of one lane arrive and expire in the same order, so only the heads have to be compared.
+        """
         if now < self.next_deadline_s:
             return
         while due := [head for head in self.heads() if head.request.deadline_s <= now]:
@@ -110,16 +130,25 @@ class ModelQueue:
                 yield head
         self.next_deadline_s = min((head.request.deadline_s for head in self.heads()), default=inf)
 
-    def heads(self) -> Iterator[Waiting]:
-        """Return the oldest of each lane."""
+    def reorder(self, policy: Policy) -> None:
+        """Sort all waiting requests anew, under another policy."""
+        waiting = [entry for lane in self._lanes.values() for entry in lane.values()]
+        self.policy, self.tokens = policy, 0
+        self._lanes.clear()
+        self._lane_of.clear()
+        for entry in sorted(waiting, key=lambda entry: entry.request.arrival_s):
+            self.push(entry)
+
+    def heads(self) -> Iterator[WaitingRequest]:
+        """Return the oldest request of each lane."""
         return (next(iter(lane.values())) for lane in self._lanes.values())
 
-    def most_urgent(self, now: float, passed_over: Container[str] = ()) -> Waiting | None:
-        """Return the head that goes next: by priority, within one by the policy's urgency; None if all have passed.
+    def most_urgent(self, now: float, passed_over: Container[str] = ()) -> WaitingRequest | None:
+        """Return the head that goes next, by priority and then by the policy's urgency; None if there is none.
 
         Args:
             now: monotonic seconds.
-            passed_over: ids of heads that cannot go now.
+            passed_over: ids of heads that are left out.
         """
         urgency = self.policy.urgency
         lowest = min((key.priority for key in self._lanes), default=0)
@@ -136,10 +165,10 @@ class ModelQueue:
                 best, best_rank = head, rank
         return best
 
-    def alike(self, waiting: Waiting) -> Iterator[Waiting]:
-        """Return who may share a batch with a request: its own lane first, then the lanes nearest in length.
+    def similar(self, waiting: WaitingRequest) -> Iterator[WaitingRequest]:
+        """Yield the requests that may share a batch with this one, the most similar length first.
 
-        Within each in the order of arrival. Those in a closed batch share it with nobody else.
+        Requests of one length class come in the order of arrival. A closed batch is shared only among its members.
         """
         own = self.lane_key(waiting)
         if own.closed_batch:
@@ -148,21 +177,21 @@ class ModelQueue:
             keys = [key for key in self._lanes if key.priority == own.priority and not key.closed_batch]
             keys.sort(key=lambda key: (abs(key.length_class - own.length_class), key.length_class))
         for key in keys:
-            yield from list(islice(self._lanes.get(key, Lane()).values(), LARGEST_WAVE))  # the own one may be gone
+            yield from list(islice(self._lanes.get(key, Lane()).values(), MAX_LANE_SCAN))  # a lane may be gone by now
 
-    def by_class(self) -> dict[int, int]:
-        """Return how many wait in each length class."""
+    def count_by_class(self) -> dict[int, int]:
+        """Return the number of waiting requests in each length class."""
         counts: dict[int, int] = {}
         for key, lane in self._lanes.items():
             counts[key.length_class] = counts.get(key.length_class, 0) + len(lane)
         return counts
 
-    def lane_key(self, waiting: Waiting) -> LaneKey:
-        """Return the lane that a request waits in."""
+    def lane_key(self, waiting: WaitingRequest) -> LaneKey:
+        """Return the key of the lane that a request belongs to."""
         length_class = self.policy.lane(waiting.service_s)
         return LaneKey(waiting.request.priority, length_class, waiting.failed_on, waiting.closed_batch)
 
-    def _enter(self, waiting: Waiting) -> Lane:
+    def _enter(self, waiting: WaitingRequest) -> Lane:
         key = self.lane_key(waiting)
         self._lane_of[waiting.request.id] = key
         self.tokens += waiting.tokens
@@ -171,5 +200,33 @@ class ModelQueue:
 
 
 def is_overdue(request: Request, now: float) -> bool:
-    """Tell whether a request has waited for so long that its priority counts no more."""
+    """Return whether a request has waited so long that its priority no longer holds it back."""
     return now - request.arrival_s > OVERDUE_SHARE * (request.deadline_s - request.arrival_s)
+
+
+@dataclass(slots=True)
+class DispatchRate:
+    """Dispatches per second, weighted exponentially over `RATE_WINDOW_S`. Retry-After is computed from it.
+
+    >>> rate = DispatchRate()
+    >>> for second in range(300):
+    ...     rate.count(float(second))
+    >>> round(rate.retry_after_s(20, 300.0))
+    20
+    """
+
+    _weight: float = 0.0
+    _updated_s: float = 0.0
+
+    def count(self, now: float) -> None:
+        """Count one dispatch."""
+        self._weight = self._decayed(now) + 1.0
+        self._updated_s = now
+
+    def retry_after_s(self, requests: int, now: float) -> float:
+        """Return the seconds until `requests` have left the queue, between 1 and `MAX_RETRY_AFTER_S`."""
+        per_s = self._decayed(now) / RATE_WINDOW_S
+        return min(MAX_RETRY_AFTER_S, max(1.0, requests / per_s)) if per_s > 0 else MAX_RETRY_AFTER_S
+
+    def _decayed(self, now: float) -> float:
+        return self._weight * exp((self._updated_s - now) / RATE_WINDOW_S)

@@ -1,19 +1,19 @@
-"""How long a backend with continuous batching takes: learned from the tokens that it sends, request by request.
+"""The speed of a backend with continuous batching, learned from the tokens that it sends.
 
-A decoding step reads the weights, computes one token for each running sequence and reads all their keys and values, so
-its time is linear in the running count and in the KV tokens. Every request under way shows it: the time per token of
-some tokens is an observation. Three things are learned from them, on three time scales:
+A decoding step reads the weights, computes one token for each running sequence, and reads the keys and values of all of
+them. So its time is linear in the number of running sequences and in the KV tokens. The time per token of some tokens
+of one request is an observation. Three things are learned, on three time scales:
 
-- The first `WARM_UP` set the level: their median, over what the prior says. Nothing else of the prior changes.
-- Least squares with exponential forgetting then finds how much of the time each part takes. Requests that run side by
-  side see the same steps, so n of them count as one observation: a *round*.
-- A gain on the whole follows what changes within seconds: an engine that is throttled, or computes many prompts just
-  now. What lasts, the least squares take over, and the gain returns to 1.
+- The first `WARM_UP` observations set the level: the median of observed over prior time. The prior's proportions stay.
+- Then least squares with exponential forgetting finds how much of the time each part takes. Requests that run in
+  parallel observe the same steps, so n of them count as one observation, called a round.
+- A gain on the total follows changes within seconds, such as a throttled engine or a burst of prompts. The least
+  squares take over lasting changes, and the gain returns to 1.
 
-Errors are relative, and one beyond `CLIP` counts as `CLIP`: one stalled step moves the level by a few per cent of it.
+Errors are relative, and an error beyond `CLIP` counts as `CLIP`. So one stalled step moves the level by a few per cent.
 
-What the prompts of other requests take of a step is not told apart: it comes with the running count, in proportion, and
-is learned with it. So `tpot_s` is the mean of what a request will see at this load, not the best that the engine can.
+The time for the prompts of other requests is not separated. It grows with the number of running sequences and is
+learned with it. So `tpot_s` is the mean time that a request will observe at this load, not the best of the engine.
 
 Source: Pope et al., arXiv 2211.05102, section 2 (decoding is bound by reading weights and KV); Huber, Robust Estimation
 of a Location Parameter (1964), for the clipping.
@@ -27,41 +27,41 @@ from math import isfinite
 from gateway.scheduling.least_squares import RecursiveLeastSquares
 
 WARM_UP = 8
-"""Observations whose median sets the level."""
+"""Number of first observations, whose median sets the level."""
 
 CLIP = 0.5
-"""Largest relative error that is learned from as it is."""
+"""Largest relative error; a larger one counts as this one."""
 
 MEMORY = 500.0
-"""Rounds after which an observation has faded."""
+"""Rounds after which the weight of an observation has faded to 1 / e."""
 
 RIDGE = 0.1
-"""Rounds that the prior's proportions weigh as much as. Few: the parts' shares of a step vary little."""
+"""Weight of the prior's proportions, in rounds. It is small, because the parts' shares of a step vary little."""
 
 GAIN_OBSERVATIONS, GAIN_ROUNDS = 32.0, 4.0
-"""The gain follows within so many observations and so many rounds, summed."""
+"""The gain follows a change within this many observations plus this many rounds."""
 
 PREFILL_WINDOW = 64
-"""First tokens that the prefill rate is learned from."""
+"""Number of latest first tokens that the prefill rate is learned from."""
 
 PREFILL_QUANTILE = 0.25
-"""A TTFT contains whatever queueing there was in the engine: the rate is the one that so many are faster than."""
+"""Quantile of the observed rates that is the prefill rate. It is low, because TTFT includes queueing in the engine."""
 
 PREFILL_PRIOR_TOKENS = 512
-"""Prompt tokens that the prior of the prefill rate weighs as much as."""
+"""Weight of the prior of the prefill rate, in prompt tokens."""
 
 SHORTEST_S, LONGEST_S = 1e-6, 3600.0
-"""A time beyond is no engine's: tokens that were held up on the way come all at once."""
+"""A time outside these bounds is ignored: tokens that a proxy held back arrive all at once."""
 
 _MAX_RUNNING = 4096.0
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimePrior:
-    """What a backend is taken for before it has shown anything. In seconds.
+    """The assumed speed of a backend before the first observation, in seconds.
 
     TPOT = `base_s` + `per_sequence_s` * running + `per_kv_token_s` * KV tokens; prefill = `per_prompt_token_s` * prompt
-    tokens. Only the proportions matter once the first answers are under way.
+    tokens. After the first observations only the proportions matter.
 
     The default is Llama-3-8B in bf16 on an A100, 80 % of the peak bandwidth (2039 GB/s) and half of the peak FLOP/s
     (312 T) achieved. base: 16.06 GB of weights read once and 2 ms of overhead; per sequence and per prompt token: 2
@@ -80,22 +80,22 @@ class StepTimePrior:
         for field in fields(self):
             seconds = getattr(self, field.name)
             if not isfinite(seconds) or seconds < 0.0 or (field.name == "base_s" and not seconds):
-                raise ValueError(f"{field.name}: {seconds} is not a time that a step can take")
+                raise ValueError(f"{field.name}: {seconds} must be finite and not negative, and base_s positive")
 
 
 class StepTimeModel:
-    """Predicts the times of one backend, and learns from the times that it shows.
+    """Predicts the times of one backend, and learns from observed times.
 
-    Counts of sequences and of tokens are those on the backend, not negative, at about the time of the prediction or of
-    the observation. Observations that no engine can make are passed over.
+    The numbers of running sequences and KV tokens are those on the backend at the time of the prediction or the
+    observation. Impossible observations are ignored.
 
     Args:
-        prior: what to start from.
+        prior: the speed before the first observation.
 
     >>> model = StepTimeModel(StepTimePrior(base_s=0.010, per_sequence_s=1e-4, per_kv_token_s=1e-7))
     >>> round(model.tpot_s(running=50, kv_tokens=50_000), 4)
     0.02
-    >>> model.note_decode(0.04, running=50, kv_tokens=50_000)  # twice as slow: all of it, for all that is known
+    >>> model.learn_decode(0.04, running=50, kv_tokens=50_000)  # twice as slow as the prior, in all parts
     >>> round(model.tpot_s(running=50, kv_tokens=50_000), 4), round(model.tpot_s(running=0, kv_tokens=0), 4)
     (0.04, 0.02)
     """
@@ -120,12 +120,12 @@ class StepTimeModel:
         self._fit = RecursiveLeastSquares(memory=MEMORY, ridge=RIDGE)
         self._gain = 1.0
         self._level = 1.0
-        """Prediction over the prior's, at the load of the last observation."""
+        """Prediction over the prior's prediction, at the load of the last observation."""
         self._early: list[float] = []
-        """Observation over prior of the first `WARM_UP`, sorted."""
+        """Observed over prior time of the first `WARM_UP` observations, sorted."""
         self._observations = 0
         self._first_tokens: deque[tuple[float, int]] = deque()
-        """Seconds per prompt token, and the prompt's tokens; in the order of observation. In `_rates` sorted."""
+        """Seconds per prompt token and the prompt's tokens, in the order of observation; `_rates` has them sorted."""
         self._rates: list[tuple[float, int]] = []
         self._base_s = prior.base_s
         self._per_sequence_s = prior.per_sequence_s
@@ -134,23 +134,23 @@ class StepTimeModel:
 
     @property
     def observations(self) -> int:
-        """Decode observations that were learned from."""
+        """Number of decode observations so far."""
         return self._observations
 
     def tpot_s(self, running: float, kv_tokens: float) -> float:
-        """Predict the mean time per output token with so many sequences running, on so many KV tokens in all."""
+        """Predict the mean seconds per output token with `running` sequences and `kv_tokens` KV tokens in use."""
         return self._base_s + self._per_sequence_s * running + self._per_kv_token_s * kv_tokens
 
     def prefill_s(self, prompt_tokens: float) -> float:
-        """Predict the time that the prompt adds before the first token, without any queueing."""
+        """Predict the seconds that the prompt adds before the first token, without queueing."""
         return self._per_prompt_token_s * prompt_tokens
 
     def service_s(self, prompt_tokens: float, output_tokens: float, running: float, kv_tokens: float) -> float:
-        """Predict the time from dispatch to the last token, at a load that stays: prefill + output * TPOT."""
+        """Predict the seconds from dispatch to the last token at a constant load: prefill + output * TPOT."""
         return self.prefill_s(prompt_tokens) + output_tokens * self.tpot_s(running, kv_tokens)
 
-    def note_decode(self, tpot_s: float, running: float, kv_tokens: float) -> None:
-        """Learn from the mean time per token of one request's tokens, some 16 of them, after its first."""
+    def learn_decode(self, tpot_s: float, running: float, kv_tokens: float) -> None:
+        """Learn from the mean seconds per token of some 16 tokens of one request, after its first token."""
         if not SHORTEST_S < tpot_s < LONGEST_S:
             return
         prior, fit, gain = self._prior, self._fit, self._gain
@@ -159,7 +159,7 @@ class StepTimeModel:
         fitted = x * base + y * sequences + z * kv
         side_by_side = min(max(1.0, running), _MAX_RUNNING)
         level = (x + y + z) / 3.0
-        unit = level / fitted  # rows are shares of the time: about 1 in sum however fast the engine is
+        unit = level / fitted  # rows are shares of the time, with a sum of about 1 at any speed
         self._observations += 1
         if self._observations <= WARM_UP:
             insort(self._early, tpot_s / fitted)
@@ -180,22 +180,22 @@ class StepTimeModel:
         self._per_kv_token_s = gain * z * prior.per_kv_token_s
         self._level = gain * (x * base + y * sequences + z * kv) / (base + sequences + kv)
 
-    def note_first_token(self, ttft_s: float, prompt_tokens: int, running: float, kv_tokens: float) -> None:
+    def learn_first_token(self, ttft_s: float, prompt_tokens: int, running: float, kv_tokens: float) -> None:
         """Learn from the time between dispatch and first token; `running` and `kv_tokens` are those at dispatch.
 
-        What is beyond one decoding step is prefill, and maybe queueing. The rate per prompt token is the quantile
-        regression of it, through the origin, at `PREFILL_QUANTILE`: with one coefficient that is the quantile of the
-        rates, weighted by the prompts' tokens, so that short prompts, which tell little of it, count little.
+        The time beyond one decoding step is prefill, and perhaps queueing. The rate per prompt token is its quantile
+        regression through the origin at `PREFILL_QUANTILE`. With one coefficient, that is the quantile of the rates,
+        weighted by the tokens of the prompts. So a short prompt, which shows little, counts little.
 
         Source: Koenker & Bassett, Regression Quantiles (1978).
         """
         if not SHORTEST_S < ttft_s < LONGEST_S or prompt_tokens < 1:
             return
-        seen = (max(0.0, ttft_s - self.tpot_s(running, kv_tokens)) / prompt_tokens, prompt_tokens)
+        observed = (max(0.0, ttft_s - self.tpot_s(running, kv_tokens)) / prompt_tokens, prompt_tokens)
         if len(self._first_tokens) == PREFILL_WINDOW:
             del self._rates[bisect_left(self._rates, self._first_tokens.popleft())]
-        self._first_tokens.append(seen)
-        insort(self._rates, seen)
+        self._first_tokens.append(observed)
+        insort(self._rates, observed)
         ranked = self._rates.copy()
         insort(ranked, (self._level * self._prior.per_prompt_token_s, PREFILL_PRIOR_TOKENS))
         slower = sum(tokens for _, tokens in ranked) * (1.0 - PREFILL_QUANTILE)

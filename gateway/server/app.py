@@ -33,10 +33,10 @@ from gateway.fleet.discovery import Discovery
 from gateway.fleet.manager import BackendManager, spec_of
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Forecaster, Predictor
-from gateway.scheduling.policies import policy_named
+from gateway.scheduling.messages import Reconfigure
 from gateway.scheduling.scheduler import Scheduler
 from gateway.server.background import BackgroundTasks, Work
-from gateway.server.derived_settings import model_rules, queue_limits, timeouts
+from gateway.server.derived_settings import model_rules, queue_limits, queue_policy, timeouts
 from gateway.storage.backend_store import BackendStore
 from gateway.storage.database import create_database_engine
 from gateway.storage.journal import Journal
@@ -90,7 +90,7 @@ class Gateway:
             ValueError: the gateway cannot connect to a backend; nothing has changed.
         """
         await self._fleet.configure(settings.backends)
-        self._core.scheduler.limits = queue_limits(settings)
+        self._core.dispatcher.post(Reconfigure(queue_policy(settings), queue_limits(settings)))
         self._core.builder.configure(settings.scheduling.priorities, model_rules(settings))
         logging.getLogger().setLevel(settings.log.level.upper())
 
@@ -153,8 +153,7 @@ def _build_core(settings: Settings, clock: Clock) -> _Core:
     metrics = Metrics()
     events = EventCounter(metrics)
     scheduling = settings.scheduling
-    policy = policy_named(scheduling.policy, scheduling.alpha)
-    scheduler = Scheduler(policy, queue_limits(settings))
+    scheduler = Scheduler(queue_policy(settings), queue_limits(settings))
     dispatcher = Dispatcher(scheduler, clock.monotonic, events.stale_metrics)
     predictor = Predictor(events.fallback)
     builder = RequestBuilder(scheduling.queue_timeout_s, scheduling.priorities, model_rules(settings))

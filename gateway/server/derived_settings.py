@@ -3,6 +3,7 @@
 from gateway.config import Settings
 from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits
+from gateway.scheduling.policies import Policy, policy_named
 from gateway.upstream.client import Timeouts
 
 
@@ -10,6 +11,11 @@ def timeouts(settings: Settings) -> Timeouts:
     """Return how long to wait for an engine."""
     upstream = settings.upstream
     return Timeouts(upstream.connect_timeout_s, upstream.first_byte_timeout_s, upstream.idle_timeout_s)
+
+
+def queue_policy(settings: Settings) -> Policy:
+    """Return the order in which waiting requests are dispatched."""
+    return policy_named(settings.scheduling.policy, settings.scheduling.alpha)
 
 
 def queue_limits(settings: Settings) -> QueueLimits:

@@ -13,6 +13,8 @@ LIVE = {
     "models.defaults",
     "scheduling.max_queue",
     "scheduling.max_queue_tokens",
+    "scheduling.policy",
+    "scheduling.alpha",
     "scheduling.priorities",
     "log.level",
 }

@@ -42,10 +42,10 @@ class Gauges:
         metrics, name = self.metrics, entry.name
         metrics.circuit.labels(name).set(list(Circuit).index(entry.circuit))
         metrics.takes_work.labels(name).set(entry.takes_work)
-        load = self.scheduler.load(name)
-        if load is None:
+        status = self.scheduler.backend_status(name)
+        if status is None:
             return
-        metrics.in_flight.labels(name).set(len(load.ledger))
-        metrics.kv_reserved.labels(name).set(round(load.ledger.peak_tokens()))
-        metrics.kv_target.labels(name).set(load.target.share)
-        metrics.believed.labels(name).set(load.believed)
+        metrics.in_flight.labels(name).set(status.in_flight)
+        metrics.kv_reserved.labels(name).set(status.kv_reserved_tokens)
+        metrics.kv_target.labels(name).set(status.kv_target)
+        metrics.believed.labels(name).set(status.metrics_fresh)

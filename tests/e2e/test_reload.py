@@ -46,10 +46,13 @@ class Served:
     async def metric(self, name: str, *labels: str) -> float:
         return sum_of_samples((await self.http.get("/metrics")).text, name, *labels)
 
-    async def backends(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-        stats = (await self.http.get("/admin/stats", headers=headers)).json()
-        return {backend["name"]: backend for backend in stats["backends"]}
+        stats: dict[str, Any] = (await self.http.get("/admin/stats", headers=headers)).json()
+        return stats
+
+    async def backends(self) -> dict[str, Any]:
+        return {backend["name"]: backend for backend in (await self.stats())["backends"]}
 
     async def ask(self, model: str = MODEL) -> httpx2.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
@@ -159,14 +162,25 @@ async def test_bad_file_is_refused_whole(
         assert list(await gateway.backends()) == ["two"]
 
 
+async def test_policy_changes_without_a_restart(simulated_engine: Engine, database_url: str, tmp_path: Path) -> None:
+    backend = ("one", simulated_engine.url)
+    async with served(tmp_path, database_url, settings(backend)) as gateway:
+        assert (await gateway.stats())["queue"]["policy"] == "hrrn"
+        await gateway.reload(settings(backend, more='[scheduling]\npolicy = "sjf"'), "applied")
+        assert (await gateway.stats())["queue"]["policy"] == "sjf"
+        assert (await gateway.ask()).status_code == 200
+
+
 async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_url: str, tmp_path: Path) -> None:
     backend = ("one", simulated_engine.url)
     async with served(tmp_path, database_url, settings(backend)) as gateway:
-        more = '[server]\nmax_body_bytes = 1000\n[scheduling]\npolicy = "sjf"\nmax_queue = 7\n[log]\nlevel = "debug"'
+        more = (
+            '[server]\nmax_body_bytes = 1000\n[scheduling]\nqueue_timeout_s = 9\nmax_queue = 7\n[log]\nlevel = "debug"'
+        )
         await gateway.reload(settings(backend, more=more), "applied")
         (line,) = [line for line in gateway.running.said().splitlines() if "need a restart" in line]
         assert "server.max_body_bytes" in line
-        assert "scheduling.policy" in line
+        assert "scheduling.queue_timeout_s" in line
         assert "max_queue" not in line
         assert "log.level" not in line
 

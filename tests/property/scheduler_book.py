@@ -1,13 +1,12 @@
-"""A book of who is where on the way through the scheduler, and what must hold whenever that has stepped."""
+"""A second record of where every request is, and the properties that must hold after each step of the scheduler."""
 
 import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway.scheduling.backend_load import FULL_BACKOFF_S
+from gateway.scheduling.demand import LengthBias
 from gateway.scheduling.kv_ledger import Curve
-from gateway.scheduling.length_bias import LengthBias
 from gateway.scheduling.messages import (
     BackendObserved,
     BackendRemoved,
@@ -18,12 +17,15 @@ from gateway.scheduling.messages import (
     Finished,
     OutOfMemory,
     Progress,
+    Reconfigure,
     Request,
     Returned,
     Submit,
+    WaitReason,
 )
 from gateway.scheduling.policies import Fcfs
 from gateway.scheduling.queue import is_overdue
+from gateway.scheduling.scheduler import FULL_BACKOFF_S
 from gateway.scheduling.static_batch import PlannedBatch, StaticLimits
 
 MODELS = ("llama", "mistral")
@@ -31,14 +33,14 @@ MODELS = ("llama", "mistral")
 
 @dataclass(eq=False)
 class Engine:
-    """A backend since it was last added; what runs on an earlier one of its name is not its own."""
+    """A backend since it was last added. Requests that run on an earlier backend of its name do not belong to it."""
 
     state: BackendState
     running: set[str] = field(default_factory=set)
     trials: set[str] = field(default_factory=set)
     full_until_s: float = 0.0
 
-    def see(self, state):
+    def observe(self, state):
         self.state = state
         if not state.healthy or state.trial_limit is None:
             self.trials.clear()
@@ -46,7 +48,7 @@ class Engine:
     def serves(self, model):
         return self.state.healthy and model in self.state.models
 
-    def refuses(self, request):
+    def rejects(self, request):
         limit = self.state.max_model_len
         return limit is not None and request.prompt_tokens >= limit
 
@@ -64,11 +66,11 @@ class Entry:
 
 
 class Book:
-    """Who is where, told from the messages that the scheduler got and from the actions that it gave."""
+    """Where every request is, derived from the scheduler's messages and actions."""
 
-    def __init__(self, scheduler):
+    def __init__(self, scheduler, policy, limits):
         self.scheduler = scheduler
-        self.policy, self.limits = scheduler.policy, scheduler.limits
+        self.policy, self.limits = policy, limits
         self.now = 0.0
         self.entries: dict[str, Entry] = {}
         self.engines: dict[str, Engine] = {}
@@ -76,7 +78,7 @@ class Book:
         self.halves = itertools.count(1)
 
     def take(self, messages, actions, now):
-        """Enter what happened, and check it."""
+        """Record one step of the scheduler, and check it."""
         self.now = now
         arrived = {message.request.id for message in messages if isinstance(message, Submit)}
         self.check_actions(actions, self.expected_drops(messages), arrived)
@@ -86,12 +88,12 @@ class Book:
         return [id for id, entry in self.entries.items() if entry.where == where]
 
     def batches(self):
-        """What static engines run, each with one that is not there any more or somewhere else."""
+        """Return the batches on static engines, each with the id of a request that is not there."""
         engines = [engine for engine in self.engines.values() if engine.state.static and engine.running]
-        return [(*sorted(engine.running), "nobody") for engine in engines]
+        return [(*sorted(engine.running), "unknown") for engine in engines]
 
     def expected_drops(self, messages):
-        """Enter what the messages say into the book; return who must be dropped for it, in order."""
+        """Record the messages; return the drops that must follow from them, in order."""
         drops = []
         for message in messages:
             match message:
@@ -112,9 +114,11 @@ class Book:
                         [id for id in ids if id in self.entries and self.entries[id].where == "running"]
                     )
                 case BackendObserved(state):
-                    self.engines.setdefault(state.name, Engine(state)).see(state)
+                    self.engines.setdefault(state.name, Engine(state)).observe(state)
                 case BackendRemoved(name):
                     self.engines.pop(name, None)
+                case Reconfigure(policy, limits):
+                    self.policy, self.limits = policy or self.policy, limits or self.limits
         return drops
 
     def returned(self, id, full):
@@ -184,7 +188,7 @@ class Book:
         for action in actions:
             if isinstance(action, Dispatch) and action.batch:
                 assert set(action.batch) == set(sent[action.backend])
-        # Who was let in stays in, also where others are put back.
+        # A request that was queued stays queued, even if others are put back.
         assert not self.over_the_limits() or not arrived & set(self.of("waiting"))
 
     def waiting_tokens(self):
@@ -201,7 +205,7 @@ class Book:
         assert name not in entry.failed_on
         assert engine.full_until_s <= self.now
         if sent and self.policy.homogeneous and request.model == sent[0].request.model:
-            return  # a wave goes with its first, whoever is next
+            return  # followers go with the first request, whichever is the most urgent
         if sent and engine.state.static:
             assert request.batch_key == sent[0].request.batch_key
             assert entry.half == sent[0].half
@@ -212,25 +216,25 @@ class Book:
             assert all(name in other.failed_on for other in overtaken)
 
     def goes_before(self, one, other):
-        """First come, first served within one priority; overdue ones are left to the tests of the queue."""
+        """Return whether one request goes first under FCFS; overdue requests are left to the tests of the queue."""
         if one.model != other.model or is_overdue(one, self.now) or is_overdue(other, self.now):
             return False
         return (one.priority, one.arrival_s) < (other.priority, other.arrival_s)
 
     def check_memory(self, engine, name, sent):
-        state, load = engine.state, self.scheduler.load(name)
-        everyone = [self.entries[id].request for id in engine.running]
+        state, load = engine.state, self.scheduler._loads[name]
+        members = [self.entries[id].request for id in engine.running]
         assert state.trial_limit is None or len(engine.trials) <= state.trial_limit
         if state.static:
             assert set(engine.running) == {entry.request.id for entry in sent}
-            plan = PlannedBatch.of(everyone[0], self.now)
-            for request in everyone[1:]:
+            plan = PlannedBatch.of(members[0], self.now)
+            for request in members[1:]:
                 plan = plan.joined_by(PlannedBatch.of(request, self.now))
-            assert len(everyone) == 1 or plan.fits(StaticLimits(state.kv_capacity_tokens, state.max_concurrency))
+            assert len(members) == 1 or plan.fits(StaticLimits(state.kv_capacity_tokens, state.max_concurrency))
             return
         bounded = len(engine.running) > 1
-        assert not bounded or len(engine.running) <= load.seats.most(state.max_concurrency)
-        if bounded and state.kv_capacity_tokens and not any(engine.refuses(request) for request in everyone):
+        assert not bounded or len(engine.running) <= load.max_num_seqs.limit(state.max_concurrency)
+        if bounded and state.kv_capacity_tokens and not any(engine.rejects(request) for request in members):
             newest = sent[-1].request
             length = newest.length.scaled(self.biases[newest.model].factor)
             steps = np.zeros(len(load.ledger.forecast(newest, length).mean))
@@ -242,12 +246,47 @@ class Book:
         assert self.scheduler.running == len(self.of("running"))
         assert sum(self.scheduler.waiting_by_class().values()) == self.scheduler.waiting
         for name, engine in self.engines.items():
-            assert len(self.scheduler.load(name).ledger) == len(engine.running)
+            assert self.scheduler.in_flight(name) == len(engine.running)
         waiting = [self.entries[id] for id in self.of("waiting")]
         assert all(entry.request.deadline_s > self.now for entry in waiting)
         assert self.scheduler.oldest_arrival_s() == min((e.request.arrival_s for e in waiting), default=None)
         if progress_only:
             return
+        self.check_explanations()
         for name, engine in self.engines.items():
             idle = not engine.running and engine.full_until_s <= self.now
             assert not idle or not any(engine.serves(e.request.model) and name not in e.failed_on for e in waiting)
+
+    def check_explanations(self):
+        """After a step that may dispatch, each request that waits has a reason against every backend."""
+        blocked = {}
+        for explanation in self.scheduler.explain(self.now):
+            entry = self.entries[explanation.request_id]
+            assert entry.where == "waiting"
+            assert explanation.model == entry.request.model
+            assert explanation.waited_s == self.now - entry.request.arrival_s
+            assert explanation.reasons.keys() == self.engines.keys()
+            for name, reason in explanation.reasons.items():
+                self.check_reason(entry, name, reason)
+            blocked.setdefault(entry.request.model, []).append(set(self.engines) - entry.failed_on)
+        for entry in (self.entries[id] for id in self.of("waiting")):
+            # A request that is not explained waits because more urgent ones wait for every backend that it may go to.
+            assert entry.failed_on.union(*blocked[entry.request.model]) >= set(self.engines)
+
+    def check_reason(self, entry, name, reason):
+        engine, request = self.engines[name], entry.request
+        assert (reason is WaitReason.OTHER_MODEL) == (request.model not in engine.state.models)
+        if reason is not WaitReason.OTHER_MODEL:
+            assert (reason is WaitReason.FAILED) == (name in entry.failed_on)
+        match reason:
+            case WaitReason.UNHEALTHY:
+                assert not engine.state.healthy
+            case WaitReason.FULL:
+                assert engine.full_until_s > self.now
+            case WaitReason.TRIAL_LIMIT:
+                assert len(engine.trials) >= engine.state.trial_limit
+            case WaitReason.BATCH:
+                assert engine.state.static
+                assert engine.running
+            case WaitReason.MAX_NUM_SEQS | WaitReason.MEMORY:
+                assert engine.running

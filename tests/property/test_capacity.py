@@ -35,7 +35,7 @@ class Told:
         self.sent += 1
         self.kv_tokens[name] = prompt
         self.silent.add(name)
-        self.learned.send(name, prompt, prompt, self.now)
+        self.learned.on_dispatch(name, prompt, prompt, self.now)
         self.most_held = max(self.most_held, sum(self.kv_tokens.values()))
         return name
 
@@ -44,7 +44,7 @@ class Told:
         if name is None:
             return
         self.silent.remove(name)
-        self.learned.begin(name, sum(self.kv_tokens.values()), STEP_S, self.now)
+        self.learned.on_first_token(name, sum(self.kv_tokens.values()), STEP_S, self.now)
         if self.learned.tokens is not None:
             assert self.learned.tokens >= MARGIN * self.known_to_fit() - 1e-6
 
@@ -58,19 +58,19 @@ class Told:
         if name := self.one_of(list(self.kv_tokens), number):
             del self.kv_tokens[name]
             self.silent.discard(name)
-            self.learned.end(name, None if number % 2 else 1.0, self.now, heard=number % 3 > 0)
+            self.learned.on_finish(name, None if number % 2 else 1.0, self.now, streamed=number % 3 > 0)
 
     def grow(self, number):
         if name := self.one_of(sorted(self.silent), number):
             self.kv_tokens[name] += number % 50
-            self.learned.hold(name, self.kv_tokens[name])
+            self.learned.on_wait(name, self.kv_tokens[name])
             self.most_held = max(self.most_held, sum(self.kv_tokens.values()))
 
     def hear(self, number):
-        self.learned.hear(STEP_S * (1 + number % 3), self.now)
+        self.learned.on_progress(STEP_S * (1 + number % 3), self.now)
 
     def look(self, number):
-        self.learned.look(self.now, bound=False)
+        self.learned.on_scrape(self.now, bound=False)
 
     def keep_waiting(self, number):
         """Let a request begin when another ends, long after it was sent."""
@@ -80,7 +80,7 @@ class Told:
             self.hear(0)
         if begun := self.one_of([other for other in self.kv_tokens if other not in self.silent], number):
             del self.kv_tokens[begun]
-            self.learned.end(begun, 1.0, self.now, heard=True)
+            self.learned.on_finish(begun, 1.0, self.now, streamed=True)
         self.begin(number, name)
 
     @staticmethod

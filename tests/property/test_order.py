@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
 from gateway.scheduling.policies import CLASS_RATIO, Fcfs, Hrrn, Sjf
-from gateway.scheduling.queue import ModelQueue, Waiting
+from gateway.scheduling.queue import ModelQueue, WaitingRequest
 
 NOW = 1000.0
 ROUNDING = 1 + 1e-9
@@ -25,7 +25,7 @@ def queued(policy, waits):
     queue = ModelQueue(policy)
     for number, (wait_s, service_s) in enumerate(waits):
         arrival_s = NOW - wait_s
-        queue.push(Waiting(Request(str(number), "m", 1, LENGTH, arrival_s, arrival_s + 1e6), service_s, 10.0))
+        queue.push(WaitingRequest(Request(str(number), "m", 1, LENGTH, arrival_s, arrival_s + 1e6), service_s, 10.0))
     return queue
 
 

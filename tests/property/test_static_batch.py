@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gateway.scheduling.batch_time import StepSumTime
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
-from gateway.scheduling.static_batch import MEMORY_LEVEL, PlannedBatch, StaticLimits, form_static_batch, split
+from gateway.scheduling.static_batch import MEMORY_LEVEL, PlannedBatch, StaticLimits, form_static_batch
 
 NOW = 500.0
 TIME = StepSumTime()
@@ -57,11 +57,3 @@ def test_a_time_model_that_is_off_by_a_factor_forms_the_same_batch(queue, limits
 
     batch = form_static_batch(queue[0], queue[1:], limits, NOW, TIME)
     assert form_static_batch(queue[0], queue[1:], limits, NOW, scaled) == batch
-
-
-@given(queues)
-def test_halves_are_the_whole(queue):
-    if len(queue) > 1:
-        shorter, longer = split(queue)
-        assert abs(len(shorter) - len(longer)) <= 1
-        assert sorted(request.id for request in [*shorter, *longer]) == sorted(request.id for request in queue)

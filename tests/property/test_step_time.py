@@ -22,7 +22,7 @@ priors = st.builds(StepTimePrior, st.floats(1e-5, 1.0), parts, parts, parts)
 def taught(prior, observations, *, unit=1.0):
     model = StepTimeModel(prior)
     for kind, seconds, *load in observations:
-        note = model.note_decode if kind == "decode" else model.note_first_token
+        note = model.learn_decode if kind == "decode" else model.learn_first_token
         note(seconds * unit, *load)
     return model
 
@@ -49,7 +49,7 @@ def test_an_engine_that_is_slower_throughout_is_predicted_slower_by_as_much(prio
 def test_what_is_always_the_same_is_predicted(prior, gap, times_seen):
     model = StepTimeModel(prior)
     for _ in range(times_seen):
-        model.note_decode(*gap)
+        model.learn_decode(*gap)
     assert model.observations == times_seen
     assert model.tpot_s(*gap[1:]) == pytest.approx(gap[0], rel=1e-6)
 

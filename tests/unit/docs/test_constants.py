@@ -1,7 +1,7 @@
 """Numbers that the documentation quotes from the code are the code's numbers.
 
-A page quotes a constant by a link to it: `[0.97](../gateway/scheduling/target.py#MAX_SHARE)`. The fragment may also
-name a field with a default, `#TimeoutSettings.request_s`, or a default of a parameter, `#import_rows.batch_size`.
+A page quotes a constant by a link to it: `[0.97](../gateway/scheduling/scrape_estimates.py#TARGET)`. The fragment may
+also name a field with a default, `#TimeoutSettings.request_s`, or a default of a parameter, `#import_rows.batch_size`.
 """
 
 import dataclasses

@@ -84,7 +84,7 @@ async def test_a_backend_is_shown_as_it_was_seen_and_as_the_ledger_has_it():
     (backend,) = page["backends"]
     assert page["queue"]["waiting"] == 1
     assert page["queue"]["next"] == [
-        {"model": "llama", "waited_ms": 2000.0, "kept_from": {"gpu": "runs as many as it can"}}
+        {"model": "llama", "waited_ms": 2000.0, "kept_from": {"gpu": "runs as many requests as it can"}}
     ]
     assert (backend["healthy"], backend["models"]) == (True, ["llama"])
     assert (backend["kv_capacity_tokens"], backend["kv_used_tokens"], backend["running"]) == (9000, 70, 1)

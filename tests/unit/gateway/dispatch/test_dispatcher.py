@@ -6,11 +6,10 @@ import pytest
 
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS, Dispatcher
 from gateway.errors import BackendUnavailable, QueueFull, QueueTimeout, ShuttingDown
-from gateway.scheduling.backend_load import FULL_BACKOFF_S
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendObserved, BackendState, Finished, Progress, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
-from gateway.scheduling.scheduler import Scheduler
+from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 

@@ -2,53 +2,53 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.scheduling.messages import Prefix
-from gateway.scheduling.target import START
-from tests.unit.gateway.scheduling.backend_loads import enter, has_room, load_of, look, request, takes
+from gateway.scheduling.messages import Prefix, WaitReason
+from gateway.scheduling.scrape_estimates import TARGET
+from tests.unit.gateway.scheduling.backend_loads import admit, has_room, load_of, reason, request, scrape
 
 # Who may come at all
 
 
 def test_a_healthy_backend_takes_requests_of_its_models_only():
-    assert takes(load_of())
-    assert not takes(load_of(), replace(request(), model="mistral"))
-    assert not takes(load_of(healthy=False))
+    assert reason(load_of()) is None
+    assert reason(load_of(), replace(request(), model="mistral")) is WaitReason.OTHER_MODEL
+    assert reason(load_of(healthy=False)) is WaitReason.UNHEALTHY
 
 
 def test_a_full_backend_takes_nothing_until_its_trial():
     load = load_of()
     load.full_until_s = 5.0
-    assert (takes(load, now=4.9), takes(load, now=5.0)) == (False, True)
+    assert (reason(load, now=4.9), reason(load, now=5.0)) == (WaitReason.FULL, None)
 
 
 def test_no_more_are_taken_than_the_operator_allows():
     load = load_of(request("a"), max_concurrency=2)
-    assert takes(load)
-    enter(load, request("b"))
-    assert not takes(load)
+    assert reason(load) is None
+    admit(load, request("b"))
+    assert reason(load) is WaitReason.MAX_NUM_SEQS
 
 
 def test_no_more_are_taken_than_the_engine_has_seats_for():
     load = load_of(request("a"), request("b"))
     for _ in range(2):
-        look(load, kv_used_tokens=200, running=2, waiting=1)
-    assert not takes(load)
+        scrape(load, kv_used_tokens=200, running=2, waiting=1)
+    assert reason(load) is WaitReason.MAX_NUM_SEQS
     load.release(request("a"), None, 1.0)
-    assert takes(load)
+    assert reason(load) is None
 
 
 def test_an_engine_that_seems_to_have_no_seat_at_all_still_gets_one_request():
     load = load_of()
     for _ in range(3):
-        look(load, kv_used_tokens=200, running=0, waiting=1)
-    assert takes(load)
+        scrape(load, kv_used_tokens=200, running=0, waiting=1)
+    assert reason(load) is None
 
 
 def test_a_static_engine_takes_one_batch_at_a_time():
     load = load_of(static=True)
-    assert takes(load)
-    enter(load, request("a"))
-    assert not takes(load)
+    assert reason(load) is None
+    admit(load, request("a"))
+    assert reason(load) is WaitReason.BATCH
 
 
 # Memory
@@ -64,34 +64,41 @@ def test_a_backend_of_unknown_memory_has_room():
 
 def test_room_is_what_the_target_leaves():
     load = load_of(request("a", prompt=490))
-    fitting = round(START * 1000) - 500 - 10
+    fitting = round(TARGET * 1000) - 500 - 10
     assert has_room(load, request("b", prompt=fitting))
     assert not has_room(load, request("b", prompt=fitting + 1))
 
 
 def test_a_prompt_over_the_context_is_refused_there_and_needs_no_room():
-    load = load_of(request("a", prompt=900), max_model_len=950)
-    assert not has_room(load, request("b", prompt=949))
-    assert has_room(load, request("c", prompt=950))
+    assert not has_room(load_of(request("a", prompt=900), max_model_len=950), request("b", prompt=949))
+    assert has_room(load_of(request("a", prompt=900), max_model_len=950), request("c", prompt=950))
 
 
-def test_what_was_refused_is_not_weighed_again_before_something_changes():
+def test_a_request_as_large_as_a_rejected_one_is_rejected_without_a_test_until_memory_is_freed():
     load = load_of(request("a", prompt=600))
     assert not has_room(load, request("b", prompt=500))
-    assert (takes(load, tokens=510), takes(load, tokens=509)) == (False, True)
+    assert reason(load, request("b", prompt=500)) is WaitReason.MEMORY
+    assert reason(load, request("b", prompt=499)) is None
     load.release(request("a", prompt=600), None, 1.0)
-    assert takes(load, tokens=510)
-    enter(load, request("c", prompt=600))
+    assert reason(load, request("b", prompt=500)) is None
+    admit(load, request("c", prompt=600))
     assert not has_room(load, request("b", prompt=500))
-    look(load)
-    assert takes(load, tokens=510)
+    scrape(load)
+    assert reason(load, request("b", prompt=500)) is None
+
+
+def test_a_larger_rejected_request_does_not_raise_the_size_that_is_rejected_without_a_test():
+    load = load_of(request("a", prompt=600))
+    assert not has_room(load, request("b", prompt=500))
+    assert not has_room(load, request("c", prompt=700))
+    assert reason(load, request("b", prompt=500)) is WaitReason.MEMORY
 
 
 def test_an_engine_that_preempts_is_filled_less():
     load = load_of(request("a"))
-    look(load, 0.0, kv_used_tokens=100, preemptions=0)
+    scrape(load, 0.0, kv_used_tokens=100, preemptions=0)
     before = load.budget_tokens
-    look(load, 1.0, kv_used_tokens=101, preemptions=50)
+    scrape(load, 1.0, kv_used_tokens=101, preemptions=50)
     assert load.budget_tokens < before - 10
 
 
@@ -101,21 +108,21 @@ def test_an_engine_that_preempts_is_filled_less():
 def test_answers_that_nobody_hears_of_grow_by_the_clock():
     one, three = load_of(request("a", output=5000)), load_of(request("a", output=5000, sequences=3))
     for load in (one, three):
-        look(load, 10.0)
+        scrape(load, 10.0)
     assert one.ledger.output_tokens("a") > 100
     assert three.ledger.output_tokens("a") == 3 * one.ledger.output_tokens("a")
 
 
 def test_an_answer_that_nobody_hears_of_does_not_outgrow_its_limit():
     load = load_of(request("a", output=20, sequences=2))
-    look(load, 1000.0)
+    scrape(load, 1000.0)
     assert load.ledger.output_tokens("a") == 40
 
 
 def test_an_answer_that_is_heard_of_grows_by_what_is_heard():
     load = load_of(request("a", output=5000))
     load.grow(request("a", output=5000), 1, 0.1)
-    look(load, 10.0)
+    scrape(load, 10.0)
     assert load.ledger.output_tokens("a") == 1
 
 
@@ -156,7 +163,7 @@ def test_a_static_engine_s_batches_are_learned_from():
     before = load.completion_s(request("c"), 100)
     for number in range(6):
         for each in members:
-            enter(load, each, 100.0 * number)
+            admit(load, each, 100.0 * number)
         load.batches.begin(members, 100.0 * number)
         load.release(members[0], 40, 100.0 * number + 30.0)
         load.release(members[1], 200, 100.0 * number + 30.0)
@@ -168,7 +175,7 @@ def test_what_is_released_is_heard_of_no_more():
     load = load_of(request("a"))
     load.release(request("a"), None, 1.0)
     load.release(request("a"), None, 2.0)
-    look(load, 10.0)
+    scrape(load, 10.0)
     assert len(load.ledger) == 0
 
 
@@ -182,12 +189,12 @@ def load_that_keeps_some_waiting(*, kv_capacity_tokens=None):
     for name in names[:6]:
         load.grow(request(name), 1, 0.1)
     for late, ended, sent_s in zip(names[6:9], names[:3], (1.0, 3.0, 5.0), strict=True):
-        enter(load, request(late), sent_s)
+        admit(load, request(late), sent_s)
         for tenth in range(1, 20):
             load.grow(request("f"), 1 + tenth % 3, sent_s + tenth / 10)
         load.release(request(ended), 1, sent_s + 1.95)
         load.grow(request(late), 1, sent_s + 1.96)
-    enter(load, request("j"), 7.0)
+    admit(load, request("j"), 7.0)
     return load
 
 
@@ -209,9 +216,9 @@ def test_a_backend_that_tells_its_memory_is_believed():
 def test_a_limit_that_was_learned_is_tried_where_it_binds():
     load = load_that_keeps_some_waiting()
     learned = load.capacity_tokens
-    look(load, 9.0)
-    look(load, 10.0)
+    scrape(load, 9.0)
+    scrape(load, 10.0)
     assert load.capacity_tokens == learned
     assert not has_room(load, request("new"))
-    look(load, 11.0)
+    scrape(load, 11.0)
     assert load.capacity_tokens > learned

@@ -2,7 +2,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from gateway.scheduling.capacity import MARGIN, MOST_MEMORY_S, STREAK, LearnedCapacity
+from gateway.scheduling.capacity import FIT_MEMORY_S, LATE_IN_A_ROW, MARGIN, LearnedCapacity
 
 STEP_S = 0.02
 SPEED = 10_000
@@ -27,7 +27,7 @@ class Engine:
 
     def send(self, prompt=100, fresh=None):
         name = next(self.names)
-        self.learned.send(name, prompt, prompt if fresh is None else fresh, self.now)
+        self.learned.on_dispatch(name, prompt, prompt if fresh is None else fresh, self.now)
         self.held += prompt
         return name
 
@@ -36,18 +36,18 @@ class Engine:
         end_s = self.now + seconds
         while heard and self.now < end_s:
             self.now = min(end_s, self.now + 0.1)
-            self.learned.hear(STEP_S, self.now)
+            self.learned.on_progress(STEP_S, self.now)
         self.now = end_s
 
     def begin(self, name):
-        self.learned.hear(STEP_S, self.now)
-        self.learned.begin(name, self.held, STEP_S, self.now)
+        self.learned.on_progress(STEP_S, self.now)
+        self.learned.on_first_token(name, self.held, STEP_S, self.now)
         self.running.append(name)
 
-    def end_one(self, holding=0, stayed_s=1.0, *, heard=True):
+    def end_one(self, holding=0, stay_s=1.0, *, streamed=True):
         self.held -= holding
-        self.learned.hear(STEP_S, self.now)
-        self.learned.end(self.running.pop(0), stayed_s, self.now, heard=heard)
+        self.learned.on_progress(STEP_S, self.now)
+        self.learned.on_finish(self.running.pop(0), stay_s, self.now, streamed=streamed)
 
     def answer_after(self, seconds, prompt=100, *, fresh=None, ending=False, heard=True):
         """Send a request whose first token comes after so long, just after another's end or not."""
@@ -57,7 +57,7 @@ class Engine:
             self.end_one()
         self.begin(name)
 
-    def keep_waiting(self, times=STREAK, prompt=100):
+    def keep_waiting(self, times=LATE_IN_A_ROW, prompt=100):
         for _ in range(times):
             self.answer_after(LONG_S, prompt, ending=True)
 
@@ -74,27 +74,27 @@ def test_nothing_is_known_of_an_engine_that_keeps_nobody_waiting(engine):
 
 
 def test_late_first_tokens_in_a_row_show_how_much_fits(engine):
-    engine.keep_waiting(STREAK - 1)
+    engine.keep_waiting(LATE_IN_A_ROW - 1)
     assert engine.learned.tokens is None
     engine.keep_waiting(1)
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
 def test_one_that_is_in_time_begins_the_row_anew(engine):
-    engine.keep_waiting(STREAK - 1)
+    engine.keep_waiting(LATE_IN_A_ROW - 1)
     engine.answer_after(0.1)
-    engine.keep_waiting(STREAK - 1)
+    engine.keep_waiting(LATE_IN_A_ROW - 1)
     assert engine.learned.tokens is None
 
 
 def test_what_is_still_silent_is_not_in_memory(engine):
-    engine.keep_waiting(STREAK - 1)
+    engine.keep_waiting(LATE_IN_A_ROW - 1)
     late = engine.send()
     engine.wait(LONG_S)
     held = engine.held
     behind = engine.send(prompt=5000)
     engine.held += 70  # it is thought to answer in one piece
-    engine.learned.hold(behind, 5070)
+    engine.learned.on_wait(behind, 5070)
     engine.end_one()
     engine.begin(late)
     assert engine.learned.tokens == pytest.approx(MARGIN * held)
@@ -109,17 +109,17 @@ def test_an_answer_in_one_piece_is_in_memory_when_a_later_one_begins(engine):
 def test_answers_in_one_piece_alone_tell_nothing(engine):
     learned = LearnedCapacity()
     for number in range(100):
-        learned.send(f"{number}", 1000, 1000, number)
-        learned.hear(STEP_S, number)
+        learned.on_dispatch(f"{number}", 1000, 1000, number)
+        learned.on_progress(STEP_S, number)
         if number >= 50:
-            learned.end(f"{number - 50}", 50.0, number, heard=False)
+            learned.on_finish(f"{number - 50}", 50.0, number, streamed=False)
     assert learned.tokens is None
 
 
 def test_where_hardly_any_answer_comes_token_by_token_nothing_is_learned(engine):
     for _ in range(100):
         engine.running.append("any")
-        engine.end_one(heard=False)
+        engine.end_one(streamed=False)
     engine.keep_waiting()
     assert engine.learned.tokens is None
 
@@ -128,20 +128,20 @@ def test_where_hardly_any_answer_comes_token_by_token_nothing_is_learned(engine)
 
 
 def test_the_prompts_ahead_explain_it(engine):
-    for _ in range(STREAK):
+    for _ in range(LATE_IN_A_ROW):
         engine.send(prompt=int(SPEED * LONG_S))
         engine.answer_after(LONG_S, ending=True)
     assert engine.learned.tokens is None
 
 
 def test_a_delay_after_nobody_s_end_is_no_queue(engine):
-    for _ in range(STREAK):
+    for _ in range(LATE_IN_A_ROW):
         engine.answer_after(LONG_S)
     assert engine.learned.tokens is None
 
 
 def test_an_engine_that_stood_still_kept_nobody_waiting(engine):
-    for _ in range(STREAK):
+    for _ in range(LATE_IN_A_ROW):
         engine.answer_after(LONG_S, ending=True, heard=False)
     assert engine.learned.tokens is None
 
@@ -154,7 +154,7 @@ def test_a_silence_before_it_was_sent_is_no_stall(engine):
 
 def test_a_prompt_in_the_prefix_cache_does_not_show_the_speed(engine):
     engine.answer_after(0.05, prompt=20_000, fresh=10)
-    for _ in range(STREAK):
+    for _ in range(LATE_IN_A_ROW):
         engine.answer_after(1.0, prompt=SPEED, ending=True)
     assert engine.learned.tokens is None
 
@@ -165,7 +165,7 @@ def test_a_prompt_in_the_prefix_cache_does_not_show_the_speed(engine):
 def looks(engine, seconds, *, bound):
     for _ in range(seconds):
         engine.now += 1.0
-        engine.learned.look(engine.now, bound=bound)
+        engine.learned.on_scrape(engine.now, bound=bound)
     return engine.learned.tokens
 
 
@@ -185,7 +185,7 @@ def test_a_limit_that_keeps_nobody_waiting_stays(engine):
 def test_a_limit_that_is_far_too_low_is_gone_in_some_dozen_mean_stays(engine):
     for _ in range(100):
         engine.running.append("any")
-        engine.end_one(stayed_s=5.0)
+        engine.end_one(stay_s=5.0)
     engine.keep_waiting()
     before = engine.learned.tokens
     assert looks(engine, 5 * 24, bound=True) > 10 * before
@@ -209,7 +209,7 @@ def test_an_engine_that_has_less_than_it_had_is_found_out(engine):
     engine.keep_waiting()
     full = engine.held
     engine.end_one(holding=full // 2)
-    engine.now += MOST_MEMORY_S
+    engine.now += FIT_MEMORY_S
     engine.keep_waiting()
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
     assert engine.held < full

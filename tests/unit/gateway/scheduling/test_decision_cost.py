@@ -7,7 +7,7 @@ from random import Random
 from gateway.scheduling.messages import Finished, Progress, QueueLimits, Tick
 from gateway.scheduling.policies import Hrrn
 from gateway.scheduling.scheduler import Scheduler
-from tests.unit.gateway.scheduling.messages import seen, submit
+from tests.unit.gateway.scheduling.scheduler_helpers import observed, submit
 
 BACKENDS = 3
 LONGEST = 2000
@@ -35,7 +35,7 @@ def crowded(waiting, *, homogeneous=False):
     """A scheduler in which so many wait, and its policy; every backend runs one."""
     policy, chance = Counting(homogeneous), Random(0)
     scheduler = Scheduler(policy, QueueLimits(10**9, 10**15))
-    engines = [seen(f"gpu-{number}", max_concurrency=1, kv_capacity_tokens=50_000) for number in range(BACKENDS)]
+    engines = [observed(f"gpu-{number}", max_concurrency=1, kv_capacity_tokens=50_000) for number in range(BACKENDS)]
     first = [submit(f"first {number}", timeout_s=1e9) for number in range(BACKENDS)]
     scheduler.step([*engines, *first], 0.0)
     lengths = [chance.randint(1, LONGEST) for _ in range(waiting - 2)]

@@ -2,54 +2,112 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.scheduling.backend_load import BackendLoad
-from gateway.scheduling.explain import Why, explain
-from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendState, Request
-from gateway.scheduling.queue import Waiting
+from gateway.scheduling.demand import LengthBias
+from gateway.scheduling.messages import Explanation, Finished, Returned, WaitReason
+from gateway.scheduling.placement import Place, decide
+from tests.unit.gateway.scheduling.backend_loads import admit, has_room, load_of, request, waiting
+from tests.unit.gateway.scheduling.scheduler_helpers import observed, start, submit
 
-LENGTH = LengthQuantiles.of((10,) * 6, cap=10)
-NEXT = Waiting(Request("next", "llama", 100, LENGTH, 5.0, 60.0), 1.0, 10.0)
+NEW = waiting(request("new", prompt=100))
 
 
-def backend(*running, kv=1000, **known):
-    """A backend on which requests with so many prompt tokens run."""
-    models = known.pop("models", {"llama"})
-    load = BackendLoad(BackendState("gpu", frozenset(models), **{"healthy": True, "kv_capacity_tokens": kv, **known}))
-    for number, prompt in enumerate(running):
-        request = Request(f"r{number}", "llama", prompt, LENGTH, 0.0, 60.0)
-        load.admit(request, LENGTH, load.ledger.forecast(request, LENGTH), 0.0)
-    return load
+def decision(load, new=NEW, bias=None):
+    return decide(new, load, bias or LengthBias(), 8.0)
 
 
 def full():
-    load = backend()
+    load = load_of()
     load.full_until_s = 9.0
     return load
 
 
 @pytest.mark.parametrize(
-    ("load", "why"),
+    ("load", "reason"),
     [
-        (backend(models={"mistral"}), Why.OTHER_MODEL),
-        (backend(healthy=False), Why.UNHEALTHY),
-        (full(), Why.FULL),
-        (backend(50, trial_limit=1), Why.TRIAL),
-        (backend(50, static=True), Why.BATCH),
-        (backend(50, max_concurrency=1), Why.SEATS),
-        (backend(900), Why.MEMORY),
+        (load_of(models=frozenset({"mistral"})), WaitReason.OTHER_MODEL),
+        (load_of(healthy=False), WaitReason.UNHEALTHY),
+        (full(), WaitReason.FULL),
+        (load_of(request("a", 50), trial_limit=1), WaitReason.TRIAL_LIMIT),
+        (load_of(request("a", 50), static=True), WaitReason.BATCH),
+        (load_of(request("a", 50), max_concurrency=1), WaitReason.MAX_NUM_SEQS),
+        (load_of(request("a", 900)), WaitReason.MEMORY),
     ],
 )
-def test_what_keeps_a_request_from_a_backend_is_said(load, why):
-    explanation = explain(NEXT, [load], now=8.0)
-    assert (explanation.model, explanation.request_id, explanation.waited_s) == ("llama", "next", 3.0)
-    assert explanation.backends == {"gpu": why}
+def test_a_backend_without_a_place_has_a_reason(load, reason):
+    assert decision(load) is reason
 
 
-def test_a_backend_that_failed_it_is_not_asked_again():
-    assert explain(replace(NEXT, failed_on=frozenset({"gpu"})), [backend()], 8.0).backends == {"gpu": Why.FAILED}
+def test_a_backend_that_has_failed_the_request_is_a_reason():
+    assert decision(load_of(), replace(NEW, failed_on=frozenset({"gpu-0"}))) is WaitReason.FAILED
 
 
-@pytest.mark.parametrize("load", [backend(), backend(50), backend(2000, kv=None), backend(trial_limit=1)])
-def test_a_backend_that_would_take_it_is_left_out(load):
-    assert explain(NEXT, [load], 8.0).backends == {}
+@pytest.mark.parametrize(
+    "load",
+    [
+        load_of(),
+        load_of(request("a", 50)),
+        load_of(request("a", 2000), kv_capacity_tokens=None),
+        load_of(trial_limit=1),
+    ],
+)
+def test_a_backend_that_takes_the_request_is_a_place(load):
+    assert isinstance(decision(load), Place)
+
+
+def test_a_rejection_that_is_remembered_has_the_reason_memory():
+    load = load_of(request("a", 900))
+    assert not has_room(load, request("b"))
+    assert decision(load) is WaitReason.MEMORY
+    assert decision(load, waiting(replace(request(), model="mistral"))) is WaitReason.OTHER_MODEL
+    assert decision(load, replace(NEW, failed_on=frozenset({"gpu-0"}))) is WaitReason.FAILED
+
+
+def test_only_requests_that_were_sent_during_the_trial_count_for_its_limit():
+    load = load_of(request("before", 50))
+    load.on_scrape(replace(load.state, trial_limit=1), 1.0)
+    assert isinstance(decision(load), Place)
+    admit(load, request("trial", 50))
+    assert decision(load) is WaitReason.TRIAL_LIMIT
+
+
+def test_the_length_bias_counts_in_a_decision():
+    bias = LengthBias()
+    for _ in range(100):
+        bias.learn_one(10.0, 100)
+    new = request("new", prompt=600, output=40)
+    unsure = waiting(replace(new, length=replace(new.length, logs=(3.6, 3.7, 3.8, 3.9, 4.0, 4.1), cap=None)))
+    assert isinstance(decision(load_of(request("a", 300)), unsure), Place)
+    assert decision(load_of(request("a", 300)), unsure, bias) is WaitReason.MEMORY
+
+
+def test_a_decision_changes_nothing():
+    load = load_of(request("a", 900))
+    assert decision(load) is WaitReason.MEMORY
+    assert load.quick_reason(NEW, 8.0) is None
+
+
+def test_the_scheduler_explains_the_next_request_of_each_model():
+    scheduler = start(observed(max_concurrency=1), submit("a"), submit("b", at=1.0), submit("c", at=2.0))
+    scheduler.step([submit("d", model="mistral", at=3.0)], 3.0)
+    assert scheduler.explain(5.0) == [
+        Explanation("llama", "b", 4.0, {"gpu-0": WaitReason.MAX_NUM_SEQS}),
+        Explanation("mistral", "d", 2.0, {"gpu-0": WaitReason.OTHER_MODEL}),
+    ]
+
+
+def test_a_request_may_wait_because_a_more_urgent_one_of_its_model_goes_first():
+    kv = {"kv_capacity_tokens": 1000}
+    scheduler = start(
+        observed("gpu-0", **kv), observed("gpu-1", **kv), submit("a", prompt=600), submit("b", prompt=700)
+    )
+    scheduler.step([Returned("a", full=False), submit("c", prompt=600, at=2.0), submit("d", prompt=100, at=3.0)], 3.0)
+    scheduler.step([submit("e", prompt=245, at=4.0)], 4.0)
+    assert [(each.request_id, each.reasons) for each in scheduler.explain(4.0)] == [
+        ("a", {"gpu-0": WaitReason.FAILED, "gpu-1": WaitReason.MEMORY}),
+        ("e", {"gpu-0": WaitReason.MEMORY, "gpu-1": WaitReason.MORE_URGENT}),
+    ]
+
+
+def test_nothing_that_waits_needs_no_explanation():
+    scheduler = start(observed(), submit("a"), Finished("a"))
+    assert scheduler.explain(0.0) == []

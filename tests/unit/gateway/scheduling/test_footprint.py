@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.footprint import LARGEST, Footprint
+from gateway.scheduling.demand import MAX_FOOTPRINT, Footprint
 
 
 def test_requests_of_one_size_weigh_one():
@@ -39,4 +39,4 @@ def test_weights_are_about_one_on_average():
 def test_a_weight_is_bounded_whatever_comes(tokens):
     footprint = Footprint()
     for each in tokens:
-        assert 1 / LARGEST <= footprint.weigh(each) <= LARGEST
+        assert 1 / MAX_FOOTPRINT <= footprint.weigh(each) <= MAX_FOOTPRINT

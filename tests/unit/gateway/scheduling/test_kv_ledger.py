@@ -152,7 +152,7 @@ def test_what_is_released_is_gone():
 
 def test_a_request_enters_once():
     ledger = ledger_of(request("a", 1, 1))
-    with pytest.raises(ValueError, match="request a is in the ledger already"):
+    with pytest.raises(ValueError, match="request a is already in the ledger"):
         enter(ledger, request("a", 1, 1))
 
 

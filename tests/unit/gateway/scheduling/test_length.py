@@ -82,5 +82,5 @@ def test_a_scaled_length_keeps_its_cap():
 
 
 def test_a_wrong_number_of_quantiles_is_refused():
-    with pytest.raises(ValueError, match="5 quantiles given, 6 expected"):
+    with pytest.raises(ValueError, match="tokens: 5 quantiles given, 6 expected"):
         LengthQuantiles.of((1, 2, 3, 4, 5))

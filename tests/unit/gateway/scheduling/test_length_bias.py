@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scheduling.length_bias import LARGEST, PRIOR_ANSWERS, TOLERANCE, WINDOW, LengthBias
+from gateway.scheduling.demand import BIAS_PRIOR_ANSWERS, BIAS_TOLERANCE, BIAS_WINDOW, MAX_BIAS, LengthBias
 
 
 def bias_after(answers, *, predicted=100.0, came=100):
@@ -19,19 +19,19 @@ def test_without_answers_there_is_no_bias():
 
 
 def test_noise_is_not_applied():
-    assert bias_after(1000, came=round(100 * TOLERANCE) - 2).factor == 1.0
-    assert bias_after(1000, came=round(100 / TOLERANCE) + 2).factor == 1.0
+    assert bias_after(1000, came=round(100 * BIAS_TOLERANCE) - 2).factor == 1.0
+    assert bias_after(1000, came=round(100 / BIAS_TOLERANCE) + 2).factor == 1.0
 
 
 @pytest.mark.parametrize("came", [10, 30, 300, 1000])
 def test_a_predictor_that_is_wrong_one_way_is_put_right(came):
-    assert bias_after(2 * WINDOW, came=came).factor == pytest.approx(came / 100, rel=0.02)
+    assert bias_after(2 * BIAS_WINDOW, came=came).factor == pytest.approx(came / 100, rel=0.02)
 
 
 def test_few_answers_prove_little():
     assert bias_after(1, came=200).factor == 1.0
-    assert 1.0 < bias_after(round(PRIOR_ANSWERS) // 2, came=1000).factor < 10.0
-    assert bias_after(round(PRIOR_ANSWERS) + 5, came=1000).factor == pytest.approx(10.0)
+    assert 1.0 < bias_after(round(BIAS_PRIOR_ANSWERS) // 2, came=1000).factor < 10.0
+    assert bias_after(round(BIAS_PRIOR_ANSWERS) + 5, came=1000).factor == pytest.approx(10.0)
 
 
 def test_a_predictor_that_is_right_on_the_whole_has_none_however_far_off_each_prediction():
@@ -42,8 +42,8 @@ def test_a_predictor_that_is_right_on_the_whole_has_none_however_far_off_each_pr
 
 
 def test_what_was_wrong_is_forgotten():
-    bias = bias_after(WINDOW, came=1000)
-    for _ in range(8 * WINDOW):
+    bias = bias_after(BIAS_WINDOW, came=1000)
+    for _ in range(8 * BIAS_WINDOW):
         bias.learn_one(100.0, 100)
     assert bias.factor == 1.0
 
@@ -53,4 +53,4 @@ def test_the_factor_is_bounded_whatever_comes(answers):
     bias = LengthBias()
     for predicted, came in answers:
         bias.learn_one(predicted, came)
-        assert 1 / LARGEST <= bias.factor <= LARGEST
+        assert 1 / MAX_BIAS <= bias.factor <= MAX_BIAS

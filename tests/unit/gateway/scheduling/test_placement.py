@@ -1,12 +1,13 @@
 from dataclasses import replace
 
 from gateway.scheduling.backend_load import BackendLoad
+from gateway.scheduling.demand import LengthBias
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.length_bias import LengthBias
 from gateway.scheduling.messages import BackendState, Prefix, Request
-from gateway.scheduling.placement import place, static_batch, wave
+from gateway.scheduling.placement import find_followers, find_place
 from gateway.scheduling.policies import Hrrn
-from gateway.scheduling.queue import ModelQueue, Waiting
+from gateway.scheduling.queue import ModelQueue, WaitingRequest
+from gateway.scheduling.static_batch import place_static_batch
 
 SURE = LengthQuantiles.of((1e6,) * 6, cap=10)
 
@@ -14,7 +15,7 @@ SURE = LengthQuantiles.of((1e6,) * 6, cap=10)
 def waiting(id, prompt=100, *, output=10, at=0.0, service_s=1.0, failed_on=(), closed_batch=0, **kept):
     length = LengthQuantiles.of((output,) * 6, cap=output)
     request = Request(id, "llama", prompt, length, at, at + 60.0, **kept)
-    return Waiting(request, service_s, float(output), frozenset(failed_on), closed_batch)
+    return WaitingRequest(request, service_s, float(output), frozenset(failed_on), closed_batch)
 
 
 def backend(name="gpu-0", *running, kv=1000, **known):
@@ -31,7 +32,7 @@ def enter(load, entry):
 
 
 def chosen(entry, *loads, bias=None):
-    found = place(entry, loads, bias or LengthBias(), 0.0)
+    found = find_place(entry, loads, bias or LengthBias(), 0.0)
     return found and found.load.name
 
 
@@ -43,19 +44,19 @@ def queue_of(*entries):
 
 
 def followers(first, load, *others):
-    found = place(first, [load], LengthBias(), 0.0)
+    found = find_place(first, [load], LengthBias(), 0.0)
     enter(load, first)
     ids = []
-    for follower in wave(found, queue_of(first, *others), LengthBias(), 0.0):
+    for follower in find_followers(found, queue_of(first, *others), LengthBias(), 0.0):
         enter(load, follower.waiting)
         ids.append(follower.waiting.request.id)
     return ids
 
 
 def batch(first, load, *others):
-    found = place(first, [load], LengthBias(), 0.0)
+    found = find_place(first, [load], LengthBias(), 0.0)
     return sorted(
-        member.waiting.request.id for member in static_batch(found, queue_of(first, *others), LengthBias(), 0.0)
+        member.waiting.request.id for member in place_static_batch(found, queue_of(first, *others), LengthBias(), 0.0)
     )
 
 
@@ -96,8 +97,8 @@ def test_a_cached_beginning_draws_a_request_unless_too_many_run_there():
 def test_engines_of_unknown_memory_get_as_many_requests_however_fast_they_seem():
     slow, fast = backend("gpu-0", kv=None), backend("gpu-1", *[10] * 3, kv=None)
     for _ in range(50):
-        slow.speed.note_decode(1.0, running=1, kv_tokens=100)
-        fast.speed.note_decode(0.001, running=1, kv_tokens=100)
+        slow.speed.learn_decode(1.0, running=1, kv_tokens=100)
+        fast.speed.learn_decode(0.001, running=1, kv_tokens=100)
     entry = waiting("a", output=100)
     assert fast.completion_s(entry.request, 100) < slow.completion_s(entry.request, 100)
     assert chosen(entry, slow, fast) == "gpu-0"

@@ -5,14 +5,14 @@ import pytest
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
 from gateway.scheduling.policies import Fcfs, Hrrn, Sjf
-from gateway.scheduling.queue import LARGEST_WAVE, OVERDUE_SHARE, ModelQueue, Waiting
+from gateway.scheduling.queue import MAX_LANE_SCAN, OVERDUE_SHARE, ModelQueue, WaitingRequest
 
 LENGTH = LengthQuantiles.of((10,) * 6)
 
 
 def waiting(id, *, at=0.0, service_s=1.0, priority=0, timeout_s=1000.0, prompt=10, sequences=1, **kept):
     request = Request(id, "m", prompt, LENGTH, at, at + timeout_s, sequences=sequences, priority=priority)
-    return Waiting(request, service_s, 10.0, **kept)
+    return WaitingRequest(request, service_s, 10.0, **kept)
 
 
 def queue_of(*entries, policy=None):
@@ -32,7 +32,7 @@ def drained(queue, now=0.0):
 
 
 def alike(queue, entry):
-    return [other.request.id for other in queue.alike(entry)]
+    return [other.request.id for other in queue.similar(entry)]
 
 
 def test_an_empty_queue_has_nobody_to_send():
@@ -143,21 +143,21 @@ def test_other_priorities_and_closed_batches_are_not_alike():
 def test_who_is_alike_may_be_taken_out_while_they_are_looked_at():
     entries = [waiting(f"r{i}", at=float(i)) for i in range(10)]
     queue = queue_of(*entries)
-    for entry in queue.alike(entries[0]):
+    for entry in queue.similar(entries[0]):
         queue.pop(entry.request.id)
     assert len(queue) == 0
 
 
 def test_no_more_of_a_lane_are_looked_at_than_a_batch_may_need():
-    entries = [waiting(f"r{i}", at=float(i)) for i in range(LARGEST_WAVE + 50)]
-    assert len(alike(queue_of(*entries), entries[0])) == LARGEST_WAVE
+    entries = [waiting(f"r{i}", at=float(i)) for i in range(MAX_LANE_SCAN + 50)]
+    assert len(alike(queue_of(*entries), entries[0])) == MAX_LANE_SCAN
 
 
 def test_classes_are_counted_over_all_lanes():
     queue = queue_of(
         waiting("a"), waiting("b", priority=1), waiting("c", closed_batch=3), waiting("d", service_s=2.1), policy=Hrrn()
     )
-    assert queue.by_class() == {0: 3, 2: 1}
+    assert queue.count_by_class() == {0: 3, 2: 1}
 
 
 @pytest.mark.parametrize("policy", [Fcfs(), Sjf(), Hrrn(), Hrrn(0.5)])

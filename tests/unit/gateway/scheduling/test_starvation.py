@@ -7,7 +7,7 @@ import pytest
 from gateway.scheduling.messages import Dispatch, Finished, QueueLimits
 from gateway.scheduling.policies import Fcfs, Hrrn, Policy, Sjf
 from gateway.scheduling.scheduler import Scheduler
-from tests.unit.gateway.scheduling.messages import seen, submit
+from tests.unit.gateway.scheduling.scheduler_helpers import observed, submit
 
 SHORT, LONG = 10, 60
 SHORT_S = 1.0
@@ -40,7 +40,7 @@ def overloaded(policy, waiting=0):
     """A scheduler with a short request running on the only backend in the second 0, and some waiting."""
     scheduler = Scheduler(policy, QueueLimits(MAX_REQUESTS, 10**9))
     shorts = [submit(output=SHORT, timeout_s=1e9) for _ in range(waiting)]
-    scheduler.step([seen(max_concurrency=1), submit("running", output=SHORT), *shorts], 0.0)
+    scheduler.step([observed(max_concurrency=1), submit("running", output=SHORT), *shorts], 0.0)
     return scheduler
 
 

@@ -1,9 +1,7 @@
-import pytest
-
 from gateway.scheduling.batch_time import StepSumTime
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
-from gateway.scheduling.static_batch import StaticLimits, form_static_batch, split
+from gateway.scheduling.static_batch import StaticLimits, form_static_batch
 from gateway.scheduling.step_time import StepTimePrior
 
 TIME = StepSumTime(StepTimePrior(base_s=0.044, per_sequence_s=2e-4, per_kv_token_s=5e-7, per_prompt_token_s=2e-4))
@@ -77,20 +75,3 @@ def test_the_search_ends_where_nobody_suits():
 
     assert formed(request("short", output=5), endless(), now=1e6) == ["short"]
     assert len(read) < 1000
-
-
-def test_a_batch_is_halved_by_length():
-    batch = [request("long", output=400), request("a", output=10), request("longer", output=800), request("b")]
-    shorter, longer = split(batch)
-    assert [one.id for one in shorter] == ["a", "b"]
-    assert [one.id for one in longer] == ["long", "longer"]
-
-
-def test_odd_batches_are_halved_too():
-    halves = split([request(str(i)) for i in range(5)])
-    assert sorted(map(len, halves)) == [2, 3]
-
-
-def test_one_request_cannot_be_halved():
-    with pytest.raises(ValueError, match="one"):
-        split([request("a")])

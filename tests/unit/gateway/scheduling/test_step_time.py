@@ -28,7 +28,7 @@ def observed(engine, observations, *, model=None, outliers=0.0, most=100, noise=
         running = 1 + (most - 1) * (1 + sin(i / 40)) / 2
         kv_tokens = running * rng.uniform(300, 900)
         gap = tpot_s(engine, running, kv_tokens) * rng.gauss(1.0, noise)
-        model.note_decode(gap * (10 if rng.random() < outliers else 1), running, kv_tokens)
+        model.learn_decode(gap * (10 if rng.random() < outliers else 1), running, kv_tokens)
     return model
 
 
@@ -59,7 +59,7 @@ def test_a_prior_that_no_engine_can_have_is_refused(wrong):
 @pytest.mark.parametrize("factor", [0.1, 0.4, 8.0])
 def test_the_first_gap_moves_the_whole(factor):
     model = StepTimeModel()
-    model.note_decode(factor * tpot_s(A100, 20, 9000), 20, 9000)
+    model.learn_decode(factor * tpot_s(A100, 20, 9000), 20, 9000)
     for load in LOADS:
         assert model.tpot_s(*load) == pytest.approx(factor * tpot_s(A100, *load))
     assert model.prefill_s(100) == A100.per_prompt_token_s * 100
@@ -80,14 +80,14 @@ def test_one_gap_in_twenty_may_be_ten_times_too_long(engine):
 def test_outliers_among_the_first_gaps_do_no_harm():
     model = StepTimeModel()
     for i in range(WARM_UP + 2):
-        model.note_decode((10 if i in {0, 3, 6} else 1) * tpot_s(A100, 8, 3000), 8, 3000)
+        model.learn_decode((10 if i in {0, 3, 6} else 1) * tpot_s(A100, 8, 3000), 8, 3000)
     assert max(errors(model, A100)) < 0.02
 
 
 def test_one_stalled_step_hardly_matters():
     model = observed(LARGE, 500)
     before = model.tpot_s(40, 20_000)
-    model.note_decode(60.0, 40, 20_000)
+    model.learn_decode(60.0, 40, 20_000)
     assert before < model.tpot_s(40, 20_000) < 1.01 * before
 
 
@@ -106,7 +106,7 @@ def test_an_engine_that_changes_is_followed(factor, most, within):
 def test_a_load_that_never_changes_leaves_the_proportions_of_the_prior():
     model = StepTimeModel()
     for _ in range(50_000):
-        model.note_decode(3 * tpot_s(A100, 30, 15_000), 30, 15_000)
+        model.learn_decode(3 * tpot_s(A100, 30, 15_000), 30, 15_000)
     for load in LOADS:
         assert model.tpot_s(*load) == pytest.approx(3 * tpot_s(A100, *load), rel=0.01)
 
@@ -114,7 +114,7 @@ def test_a_load_that_never_changes_leaves_the_proportions_of_the_prior():
 def test_gaps_that_fall_with_the_load_are_not_believed():
     model = StepTimeModel()
     for i in range(2000):
-        model.note_decode(0.05 - 0.0003 * (i % 100), i % 100, 500 * (i % 100))
+        model.learn_decode(0.05 - 0.0003 * (i % 100), i % 100, 500 * (i % 100))
     assert 0.01 < model.tpot_s(0, 0) <= model.tpot_s(50, 0) <= model.tpot_s(50, 25_000) < 0.1
 
 
@@ -122,9 +122,9 @@ def test_gaps_that_fall_with_the_load_are_not_believed():
 def test_times_that_no_engine_takes_are_passed_over(impossible):
     model = observed(A100, 20)
     before = model.service_s(100, 10, 5, 2000)
-    model.note_decode(impossible, 5, 2000)
-    model.note_first_token(impossible, 100, 5, 2000)
-    model.note_first_token(1.0, 0, 5, 2000)
+    model.learn_decode(impossible, 5, 2000)
+    model.learn_first_token(impossible, 100, 5, 2000)
+    model.learn_first_token(1.0, 0, 5, 2000)
     assert (model.observations, model.service_s(100, 10, 5, 2000)) == (20, before)
 
 
@@ -134,7 +134,7 @@ def first_tokens(model, engine, observations, *, queued=0.0, seed=0):
         prompt, running = int(rng.lognormvariate(5, 1)) + 1, rng.randrange(60)
         step = tpot_s(engine, running, 500 * running)
         ttft = rng.uniform(1, 2) * step + engine.per_prompt_token_s * prompt
-        model.note_first_token(ttft + (rng.random() < queued) * rng.expovariate(1), prompt, running, 500 * running)
+        model.learn_first_token(ttft + (rng.random() < queued) * rng.expovariate(1), prompt, running, 500 * running)
     return model
 
 
@@ -147,14 +147,14 @@ def test_the_prefill_rate_is_learned_though_requests_queue_in_the_engine(queued)
 def test_first_tokens_that_were_queued_do_not_move_the_prior_at_once():
     model = observed(A100, 50)
     before = model.prefill_s(1000)
-    model.note_first_token(30.0, 150, 10, 5000)
+    model.learn_first_token(30.0, 150, 10, 5000)
     assert model.prefill_s(1000) == pytest.approx(before, rel=0.05)
 
 
 def test_before_prompts_tell_prefill_is_as_much_slower_as_decoding():
     slow = StepTimePrior(*(5 * each for each in (A100.base_s, A100.per_sequence_s, A100.per_kv_token_s)))
     model = observed(slow, 100)
-    model.note_first_token(30.0, 20, 10, 5000)
+    model.learn_first_token(30.0, 20, 10, 5000)
     assert model.prefill_s(1000) == pytest.approx(5 * 1000 * A100.per_prompt_token_s, rel=0.1)
 
 
@@ -241,7 +241,7 @@ def errors_after(gaps, *, outliers, points, seed):
     for i, (gap, running, kv_tokens) in enumerate(gaps[: max(points) + 1]):
         if i in points:
             found[i] = [model.tpot_s(r, kv) / seen - 1 for seen, r, kv in later]
-        model.note_decode(gap * (10 if rng.random() < outliers else 1), running, kv_tokens)
+        model.learn_decode(gap * (10 if rng.random() < outliers else 1), running, kv_tokens)
     return found
 
 

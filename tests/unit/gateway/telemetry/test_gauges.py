@@ -42,7 +42,7 @@ def test_a_backend_s_load_is_shown():
     shown = gauges(seen(max_concurrency=2), *submits(5))
     assert read(shown, "backend_in_flight", backend="gpu") == 2
     assert read(shown, "backend_kv_reserved_tokens", backend="gpu") > 200
-    assert read(shown, "backend_kv_target", backend="gpu") == shown.scheduler.load("gpu").target.share
+    assert read(shown, "backend_kv_target", backend="gpu") == shown.scheduler.backend_status("gpu").kv_target
     assert read(shown, "backend_metrics_believed", backend="gpu") == 1
 
 

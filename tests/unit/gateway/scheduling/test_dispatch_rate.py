@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.scheduling.throughput import MAX_RETRY_AFTER_S, DispatchRate
+from gateway.scheduling.queue import MAX_RETRY_AFTER_S, DispatchRate
 
 
 def rate(*, per_s, seconds=300):
@@ -12,19 +12,19 @@ def rate(*, per_s, seconds=300):
 
 @pytest.mark.parametrize("per_s", [0.5, 2, 20])
 def test_a_steady_queue_is_told_how_long_it_takes(per_s):
-    assert rate(per_s=per_s).time_for_s(40, 300.0) == pytest.approx(40 / per_s, rel=0.05)
+    assert rate(per_s=per_s).retry_after_s(40, 300.0) == pytest.approx(40 / per_s, rel=0.05)
 
 
 def test_where_nothing_moves_the_longest_time_is_told():
-    assert DispatchRate().time_for_s(1, 0.0) == MAX_RETRY_AFTER_S
+    assert DispatchRate().retry_after_s(1, 0.0) == MAX_RETRY_AFTER_S
 
 
 def test_a_queue_that_stalls_takes_longer_and_longer():
     measured = rate(per_s=2)
-    times = [measured.time_for_s(20, now) for now in (300.0, 330.0, 360.0, 10_000.0)]
+    times = [measured.retry_after_s(20, now) for now in (300.0, 330.0, 360.0, 10_000.0)]
     assert times == sorted(times)
     assert (times[0] < 15, times[-1]) == (True, MAX_RETRY_AFTER_S)
 
 
 def test_nobody_is_asked_back_within_a_second():
-    assert rate(per_s=20).time_for_s(1, 300.0) == 1.0
+    assert rate(per_s=20).retry_after_s(1, 300.0) == 1.0

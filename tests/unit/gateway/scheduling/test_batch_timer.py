@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.scheduling.batch_watch import BatchWatch
+from gateway.scheduling.batch_time import BatchTimer
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
 
@@ -13,7 +13,7 @@ def request(prompt=100, *, sequences=1):
 
 def watch_of(*batches):
     """Batches of (members, answers' tokens, seconds), one after the other."""
-    watch, now = BatchWatch(), 0.0
+    watch, now = BatchTimer(), 0.0
     for members, tokens, seconds in batches:
         watch.begin(members, now)
         now += seconds
@@ -24,7 +24,7 @@ def watch_of(*batches):
 
 
 def test_before_the_first_batch_the_step_times_speak_alone():
-    assert BatchWatch().time(4, 100, 200) > BatchWatch().time(1, 100, 200) > 0
+    assert BatchTimer().time(4, 100, 200) > BatchTimer().time(1, 100, 200) > 0
 
 
 def test_a_batch_that_took_longer_than_expected_is_learned_by_its_shape():
@@ -34,7 +34,7 @@ def test_a_batch_that_took_longer_than_expected_is_learned_by_its_shape():
 
 
 def test_a_batch_that_took_what_was_expected_teaches_nothing():
-    expected_s = BatchWatch().time(2, 100, 200)
+    expected_s = BatchTimer().time(2, 100, 200)
     assert len(watch_of(([request(), request()], [200, 150], expected_s)).time) == 0
 
 
@@ -48,7 +48,7 @@ def test_the_answers_of_one_batch_say_nothing_of_the_next():
 
 
 def test_an_end_without_a_beginning_is_none():
-    watch = BatchWatch()
+    watch = BatchTimer()
     watch.finish_one(200)
     watch.end(500.0)
     assert len(watch.time) == 0
