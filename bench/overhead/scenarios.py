@@ -16,6 +16,7 @@ LATENCY_RATE = 20.0
 IDLE_STREAMS = 2_000
 LITELLM_IDLE_STREAMS = 500
 """LiteLLM has at most a thousand connections to an engine. Further streams would wait without end."""
+MEMORY_REQUESTS = 100_000
 SETTLE_S = 1.0
 
 
@@ -36,7 +37,7 @@ class Effort:
         return QUICK if quick else FULL
 
 
-FULL = Effort(5, 2_000, 320, 96, 60.0, memory_requests=100_000)
+FULL = Effort(5, 2_000, 320, 96, 60.0, memory_requests=MEMORY_REQUESTS)
 QUICK = Effort(2, 1_000, 128, 64, 15.0, memory_requests=20_000)
 
 
