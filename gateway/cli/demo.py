@@ -76,12 +76,12 @@ def _with_port(settings: Settings, port: int | None) -> Settings:
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, port=port))
 
 
-def _print_step(step: str) -> None:
-    err.print(f"{step} ...", markup=False, soft_wrap=True)
-
-
 async def _run(the_demo: Demo, *, stay: bool, as_json: bool) -> None:
-    async with the_demo.running(_print_step) as gateway:
+    def print_step(step: str) -> None:
+        if not as_json:
+            console.print(f"{step} ...", markup=False, soft_wrap=True)
+
+    async with the_demo.running(print_step) as gateway:
         if not as_json:
             console.print(banner(gateway), markup=False, soft_wrap=True)
         flawless = True

@@ -89,7 +89,7 @@ async def test_each_member_gets_the_answer_to_its_own_prompt(send):
     assert [member.text for member in members] == [text_of(length) for length in lengths]
     assert sum(member.context.output_tokens for member in members) == sum(lengths)
     assert [member.context.input_tokens for member in members] == [PROMPT_TOKENS] * len(lengths)
-    assert core.told(OutOfMemory) == core.told(Returned) == []
+    assert core.received(OutOfMemory) == core.received(Returned) == []
 
 
 async def test_an_answer_that_is_cut_is_counted_exactly(send):
@@ -101,7 +101,7 @@ async def test_an_answer_that_is_cut_is_counted_exactly(send):
 async def test_a_batch_that_outgrows_the_memory_comes_through_in_halves(send):
     lengths = (390, 380, 370, 360)
     members, core, _ = await send(*lengths, kv_tokens=2 * (PROMPT_TOKENS + 390) + 100)
-    assert core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3"))]
+    assert core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3"))]
     assert [member.text for member in members] == [text_of(length) for length in lengths]
 
 
@@ -109,4 +109,4 @@ async def test_a_prompt_that_the_engine_refuses_costs_the_others_nothing(send):
     members, core, (answered, refusal) = await send(40, 50, kv_tokens=10_000, prompts=["p0", ""])
     assert (refusal.status, refusal.type) == (400, "BadRequestError")
     assert (answered, members[0].text) == (None, text_of(40))
-    assert core.told(Returned) == []
+    assert core.received(Returned) == []

@@ -1,4 +1,4 @@
-"""A scheduler that does nothing but batch: for tests of what becomes of its batches."""
+"""A fake scheduler that only forms batches, for tests of batch calls."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from gateway.scheduling.messages import Dispatch, OutOfMemory, Returned, Submit
 
 @dataclass
 class Core:
-    """Sends all that were submitted as one batch, once there are so many; what comes back goes out again, alone."""
+    """Dispatches `size` requests as one batch to `backend`. Requests that come back go to `other`, one by one."""
 
     size: int
     backend: str
@@ -40,5 +40,5 @@ class Core:
     def load(self, name):
         del name
 
-    def told(self, kind):
+    def received(self, kind):
         return [message for message in self.messages if isinstance(message, kind)]

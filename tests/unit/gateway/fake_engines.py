@@ -1,4 +1,4 @@
-"""Engines without a socket: a transport that plays scripted answers, and the adapter that goes with it."""
+"""Fake engines without sockets: a transport with scripted answers, and an adapter with scripted scrapes."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -21,7 +21,7 @@ WHOLE = b'{"choices":[{"finish_reason":"length"}],"usage":{"prompt_tokens":7,"co
 
 
 class Answer(httpx2.AsyncByteStream):
-    """One answer: chunks, seconds of silence between them, an error that breaks it off. It knows if it was closed."""
+    """One scripted answer: bytes are chunks, numbers are seconds of silence, an exception ends the answer."""
 
     def __init__(self, *script: bytes | float | Exception, status: int = 200, kind: str = "text/event-stream") -> None:
         self.script = script
@@ -47,11 +47,11 @@ def whole(body: bytes = WHOLE, status: int = 200) -> Answer:
 
 
 class FakeTransport(httpx2.AsyncBaseTransport):
-    """Plays each engine's script, one part a request: an answer, seconds until the next part, or an error.
+    """Answers the requests to each host with its script: an answer, an error, or seconds before the next part.
 
     Attributes:
         sent: (host, request) in order.
-        answers: what was played.
+        answers: the answers that were sent.
     """
 
     def __init__(self, **scripts: list[Answer | float | Exception]) -> None:

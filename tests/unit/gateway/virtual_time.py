@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it: hours of time-outs in no time.
+"""An event loop whose clock jumps to the next timer instead of waiting for it, so that long timeouts take no time.
 
-A folder's `conftest.py` imports the two names at the end.
+The `conftest.py` of a folder imports `pytest_asyncio_loop_factories` and `no_task_is_left`.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ import pytest
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Asks the sockets once and lets the loop's clock jump over what it would have slept."""
+    """Polls the sockets once, and advances the clock of the loop by the time that it would have slept."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout: float | None = None):
-        if timeout is None:  # nothing to do and no timer: only another thread could help
-            raise RuntimeError("the test waits for something that never happens")
+        if timeout is None:  # nothing to do and no timer, so only another thread could continue the test
+            raise RuntimeError("the test waits for an event that never happens")
         ready = super().select(0)
         if not ready:
             self.now += max(0.0, timeout)
@@ -28,7 +28,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Timers fire in their order, at once."""
+    """An event loop whose timers fire in order and without delay."""
 
     def __init__(self) -> None:
         self._clock = _JumpingSelector()
@@ -43,14 +43,14 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 @pytest.fixture(autouse=True)
-async def nothing_is_left_behind() -> AsyncIterator[None]:
-    """Fail on a task that is still there and on an exception that nobody took."""
-    complaints: list[str] = []
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fail if a task still exists after the test, or if an exception was not handled."""
+    unhandled: list[str] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+    loop.set_exception_handler(lambda _, context: unhandled.append(str(context)))
     yield
     await asyncio.sleep(0)
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     gc.collect(1)
     await asyncio.sleep(0)
-    assert (left, complaints) == ([], [])
+    assert (left, unhandled) == ([], [])

@@ -121,7 +121,7 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert transport.all_closed
-    assert sorted(message.id for message in core.told(Finished)) == [str(number) for number in range(len(prompts))]
+    assert sorted(message.id for message in core.received(Finished)) == [str(number) for number in range(len(prompts))]
     return Sent(members, core, transport, pool)
 
 
@@ -132,7 +132,7 @@ async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
     assert all(member.ended and member.status == 200 and member.context.complete for member in sent.members)
     assert [member.context.output_tokens for member in sent.members] == [1, 2, 3]
     assert [member.context.input_tokens for member in sent.members] == [10, 10, 10]
-    assert [message.output_tokens for message in sent.core.told(Finished)] == [1, 2, 3]
+    assert [message.output_tokens for message in sent.core.received(Finished)] == [1, 2, 3]
 
 
 async def test_the_first_member_s_headers_go_with_it_but_for_the_form_of_the_answer():
@@ -179,7 +179,7 @@ async def test_the_engine_s_work_ends_when_the_last_client_has_left():
 )
 async def test_what_fails_for_all_is_mended_for_each(failure):
     sent = await send("a", "b", gpu0=[failure], gpu1=[answer("A"), answer("B")])
-    assert [(message.id, message.full) for message in sent.core.told(Returned)] == [("0", False), ("1", False)]
+    assert [(message.id, message.full) for message in sent.core.received(Returned)] == [("0", False), ("1", False)]
     assert sent.prompts == [["a", "b"], "a", "b"]
     assert sent.texts == ["A", "B"]
     assert [(member.context.backend, member.context.attempts) for member in sent.members] == [("gpu1", 1)] * 2
@@ -203,7 +203,7 @@ async def test_failed_calls_of_batches_open_the_circuit():
 async def test_an_engine_that_is_full_is_full_for_all():
     full = whole(b'{"error": "the queue is full"}', status=503)
     sent = await send("a", "b", gpu0=[full], gpu1=[answer("A"), answer("B")])
-    assert [message.full for message in sent.core.told(Returned)] == [True, True]
+    assert [message.full for message in sent.core.received(Returned)] == [True, True]
     assert [member.context.attempts for member in sent.members] == [0, 0]
 
 
@@ -214,13 +214,13 @@ async def test_a_refusal_is_heard_only_by_who_it_is_about():
     assert isinstance(refused.error, BackendRefused)
     assert refused.error.message == "too long"
     assert answered.answer["choices"][0]["text"] == "B"
-    assert sent.core.told(Returned) == []
+    assert sent.core.received(Returned) == []
 
 
 async def test_a_batch_that_runs_out_of_memory_is_split():
     halves = [answer("A", "B"), answer("C", "D", "E")]
     sent = await send("a", "b", "c", "d", "e", gpu0=[OUT_OF_MEMORY, *halves])
-    assert sent.core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3", "4"))]
+    assert sent.core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3", "4"))]
     assert sent.prompts == [["a", "b", "c", "d", "e"], ["a", "b"], ["c", "d", "e"]]
     assert sent.texts == ["A", "B", "C", "D", "E"]
     assert [member.context.attempts for member in sent.members] == [0] * 5
@@ -229,25 +229,25 @@ async def test_a_batch_that_runs_out_of_memory_is_split():
 async def test_a_batch_is_split_until_it_fits():
     script = [OUT_OF_MEMORY, OUT_OF_MEMORY, answer("C", "D"), answer("A"), answer("B")]
     sent = await send("a", "b", "c", "d", gpu0=script)
-    assert sent.core.told(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3")), OutOfMemory(("0", "1"))]
+    assert sent.core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3")), OutOfMemory(("0", "1"))]
     assert sent.texts == ["A", "B", "C", "D"]
 
 
 async def test_one_that_runs_out_of_memory_alone_goes_elsewhere():
     sent = await send("a", "b", gpu0=[OUT_OF_MEMORY, OUT_OF_MEMORY, answer("B")], gpu1=[answer("A")])
-    assert [message.id for message in sent.core.told(Returned)] == ["0"]
+    assert [message.id for message in sent.core.received(Returned)] == ["0"]
     assert sent.texts == ["A", "B"]
 
 
 async def test_who_has_left_is_not_split():
     script = [5.0, OUT_OF_MEMORY, answer("B"), answer("C")]
     sent = await send("a", "b", "c", leaves=[1.0], gpu0=script)
-    assert sent.core.told(OutOfMemory) == [OutOfMemory(("1", "2"))]
+    assert sent.core.received(OutOfMemory) == [OutOfMemory(("1", "2"))]
 
 
 async def test_the_last_of_a_batch_that_ran_out_of_memory_goes_alone():
     sent = await send("a", "b", leaves=[1.0], gpu0=[5.0, OUT_OF_MEMORY, answer("B")])
-    assert sent.core.told(OutOfMemory) == []
+    assert sent.core.received(OutOfMemory) == []
     assert sent.prompts == [["a", "b"], "b"]
     assert sent.members[1].answer["choices"][0]["text"] == "B"
 

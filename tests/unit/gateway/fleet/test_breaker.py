@@ -40,7 +40,7 @@ def test_failures_in_a_row_open_the_circuit():
     assert failing(FAILURES_TO_OPEN).circuit is Circuit.OPEN
 
 
-def test_a_success_in_between_breaks_the_row():
+def test_success_ends_a_row_of_failures():
     breaker = failing(FAILURES_TO_OPEN - 1)
     breaker.record_success(0.0, 0.0)
     for _ in range(FAILURES_TO_OPEN - 1):
@@ -48,7 +48,7 @@ def test_a_success_in_between_breaks_the_row():
     assert breaker.circuit is Circuit.CLOSED
 
 
-def test_failures_of_long_ago_do_not_count():
+def test_old_failures_do_not_count():
     breaker = failing(FAILURES_TO_OPEN - 1)
     later = WINDOW_S + 0.1
     breaker.record_failure(later, later)
@@ -56,7 +56,7 @@ def test_failures_of_long_ago_do_not_count():
 
 
 @pytest.mark.parametrize(("every", "circuit"), [(2, Circuit.OPEN), (3, Circuit.CLOSED)])
-def test_half_of_the_requests_failing_opens_the_circuit_in_whatever_order(every, circuit):
+def test_half_of_the_requests_failing_opens_the_circuit_in_any_order(every, circuit):
     breaker = Breaker()
     for i in range(3 * MIN_OUTCOMES):
         now = i / 10
@@ -67,7 +67,7 @@ def test_half_of_the_requests_failing_opens_the_circuit_in_whatever_order(every,
     assert breaker.circuit is circuit
 
 
-def test_an_open_circuit_is_tried_after_its_back_off():
+def test_open_circuit_is_half_open_after_its_back_off():
     breaker = failing()
     breaker.poll(FIRST_BACKOFF_S - 0.01)
     assert breaker.circuit is Circuit.OPEN
@@ -76,7 +76,7 @@ def test_an_open_circuit_is_tried_after_its_back_off():
     assert (breaker.circuit, breaker.limit(FIRST_BACKOFF_S)) == (Circuit.HALF_OPEN, 1)
 
 
-def test_the_back_off_doubles_with_every_failed_trial_up_to_a_bound():
+def test_back_off_doubles_with_every_failed_trial_up_to_a_limit():
     breaker, now = half_open()
     pauses = []
     for _ in range(10):
@@ -89,7 +89,7 @@ def test_the_back_off_doubles_with_every_failed_trial_up_to_a_bound():
     assert pauses[-1] == pauses[-2] == MAX_BACKOFF_S
 
 
-def test_an_answer_to_the_trial_closes_the_circuit_and_its_limit_grows():
+def test_answer_to_the_trial_closes_the_circuit_and_the_limit_grows():
     breaker, now = recovered()
     assert [breaker.limit(now + s) for s in (0, 0.9, 1, 2, 3)] == [4, 4, 8, 16, 32]
     assert breaker.next_change_s(now + 1.5) == now + 2
@@ -97,20 +97,20 @@ def test_an_answer_to_the_trial_closes_the_circuit_and_its_limit_grows():
     assert breaker.limit(now + RAMP_S) is None
 
 
-def test_a_failure_sets_the_growing_limit_back():
+def test_failure_resets_the_growing_limit():
     breaker, now = recovered()
     breaker.record_failure(now + 3, now + 3)
     assert (breaker.circuit, breaker.limit(now + 3)) == (Circuit.CLOSED, RAMP_START)
 
 
-def test_a_backend_that_warms_up_is_given_up_sooner_and_for_longer():
+def test_circuit_opens_sooner_and_for_longer_during_the_warm_up():
     breaker, now = recovered()
     for _ in range(FAILURES_TO_REOPEN):
         breaker.record_failure(now, now)
     assert (breaker.circuit, breaker.retry_s) == (Circuit.OPEN, now + 2 * FIRST_BACKOFF_S)
 
 
-def test_a_backend_that_has_warmed_up_begins_anew():
+def test_back_off_starts_again_after_the_warm_up():
     breaker, now = recovered()
     now += RAMP_S
     breaker.poll(now)
@@ -120,7 +120,7 @@ def test_a_backend_that_has_warmed_up_begins_anew():
     assert breaker.retry_s == now + FIRST_BACKOFF_S
 
 
-def test_what_was_sent_before_the_circuit_opened_says_nothing_of_the_trial():
+def test_requests_sent_before_the_circuit_opened_do_not_affect_the_trial():
     breaker = Breaker()
     for _ in range(FAILURES_TO_OPEN):
         breaker.record_failure(5.0, 10.0)
@@ -133,7 +133,7 @@ def test_what_was_sent_before_the_circuit_opened_says_nothing_of_the_trial():
     assert breaker.circuit is Circuit.CLOSED
 
 
-def test_without_failures_nothing_is_held_back():
+def test_no_limit_without_failures():
     breaker = Breaker()
     breaker.record_success(0.0, 1.0)
     breaker.poll(1000.0)

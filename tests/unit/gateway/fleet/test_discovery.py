@@ -11,13 +11,13 @@ SERVING = Snapshot((ModelCard("llama"),))
 SPEC = BackendSpec(name="gpu", kind="vllm", url="http://engines:8000/base", max_concurrency=4)
 
 
-class Found:
-    """A pool whose entries are found behind names."""
+class DiscoveredPool:
+    """A pool whose entries come from lookups of host names."""
 
     def __init__(self, *specs, running=()):
         self.names = {}
         self.failed = []
-        self.asked = []
+        self.lookups = []
         self.running = set(running)
         self.pool = BackendPool(
             [],
@@ -37,7 +37,7 @@ class Found:
         return backend
 
     async def resolve(self, host):
-        self.asked.append(host)
+        self.lookups.append(host)
         addresses = self.names[host]
         if isinstance(addresses, Exception):
             raise addresses
@@ -47,50 +47,50 @@ class Found:
     def urls(self):
         return {name: entry.backend.spec.url for name, entry in self.pool.entries.items()}
 
-    async def look(self, spec=SPEC):
+    async def refresh(self, spec=SPEC):
         await self.discovery.refresh(spec)
         return sorted(self.pool.entries)
 
 
-async def test_every_address_is_a_backend_of_its_own():
-    found = Found(SPEC)
+async def test_every_address_becomes_a_backend():
+    found = DiscoveredPool(SPEC)
     found.names["engines"] = ["10.0.0.3", "fd00::4"]
-    await found.look()
+    await found.refresh()
     assert found.urls == {
         "gpu@10.0.0.3": "http://10.0.0.3:8000/base",
         "gpu@fd00::4": "http://[fd00::4]:8000/base",
     }
-    assert found.asked == ["engines"]
+    assert found.lookups == ["engines"]
     assert {entry.backend.spec.max_concurrency for entry in found.pool.entries.values()} == {4}
 
 
-async def test_addresses_that_vanish_are_drained_and_new_ones_taken_in():
-    found = Found(SPEC, running=["gpu@10.0.0.1"])
+async def test_missing_addresses_are_drained_and_new_ones_added():
+    found = DiscoveredPool(SPEC, running=["gpu@10.0.0.1"])
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
-    await found.look()
+    await found.refresh()
     found.names["engines"] = ["10.0.0.3"]
-    assert await found.look() == ["gpu@10.0.0.1", "gpu@10.0.0.3"]
+    assert await found.refresh() == ["gpu@10.0.0.1", "gpu@10.0.0.3"]
     assert found.pool.entries["gpu@10.0.0.1"].is_draining
     found.names["engines"] = ["10.0.0.1", "10.0.0.3"]
-    await found.look()
+    await found.refresh()
     assert not found.pool.entries["gpu@10.0.0.1"].is_draining
 
 
-async def test_addresses_that_cannot_be_had_leave_all_as_it_was():
-    found = Found(SPEC)
+async def test_failed_lookup_changes_nothing():
+    found = DiscoveredPool(SPEC)
     found.names["engines"] = ["10.0.0.1"]
-    await found.look()
+    await found.refresh()
     found.names["engines"] = OSError("no answer")
-    assert await found.look() == ["gpu@10.0.0.1"]
+    assert await found.refresh() == ["gpu@10.0.0.1"]
     assert found.failed == ["gpu"]
 
 
-async def test_names_are_asked_for_again_and_again():
-    found = Found(SPEC)
+async def test_host_names_are_looked_up_periodically():
+    found = DiscoveredPool(SPEC)
     found.names["engines"] = ["10.0.0.1"]
     task = asyncio.create_task(found.discovery.run())
     await asyncio.sleep(10.5 * INTERVAL_S)
-    assert 9 <= len(found.asked) <= 13
+    assert 9 <= len(found.lookups) <= 13
     other = BackendSpec(name="other", kind="vllm", url="http://others")
     found.names["others"] = ["10.0.0.9"]
     found.discovery.watch(other)
@@ -101,31 +101,31 @@ async def test_names_are_asked_for_again_and_again():
 
 
 @pytest.mark.parametrize("force", [True, False])
-async def test_a_name_that_is_forgotten_takes_its_backends_along(force):
-    found = Found(SPEC, running=["gpu@10.0.0.1"])
+async def test_forgetting_a_name_removes_its_backends(force):
+    found = DiscoveredPool(SPEC, running=["gpu@10.0.0.1"])
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
-    await found.look()
+    await found.refresh()
     found.discovery.forget("gpu", force=force)
     assert list(found.pool.entries) == ([] if force else ["gpu@10.0.0.1"])
-    assert await found.look() == list(found.pool.entries)
+    assert await found.refresh() == list(found.pool.entries)
 
 
-async def test_a_backend_that_was_changed_is_changed_at_every_address():
-    found = Found(SPEC)
+async def test_changed_backend_changes_at_every_address():
+    found = DiscoveredPool(SPEC)
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
-    await found.look()
+    await found.refresh()
     await found.discovery.change(BackendSpec(name="gpu", kind="vllm", url=SPEC.url, max_concurrency=9))
     assert {entry.backend.spec.max_concurrency for entry in found.pool.entries.values()} == {9}
     assert len(found.pool.entries) == 2
 
 
-async def test_addresses_that_come_to_a_draining_backend_drain_too():
-    found = Found(SPEC)
+async def test_new_addresses_of_a_draining_backend_drain_too():
+    found = DiscoveredPool(SPEC)
     found.names["engines"] = ["10.0.0.1"]
-    await found.look()
+    await found.refresh()
     found.discovery.drain("gpu", True)
     found.names["engines"] = ["10.0.0.1", "10.0.0.2"]
-    await found.look()
+    await found.refresh()
     assert [entry.is_draining for entry in found.pool.entries.values()] == [True, True]
     found.discovery.drain("gpu", False)
     assert [entry.is_draining for entry in found.pool.entries.values()] == [False, False]

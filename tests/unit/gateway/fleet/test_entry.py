@@ -5,7 +5,7 @@ from gateway.fleet.breaker import Circuit
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY, BackendEntry
 from tests.unit.gateway.fake_engines import FakeBackend
 
-SEEN = Snapshot((ModelCard("llama"),))
+SNAPSHOT = Snapshot((ModelCard("llama"),))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ SEEN = Snapshot((ModelCard("llama"),))
         ({"failures": FAILURES_TO_UNHEALTHY}, Circuit.OPEN, "unreachable", False),
     ],
 )
-def test_a_backend_s_condition_is_told_in_a_word(fields, circuit, condition, takes_work):
-    entry = BackendEntry(FakeBackend("gpu"), **{"snapshot": SEEN, **fields})
+def test_condition_and_whether_the_backend_takes_work(fields, circuit, condition, takes_work):
+    entry = BackendEntry(FakeBackend("gpu"), **{"snapshot": SNAPSHOT, **fields})
     entry.breaker.circuit = circuit
     assert (entry.condition, entry.takes_work) == (condition, takes_work)

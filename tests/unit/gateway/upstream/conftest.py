@@ -1,5 +1,5 @@
-"""Time jumps here, and nothing may be left behind."""
+"""Tests here run in virtual time, and fail if they leave a task or an unhandled exception."""
 
-from tests.unit.gateway.virtual_time import nothing_is_left_behind, pytest_asyncio_loop_factories
+from tests.unit.gateway.virtual_time import no_task_is_left, pytest_asyncio_loop_factories
 
-__all__ = ["nothing_is_left_behind", "pytest_asyncio_loop_factories"]
+__all__ = ["no_task_is_left", "pytest_asyncio_loop_factories"]
