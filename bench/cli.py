@@ -23,6 +23,7 @@ COMMANDS = {
     "loadgen": ("bench.loadgen.run:command", "Run a load generator of others against a gateway."),
     "overhead": ("bench.overhead.command:overhead", "The gateway's own cost: CPU per request, latency, memory."),
     "paper": ("bench.paper.command:paper", "The batch schedulers of arXiv 2406.04785."),
+    "path": ("bench.path:path", "The files and carrier types that a streamed chat request crosses."),
     "prediction": ("bench.cli:prediction", "Length prediction: errors, coverage and time."),
     "reality": ("bench.cli:reality", "The simulator and the gateway beside real engines."),
     "scheduling": ("bench.scheduling.decision:command", "CPU time of the scheduling core's steps."),

@@ -75,7 +75,7 @@ async def test_stream_that_breaks_raises_in_openais_client(
     fake = await start_engine(respond)
     gateway = await start_gateway(fake.backend("fake"))
     async with gateway.sdk(app) as sdk:
-        with pytest.raises(openai.APIError, match="ended before the answer did"):
+        with pytest.raises(openai.APIError, match="ended before the answer was complete"):
             await read_all(sdk)
     await gateway.remembered(app, requests=1, failed=1)
 
