@@ -5,7 +5,16 @@ from typing import Any
 import msgspec
 
 from gateway.protocol.answers import PromptDetails, Usage, decode_or_none
-from gateway.protocol.generation_request import ABSENT, GenerationRequest, Tokens, decode, number, size, utf8_bytes
+from gateway.protocol.generation_request import (
+    ABSENT,
+    GenerationRequest,
+    Tokens,
+    decode,
+    decode_each,
+    number,
+    size,
+    utf8_bytes,
+)
 from gateway.protocol.openai import text_of
 from gateway.protocol.prompt_prefixes import prompt_prefixes
 from gateway.protocol.typed_events import ErrorObject, StreamEvent, TypedScanner, Vocabulary, failure_of
@@ -95,7 +104,7 @@ def read_messages(body: bytes) -> GenerationRequest:
         InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type; `param` names it.
     """
     fields = decode(_request_decoder, body)
-    turns = [decode(_turn_decoder, raw, f"messages[{i}]") for i, raw in enumerate(fields.messages)]
+    turns = decode_each(_turn_decoder, fields.messages, "messages")
     texts = [text_of(turn.content) for turn in turns]
     system = text_of(decode(_system_decoder, fields.system, "system")) if bytes(fields.system) else ""
     tools_bytes = size(fields.tools)

@@ -69,7 +69,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         tools_bytes: size of the tools' JSON.
         schema_bytes: size of the response format's JSON.
         reasoning_effort: as the client sent it.
-        message_prefixes: prefixes of the messages, the longest first; their keys do not depend on the model.
+        message_prefixes: (key, share) of each prefix, the longest first; these keys do not depend on the model.
         batchable: whether the API allows several of its requests in one call.
         takes_priority: whether the API allows vLLM's `priority` in the body.
         length_field: the API's name for the longest answer.
@@ -94,7 +94,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     tools_bytes: int = 0
     schema_bytes: int = 0
     reasoning_effort: str | None = None
-    message_prefixes: tuple[PromptPrefix, ...] = ()
+    message_prefixes: tuple[tuple[int, float], ...] = ()
     batchable: bool = False
     takes_priority: bool = True
     length_field: str = "max_tokens"
@@ -155,11 +155,13 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         Args:
             priority: vLLM's `priority`, for an engine that orders its queue by it; a client's own value wins.
         """
-        edits = dict(self.edits)
+        edits = self.edits
         if self.hides_usage:
-            edits["stream_options"] = self._options_with_usage()
+            edits = {**edits, "stream_options": self._options_with_usage()}
         if priority is not None and self.takes_priority and not self._is_set("priority"):
-            edits["priority"] = b"%d" % priority
+            edits = {**edits, "priority": b"%d" % priority}
+        if not edits:
+            return self.body
         if not any(map(self._contains, edits)):
             return _append(self.body, edits)
         return msgspec.json.encode({**self.fields(), **{name: msgspec.Raw(value) for name, value in edits.items()}})
@@ -246,6 +248,14 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw, at: st
         raise InvalidRequest("The body is nested too deeply") from error
 
 
+def decode_each(decoder: "msgspec.json.Decoder[T]", items: list[msgspec.Raw], at: str) -> list[T]:
+    """Decode the items of an array that is at the path `at`; raises as `decode` does."""
+    try:
+        return [decoder.decode(item) for item in items]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [decode(decoder, item, f"{at}[{i}]") for i, item in enumerate(items)]  # raises for the wrong item
+
+
 def utf8_bytes(text: str) -> int:
     """Return the size of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
@@ -266,11 +276,9 @@ def size(raw: msgspec.Raw) -> int:
 
 def _append(body: bytes, edits: Mapping[str, bytes]) -> bytes:
     """Add fields at the end of a JSON object."""
-    if not edits:
-        return body
     end = body.rindex(b"}")
     comma = b"" if body[:end].rstrip().endswith(b"{") else b","
-    added = b",".join(b'"%b":%b' % (name.encode(), value) for name, value in edits.items())
+    added = b",".join([b'"%b":%b' % (name.encode(), value) for name, value in edits.items()])
     return b"%b%b%b%b" % (body[:end], comma, added, body[end:])
 
 

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.generation_request import ABSENT, GenerationRequest, Tokens, decode, number, size, utf8_bytes
+from gateway.protocol.generation_request import (
+    ABSENT,
+    GenerationRequest,
+    Tokens,
+    decode,
+    decode_each,
+    number,
+    size,
+    utf8_bytes,
+)
 from gateway.protocol.prompt_prefixes import prompt_prefixes
 
 MAX_SEQUENCES = 1024
@@ -65,7 +74,7 @@ def read_chat(body: bytes) -> GenerationRequest:
         InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type; `param` names it.
     """
     chat = decode(_chat_decoder, body)
-    messages = [decode(_message_decoder, raw, f"messages[{i}]") for i, raw in enumerate(chat.messages)]
+    messages = decode_each(_message_decoder, chat.messages, "messages")
     roles = [message.role for message in messages]
     texts = [text_of(message.content) for message in messages]
     tools_bytes = size(chat.tools)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.protocol.generation_request import PromptPrefix
-
 MAX_TURNS = 4
 """Number of assistant messages, from the last one, before which a prefix ends."""
 
@@ -25,8 +23,10 @@ _SYSTEM_ROLES = ("system", "developer")
 
 def prompt_prefixes(
     body: bytes, roles: Sequence[str], messages: Sequence[msgspec.Raw], tools: msgspec.Raw
-) -> tuple[PromptPrefix, ...]:
-    """Return the prefixes that other prompts may share, the longest first; the first one is the whole prompt.
+) -> tuple[tuple[int, float], ...]:
+    """Return (key, share) of the prefixes that other prompts may share, the longest first: the whole prompt.
+
+    Within one process, equal prefixes have equal keys. The share is the part of the prompt's bytes, from 0 to 1.
 
     Args:
         body: the whole body; only its size is used.
@@ -37,7 +37,7 @@ def prompt_prefixes(
     >>> def keys(*messages: bytes) -> list[int]:
     ...     raws = [msgspec.Raw(message) for message in messages]
     ...     prefixes = prompt_prefixes(b"", ["system", "user", "assistant", "user"][: len(raws)], raws, msgspec.Raw())
-    ...     return [prefix.key for prefix in prefixes]
+    ...     return [key for key, _ in prefixes]
     >>> keys(b"s", b"a")[0] in keys(b"s", b"a", b"b", b"c")
     True
     """
@@ -50,7 +50,7 @@ def prompt_prefixes(
         key, end = hash((key, message)), end + len(message)
         keys.append(key)
         ends.append(end)
-    return tuple([PromptPrefix(keys[n], ends[n] / end) for n in sorted(_message_counts(roles), reverse=True)])
+    return tuple([(keys[n], ends[n] / end) for n in sorted(_message_counts(roles), reverse=True)])
 
 
 def _message_counts(roles: Sequence[str]) -> set[int]:
