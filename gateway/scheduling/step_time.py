@@ -145,10 +145,6 @@ class StepTimeModel:
         """Predict the seconds that the prompt adds before the first token, without queueing."""
         return self._per_prompt_token_s * prompt_tokens
 
-    def service_s(self, prompt_tokens: float, output_tokens: float, running: float, kv_tokens: float) -> float:
-        """Predict the seconds from dispatch to the last token at a constant load: prefill + output * TPOT."""
-        return self.prefill_s(prompt_tokens) + output_tokens * self.tpot_s(running, kv_tokens)
-
     def learn_decode(self, tpot_s: float, running: float, kv_tokens: float) -> None:
         """Learn from the mean seconds per token of some 16 tokens of one request, after its first token."""
         if not SHORTEST_S < tpot_s < LONGEST_S:

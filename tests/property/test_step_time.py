@@ -35,7 +35,6 @@ def test_times_are_positive_and_grow_with_the_load(prior, observations, running,
     assert 0 < least <= at_load < float("inf")
     assert at_load <= model.tpot_s(running + more_running, kv) <= model.tpot_s(running + more_running, kv + more_kv)
     assert 0 <= model.prefill_s(100) <= model.prefill_s(1000) < float("inf")
-    assert model.service_s(100, 10, running, kv) == pytest.approx(model.prefill_s(100) + 10 * at_load)
 
 
 @given(priors, st.lists(decodes, min_size=1, max_size=60), st.sampled_from([0.125, 8.0]), runnings, kv_tokens)

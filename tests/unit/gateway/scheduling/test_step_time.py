@@ -121,11 +121,11 @@ def test_gaps_that_fall_with_the_load_are_not_believed():
 @pytest.mark.parametrize("impossible", [0.0, -1.0, 1e-9, 1e9, inf, nan])
 def test_times_that_no_engine_takes_are_passed_over(impossible):
     model = observed(A100, 20)
-    before = model.service_s(100, 10, 5, 2000)
+    before = model.prefill_s(100), model.tpot_s(5, 2000)
     model.learn_decode(impossible, 5, 2000)
     model.learn_first_token(impossible, 100, 5, 2000)
     model.learn_first_token(1.0, 0, 5, 2000)
-    assert (model.observations, model.service_s(100, 10, 5, 2000)) == (20, before)
+    assert (model.observations, model.prefill_s(100), model.tpot_s(5, 2000)) == (20, *before)
 
 
 def first_tokens(model, engine, observations, *, queued=0.0, seed=0):
@@ -163,11 +163,6 @@ def test_a_prefill_that_gets_faster_is_followed():
     model = first_tokens(observed(LARGE, 300), LARGE, 200)
     first_tokens(model, faster, 80)
     assert model.prefill_s(1000) < 0.6
-
-
-def test_service_is_prefill_and_a_step_for_each_token():
-    model = observed(LARGE, 100)
-    assert model.service_s(700, 90, 20, 9000) == pytest.approx(model.prefill_s(700) + 90 * model.tpot_s(20, 9000))
 
 
 @dataclass
