@@ -47,7 +47,7 @@ class Demo:
             truth = Path(folder) / "truth.jsonl" if self.rows else None
             if truth is not None:
                 write_truth(truth, self.rows)
-            on_step(f"Starting {self.engines} simulated engines")
+            on_step(f"Starting {self.engines} simulated engine{'s' if self.engines > 1 else ''}")
             async with simulated_engines(self.engines, speed=self.speed, truth=truth) as urls:
                 engines = [BackendSettings(name=f"gpu-{i}", kind="vllm", url=url) for i, url in enumerate(urls)]
                 settings = msgspec.structs.replace(self.settings, backends=engines)
