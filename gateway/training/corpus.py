@@ -1,8 +1,8 @@
-"""Files of past requests as one stream in the order of their times, in memory that does not grow with the files.
+"""Files of past requests as one stream in time order, in memory that does not grow with the files.
 
-All is read through once before anybody acts on it, so that a bad last line costs nothing. Rows that are not in order
-are sorted on disk: sorted runs, each as large as memory allows, are merged. Files without times are taken as having
-happened side by side: read one after the other, the newest requests would all be of the last one.
+All files are read once and checked before they are used, so a wrong last line has no effects. Rows that are not in time
+order are sorted on disk: sorted runs, each as large as memory allows, are merged. Files without times count as recorded
+at the same time and are interleaved; otherwise the newest requests would all come from the last file.
 """
 
 import heapq
@@ -22,10 +22,10 @@ from gateway.training.instructions import NO_INSTRUCTIONS, Instructions
 from gateway.training.rows import PastRow, read_rows
 
 RUN_BYTES = 64 * 2**20
-"""Encoded rows that are sorted in memory at once."""
+"""Bytes of encoded rows that are sorted in memory at once."""
 
 UNIX_START_S, UNIX_END_S = 1e9, 1e10
-"""The years 2001 and 2286: times before and after count from something else than 1970, or in something else."""
+"""The years 2001 and 2286. Times outside of them are not seconds since 1970."""
 
 OnBytes = Callable[[int], None]
 TimedRow = tuple[float, PastRow]
@@ -33,16 +33,17 @@ TimedRow = tuple[float, PastRow]
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Files whose every line was read and found good.
+    """Files in which every line was checked.
 
     Attributes:
         counts: rows in each file.
-        in_order: whether the rows' times never go back as the files stand.
-        without_times: whether no row has one.
-        first_t: least of the rows' times; None where a row has none.
-        last_t: greatest of them.
-        text_chars: of all prompts, as far as predictions read them.
-        days: numbers of the days since 1970 that they are on, where they are seconds since then.
+        in_order: whether the rows are in time order.
+        without_times: whether no row has a time.
+        first_t: smallest time; None if a row has no time.
+        last_t: largest time; None if a row has no time.
+        text_chars: characters of all prompts that predictions read.
+        days: days of the rows, as numbers since 1970, if their times are seconds since 1970.
+        instructions: system prompts of rows that have none.
     """
 
     paths: tuple[Path, ...]
@@ -61,12 +62,12 @@ class Corpus:
         return sum(self.counts)
 
     def read(self, on_bytes: OnBytes | None = None) -> Iterator[PastRow]:
-        """Yield all rows in the order of their times; a row without one stays behind the row that it follows.
+        """Yield all rows in time order; a row without a time keeps its place after the row before it.
 
-        Where no row has one, the files' rows alternate, each file's spread over the whole.
+        If no row has a time, the files are interleaved, each spread evenly over the whole.
 
         Raises:
-            RowError: a file is no longer what it was.
+            RowError: a file has changed since it was checked.
         """
         if self.without_times:
             files = zip(self.paths, self.counts, strict=True)
@@ -79,7 +80,7 @@ class Corpus:
         return self.instructions.apply(row for _, row in timed)
 
     def is_unix_time(self, now_s: float) -> bool:
-        """Tell whether all times look like seconds since 1970: past ones, of this century."""
+        """Return whether all times can be seconds since 1970: in this century and not in the future."""
         return (
             self.first_t is not None
             and self.last_t is not None
@@ -90,14 +91,14 @@ class Corpus:
 def survey(
     paths: Sequence[Path], on_bytes: OnBytes | None = None, instructions: Instructions = NO_INSTRUCTIONS
 ) -> Corpus:
-    """Read the files through; `instructions` are for the rows without a system prompt.
+    """Read and check all files; `instructions` are for rows without a system prompt.
 
     Raises:
-        RowError: a file cannot be read twice, has no rows, or a line in it is wrong.
+        RowError: a file cannot be read twice, has no rows, or has a wrong line.
     """
     for path in paths:
         if path.exists() and not path.is_file():
-            raise RowError(f"{path}: not a regular file, which is read twice")
+            raise RowError(f"{path}: not a regular file; a file is read twice")
     untimed, text_chars, in_order = 0, 0, True
     first, last = inf, -inf
     counts, days = [0] * len(paths), set()
@@ -123,7 +124,7 @@ def survey(
 
 
 def _numbered(paths: Sequence[Path], on_bytes: OnBytes | None) -> Iterator[tuple[int, TimedRow]]:
-    """Yield the rows with their file's number and their times, or those of the rows before them."""
+    """Yield the rows with the number of their file and their time; without one, the time of the row before."""
     t = -inf
     for file, path in enumerate(paths):
         for row in read_rows(path, on_bytes):
@@ -136,7 +137,7 @@ def _timed(paths: Sequence[Path], on_bytes: OnBytes | None) -> Iterator[TimedRow
 
 
 def _spread(path: Path, count: int, on_bytes: OnBytes | None) -> Iterator[TimedRow]:
-    """Yield a file's rows at even times between 0 and 1."""
+    """Yield the rows of a file at evenly spread times between 0 and 1."""
     return (((number + 0.5) / count, row) for number, row in enumerate(read_rows(path, on_bytes)))
 
 
@@ -145,7 +146,7 @@ def _time(timed: TimedRow) -> float:
 
 
 def _sorted(timed: Iterable[TimedRow]) -> Iterator[TimedRow]:
-    """Sort on disk, stably: of equal times the one that was read first comes first."""
+    """Sort on disk; rows with equal times keep their order."""
     with ExitStack() as stack:
         runs = [_replayed(stack.enter_context(run)) for run in _runs(timed)]
         yield from heapq.merge(*runs, key=_time)
@@ -166,7 +167,7 @@ def _runs(timed: Iterable[TimedRow]) -> Iterator[IO[bytes]]:
 
 def _written(run: list[tuple[float, bytes]]) -> IO[bytes]:
     run.sort(key=lambda timed_row: timed_row[0])
-    file = tempfile.TemporaryFile(prefix="magnus-sort-")  # noqa: SIM115  closed by whoever merges it
+    file = tempfile.TemporaryFile(prefix="magnus-sort-")  # noqa: SIM115 - the merge closes it
     file.writelines(b"%s\t%s\n" % (repr(t).encode(), row) for t, row in run)
     file.seek(0)
     return file

@@ -1,7 +1,7 @@
-"""System prompts for rows that name an application and a task in their place.
+"""System prompts for rows that have none but name their application and task.
 
-A JSON object by application; in it texts by task, as shell patterns, and `default`. `task_format`, such as
-`<src>-><dst>`, tells which parts of a task stand for `{src}` and `{dst}` in the text.
+The file is a JSON object by application. Each application has texts by task (shell patterns) and a `default`. Its
+`task_format`, such as `<src>-><dst>`, names the parts of a task that replace `{src}` and `{dst}` in the text.
 """
 
 import re
@@ -34,7 +34,7 @@ class Instructions:
         """Read a file.
 
         Raises:
-            RowError: it cannot be read, or is not of that form.
+            RowError: the file cannot be read, or does not have this form.
         """
         try:
             return cls(msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, str]]))
@@ -44,7 +44,7 @@ class Instructions:
             raise RowError(f"{path}: {str(error).replace('`', '')}") from error
 
     def text(self, app: str | None, task: str | None) -> str | None:
-        """Give the system prompt of an application's task; None where there is none."""
+        """Return the system prompt of an application's task; None if there is none."""
         texts = self._texts.get(app or "", {})
         patterns = (pattern for pattern in texts if pattern not in {_FORMAT, _DEFAULT})
         chosen = next((pattern for pattern in patterns if fnmatchcase(task or "", pattern)), _DEFAULT)
@@ -56,7 +56,7 @@ class Instructions:
         return text
 
     def apply(self, rows: Iterable[PastRow]) -> Iterator[PastRow]:
-        """Yield the rows, those without a system prompt of their own with the one of their task."""
+        """Yield the rows; rows without a system prompt get that of their task."""
         for row in rows:
             if row.system is None and row.messages is None:
                 row.system = self.text(row.app, row.task)

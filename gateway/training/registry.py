@@ -1,12 +1,12 @@
-"""The versions of the length model in Postgres, of which at most one serves.
+"""The versions of the length model in Postgres; at most one version serves.
 
 ```
 challenger ──promote──> serving ──promote another──> retired ──promote, rollback──> serving
      └──reject──> rejected <──rollback── serving
 ```
 
-A version that was taken back counts as rejected, so that a second rollback goes further back and not forth. Any version
-can be promoted again by hand.
+A version that was rolled back counts as rejected, so a second rollback goes further back. An operator can promote any
+version again.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from gateway.storage.tables import length_models
 ModelStatus = Literal["challenger", "serving", "retired", "rejected"]
 
 _ADVISORY_LOCK = 0x6D6F64656C73
-"""Whoever changes which version serves does so after the other."""
+"""Key of the lock under which the serving version changes."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A version without its artifact.
 
-    It was fitted to requests that arrived from `window_start` to `fitted_until`, and judged on the later ones.
+    It was fitted to requests that arrived from `window_start` to `fitted_until`, and compared on later ones.
     """
 
     version: int
@@ -45,14 +45,14 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingModel(msgspec.Struct, frozen=True):
-    """The version that serves, with the bytes that it is loaded from."""
+    """The version that serves, with the bytes of its model."""
 
     info: ModelInfo
     artifact: bytes
 
 
 class NewModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training made."""
+    """A newly trained model."""
 
     rows: int
     window_start: datetime
@@ -65,7 +65,7 @@ class NewModel(msgspec.Struct, frozen=True, kw_only=True):
 
 KEPT_NEWEST = 20
 KEPT_SERVED = 5
-"""Versions that are kept: the newest, and those that served last. An artifact takes megabytes."""
+"""Versions that are kept: the newest, and those that served last. A model takes megabytes."""
 
 _FORGET = delete(length_models).where(
     length_models.c.version.not_in(
@@ -90,7 +90,7 @@ class ModelRegistry:
         self._engine = engine
 
     async def add_challenger(self, model: NewModel) -> int:
-        """Keep a trained model, and forget the ones that nobody will go back to. Returns its version; versions grow."""
+        """Store a trained model and delete old ones. Returns its version number, which is higher than all before."""
         values = {**msgspec.structs.asdict(model), "status": "challenger"}
         async with self._engine.begin() as connection:
             version: int = (
@@ -100,10 +100,10 @@ class ModelRegistry:
         return version
 
     async def promote(self, version: int) -> None:
-        """Let a version serve in place of the one that does.
+        """Let a version serve in place of the present one.
 
         Raises:
-            UnknownVersion: there is none of that number.
+            UnknownVersion: there is no version with this number.
         """
         async with self._engine.begin() as connection:
             await _lock(connection)
@@ -111,25 +111,25 @@ class ModelRegistry:
             await _begin_to_serve(connection, version)
 
     async def reject(self, version: int) -> None:
-        """Note that a challenger lost."""
+        """Mark a challenger as rejected."""
         lost = (length_models.c.version == version) & (length_models.c.status == "challenger")
         async with self._engine.begin() as connection:
             await connection.execute(update(length_models).where(lost).values(status="rejected"))
 
     async def rollback(self) -> int | None:
-        """Take the serving version back and let the one serve that served before it.
+        """Reject the serving version and let the version before it serve again.
 
         Returns:
-            The version that serves now; None where no other has served before: history alone predicts.
+            The version that serves now; None if there is none, so history alone predicts.
 
         Raises:
             UnknownVersion: no version serves.
         """
         async with self._engine.begin() as connection:
             await _lock(connection)
-            taken_back = await connection.execute(update(length_models).where(_IS_SERVING).values(status="rejected"))
-            if not taken_back.rowcount:
-                raise UnknownVersion("no version serves, so there is nothing to take back")
+            rolled_back = await connection.execute(update(length_models).where(_IS_SERVING).values(status="rejected"))
+            if not rolled_back.rowcount:
+                raise UnknownVersion("no version serves, so there is nothing to roll back")
             previous: int | None = await connection.scalar(
                 select(length_models.c.version)
                 .where(length_models.c.status == "retired")
@@ -141,28 +141,28 @@ class ModelRegistry:
         return previous
 
     async def list(self) -> list[ModelInfo]:
-        """List all versions, the newest first."""
+        """Return all versions, the newest first."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(*_INFO).order_by(length_models.c.version.desc()))
             return [ModelInfo(**row) for row in rows.mappings()]
 
     async def newest(self, features_version: str) -> ModelInfo | None:
-        """Give the version trained last on features of this layout, whatever became of it."""
-        of_layout = length_models.c.features_version == features_version
-        query = select(*_INFO).where(of_layout).order_by(length_models.c.version.desc()).limit(1)
+        """Return the newest version for this version of the features, with any status."""
+        of_version = length_models.c.features_version == features_version
+        query = select(*_INFO).where(of_version).order_by(length_models.c.version.desc()).limit(1)
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else ModelInfo(**row)
 
     async def serving_version(self, features_version: str) -> int | None:
-        """Give the number of the version that serves, if it reads features of this layout. One index look-up."""
+        """Return the number of the serving version for this version of the features; one index look-up."""
         query = select(length_models.c.version).where(_IS_SERVING, length_models.c.features_version == features_version)
         async with self._engine.connect() as connection:
             version: int | None = await connection.scalar(query)
         return version
 
     async def serving(self, features_version: str) -> ServingModel | None:
-        """Load the version that serves, if it reads features of this layout."""
+        """Load the serving version for this version of the features."""
         query = select(*_INFO, length_models.c.artifact).where(
             _IS_SERVING, length_models.c.features_version == features_version
         )

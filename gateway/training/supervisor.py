@@ -1,8 +1,8 @@
-"""Keeps the gateway's model young: starts the trainer when it is due, and takes up whatever version serves.
+"""Keeps the gateway's model up to date: starts a training when one is due, and loads the version that serves.
 
-The trainer is a process of its own, so that its crash is a line in the log, and its work somebody else's time slices.
-What it leaves behind is a row in Postgres; each gateway on that database finds it there, as it finds what
-`magnus predictor` changes.
+The training runs in another process, so a crash of it is only a line in the log, and it takes no time from the event
+loop. It writes the new version to Postgres. Every gateway on that database finds it there, and also what `magnus
+predictor` changes.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from gateway.training.schedule import Cadence, DriftDetector, Reason, Situation,
 from gateway.training.window import TrainingRows
 
 POLL_S = 5.0
-"""How often the registry is asked; so long an older version may serve on."""
+"""Seconds between two reads of the registry; an old version may serve for this long."""
 
 Train = Callable[[], Awaitable[TrainingReport]]
 OnModel = Callable[[ServingModel | None], Awaitable[None]]
@@ -28,22 +28,21 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Trains on time and hands new versions over.
+    """Starts trainings and hands new versions to the predictor.
 
     Args:
         registry: the versions.
-        rows: counts what there is to learn from.
-        train: runs one training; raises `TrainerFailed` where it comes to nothing.
-        cadence: when one is due.
-        on_model: takes the version that serves, or None when none does; may take its time, and may raise: then the one
-            before it goes on serving.
-        clock: where times come from.
+        rows: the rows to train on.
+        train: runs one training; raises `TrainerFailed` if it fails.
+        cadence: when to train.
+        on_model: serves a version, or none (None). If it raises, the version before goes on serving.
+        clock: source of the time.
 
     Attributes:
-        counts: what has come of it: "started:<reason>", the outcomes of `TrainingReport`, "failed", "loaded",
-            "load_failed", "database_away".
-        served: the version handed over last.
-        report: of the last training that gave one.
+        counts: events: "started:<reason>", the outcomes of `TrainingReport`, "failed", "loaded", "load_failed",
+            "database_away".
+        served: the version that was handed over last.
+        report: of the last training that returned one.
     """
 
     def __init__(
@@ -72,42 +71,44 @@ class Supervisor:
         self._training: asyncio.Task[None] | None = None
 
     def learn_one(self, predicted_tokens: float, actual_tokens: float) -> None:
-        """Note how good a prediction (median) was, in tokens per sequence: drift is seen by it."""
+        """Record a prediction (median) and the actual tokens, per sequence, for drift detection."""
         self._drift.learn_one(predicted_tokens, actual_tokens)
 
     async def run(self) -> None:
-        """Look after the model; ends by being cancelled, and a running trainer with it."""
+        """Train and load models until cancelled; cancelling also ends a running training."""
         try:
             while True:
                 try:
-                    await self.take_up()
+                    await self.load_serving()
                     await self._train_if_due()
                 except DATABASE_ERRORS as error:
                     self.counts["database_away"] += 1
-                    _log.debug("The models cannot be looked after now: %s", error)
+                    _log.debug("The database is unavailable, so no model is trained or loaded: %s", error)
                 await self._pause()
         finally:
             if self._training is not None:
                 self._training.cancel()
                 await asyncio.gather(self._training, return_exceptions=True)
 
-    async def take_up(self) -> None:
-        """Hand over the version that serves, if it is another than the last one."""
+    async def load_serving(self) -> None:
+        """Hand the serving version to the predictor, if it has changed."""
         version = await self._registry.serving_version(self._rows.features_version)
         if version == (self.served.version if self.served else None) or (version and version == self._refused):
             return
         model = await self._registry.serving(self._rows.features_version)
         try:
             await self._on_model(model)
-        except Exception:  # noqa: BLE001  whatever an artifact does to its reader, the older model goes on serving
+        except Exception:  # noqa: BLE001 - a broken model must not stop the older one
             self.counts["load_failed"] += 1
             self._refused = version
-            _log.exception("Version %s of the length model cannot be loaded; the one before it goes on", version)
+            _log.exception(
+                "Version %s of the length model cannot be loaded; the version before it still serves", version
+            )
             return
         self.counts["loaded"] += 1
         self.served = model.info if model else None
         self._drift = DriftDetector()
-        _log.info("The length model is version %s now", version)
+        _log.info("Version %s of the length model serves now", version)
 
     async def _train_if_due(self) -> None:
         if self._training is not None:
@@ -115,7 +116,7 @@ class Supervisor:
         reason = reason_to_train(self._cadence, await self._situation())
         if reason is not None:
             self._attempt_at_s = self._clock.monotonic()
-            self._training = asyncio.create_task(self._oversee(reason), name="training")
+            self._training = asyncio.create_task(self._run_training(reason), name="training")
 
     async def _situation(self) -> Situation:
         newest = await self._registry.newest(self._rows.features_version)
@@ -131,7 +132,7 @@ class Supervisor:
             drifted=self._drift.drifted,
         )
 
-    async def _oversee(self, reason: Reason) -> None:
+    async def _run_training(self, reason: Reason) -> None:
         self.counts[f"started:{reason}"] += 1
         _log.info("Training a length model (%s)", reason)
         try:
@@ -139,16 +140,16 @@ class Supervisor:
         except (TrainerFailed, OSError) as error:
             self._failures += 1
             self.counts["failed"] += 1
-            _log.warning("The training failed, nothing else has: %s", error)
+            _log.warning("The training failed; the gateway serves as before: %s", error)
             return
         self.counts[self.report.outcome] += 1
-        # What leaves no version behind would be due again at once.
+        # A training without a new version would be due again at once, so it counts as a failure.
         self._failures = 0 if self.report.version is not None else self._failures + 1
         self._drift = DriftDetector()
         _log.info("Training: %s", self.report)
 
     async def _pause(self) -> None:
-        """Wait for the next look, no longer than until a training ends."""
+        """Wait for the next poll, or until a training ends."""
         if self._training is None:
             await asyncio.sleep(POLL_S)
             return

@@ -1,4 +1,4 @@
-"""The rows to learn from: the newest whole answers in Postgres whose features are laid out as ours."""
+"""The rows of a training: the newest complete answers in Postgres with features of the right version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway.storage.tables import applications
 
 CHUNK_ROWS = 2000
-"""Rows in memory beside the arrays."""
+"""Rows that are read from the database at once."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Rows in the order of their arrival.
+    """Rows in arrival order.
 
     Attributes:
         features: (n, n_features) float32.
-        tokens: (n,) of the answers, per sequence.
+        tokens: (n,) tokens of the answers, per sequence.
         arrived_s: (n,) Unix seconds.
         apps: (n,) names of the applications.
-        history_p50: (n,) tokens that history alone had predicted; NaN where something else had.
-        history_p90: (n,) its 0.9-quantile.
-        skipped: rows that were left out because their features are not of the expected size.
+        history_p50: (n,) median that history alone predicted; NaN where a model predicted.
+        history_p90: (n,) 0.9-quantile that history alone predicted; NaN where a model predicted.
+        skipped: rows that were left out because their features have the wrong size.
     """
 
     features: NDArray[np.float32]
@@ -44,7 +44,7 @@ class Window:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice) -> "Window":
-        """Give the rows of a slice; arrays are views."""
+        """Return the rows of a slice; the arrays are views."""
         return Window(
             self.features[rows],
             self.tokens[rows],
@@ -65,12 +65,12 @@ class Window:
         return datetime.fromtimestamp(self.arrived_s[-1], UTC)
 
     def after(self, arrived_s: float) -> "Window":
-        """Give the rows that arrived later."""
+        """Return the rows that arrived later."""
         return self[int(np.searchsorted(self.arrived_s, arrived_s, side="right")) :]
 
 
 class TrainingRows:
-    """The rows in Postgres that a model of one feature layout can learn from."""
+    """The rows in Postgres that have one version of the features."""
 
     def __init__(self, engine: AsyncEngine, *, features_version: str, n_features: int) -> None:
         self.features_version = features_version
@@ -78,7 +78,7 @@ class TrainingRows:
         self._engine = engine
 
     async def newest(self, limit: int) -> Window:
-        """Read the newest rows, at most `limit`; memory is their arrays and one chunk."""
+        """Read the newest rows, at most `limit`, in chunks."""
         reader = _Reader(limit, self.n_features)
         async with self._engine.connect() as connection:
             values = {"features_version": self.features_version, "limit": limit}
@@ -89,14 +89,14 @@ class TrainingRows:
             return reader.window({row.id: row.name for row in names})
 
     async def count(self, *, since: datetime | None, limit: int) -> int:
-        """Count the rows that arrived after `since` (None: ever), at most `limit`: what is read is bounded by that."""
+        """Count the rows that arrived after `since` (None: all rows); at most `limit` rows are read."""
         values = {"features_version": self.features_version, "since": since or _EPOCH, "limit": limit}
         async with self._engine.connect() as connection:
             return int(await connection.scalar(_COUNT, values) or 0)
 
 
 class _Reader:
-    """Fills arrays from their end, because the rows come newest first."""
+    """Fills arrays from the end, because the newest rows come first."""
 
     def __init__(self, limit: int, n_features: int) -> None:
         self._features = np.empty((limit, n_features), np.float32)
@@ -116,7 +116,7 @@ class _Reader:
             self._columns[self._first] = row[1:]
 
     def window(self, names: Mapping[int, str]) -> Window:
-        """Give what was added, oldest first, applications by their names."""
+        """Return the rows that were added, oldest first."""
         tokens, arrived_s, apps, p50, p90 = self._columns[self._first :].T
         return Window(
             features=self._features[self._first :],

@@ -22,7 +22,7 @@ def registry(engine: AsyncEngine) -> ModelRegistry:
 
 @pytest.fixture
 def a_model() -> Callable[..., NewModel]:
-    """Builds a trained model, but for what the test says."""
+    """Returns a function that builds a trained model, with the changes of the test."""
 
     def build(**changed: Any) -> NewModel:
         ordinary: dict[str, Any] = {
@@ -46,7 +46,7 @@ def rows(engine: AsyncEngine) -> TrainingRows:
 
 @pytest.fixture
 def a_record() -> Callable[..., RequestRecord]:
-    """Builds the record of request number `number`, a second after the one before, but for what the test says."""
+    """Returns a function that builds the record of request `number`, one second after the one before."""
 
     def build(number: int = 0, **changed: Any) -> RequestRecord:
         ordinary: dict[str, Any] = {

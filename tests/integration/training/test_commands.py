@@ -12,7 +12,7 @@ from gateway.cli.main import app
 
 @pytest.fixture
 def magnus(database_url, monkeypatch, tmp_path):
-    """Runs a command on the test's database; gives its result."""
+    """Returns a function that runs a command on the test's database."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MAGNUS_DATABASE_URL", database_url)
     monkeypatch.setenv("MAGNUS_PREDICTION_EMBEDDER", "off")
@@ -22,7 +22,7 @@ def magnus(database_url, monkeypatch, tmp_path):
 
 @pytest.fixture
 def past(tmp_path):
-    """A file of past requests whose texts tell their answers' lengths."""
+    """A file of past requests; their texts determine the lengths of the answers."""
     draw = random.Random(5)
 
     def row(number: int) -> dict[str, object]:
@@ -46,7 +46,7 @@ def test_a_bad_line_at_the_end_of_a_big_file_imports_nothing(magnus, past):
     assert json.loads(magnus("train", "--json").stdout)["rows"] == 0
 
 
-def test_a_bad_second_file_keeps_the_first_one_out(magnus, past, tmp_path):
+def test_a_bad_second_file_imports_nothing(magnus, past, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     result = magnus("history", "import", past, empty)
@@ -69,7 +69,7 @@ def test_import_train_promote_and_roll_back(magnus, past):
     assert "serving" in magnus("predictor", "list").stdout
 
 
-def test_too_few_rows_to_train_on_are_said_so(magnus):
+def test_too_few_rows_to_train_on_are_an_error(magnus):
     result = magnus("train")
     assert result.exit_code == 1
     assert "too few requests to train on: 0 have features, 300 are needed" in result.stderr

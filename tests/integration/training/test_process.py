@@ -38,7 +38,7 @@ print(json.dumps({"outcome": "too_few_rows", "needed": order["min_rows"]}))
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     ],
 )
-async def test_a_trainer_that_says_nothing_useful_has_failed(code):
+async def test_a_trainer_without_a_report_has_failed(code):
     with pytest.raises(TrainerFailed):
         await trainer(code).run()
 
@@ -54,7 +54,7 @@ async def test_a_cancelled_training_leaves_no_process(tmp_path):
     code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     training = asyncio.create_task(trainer(code).run())
     async with asyncio.timeout(10):
-        while not (pid_file.exists() and pid_file.read_text()):  # noqa: ASYNC110  another process tells nobody
+        while not (pid_file.exists() and pid_file.read_text()):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(0.01)
     training.cancel()
     with suppress(asyncio.CancelledError):

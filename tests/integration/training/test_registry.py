@@ -8,7 +8,7 @@ from gateway.errors import UnknownVersion
 from gateway.storage.tables import length_models
 from gateway.training.registry import KEPT_NEWEST
 
-LAYOUT, OTHER_LAYOUT = "1:off", "1:static"
+FEATURES, OTHER_FEATURES = "1:off", "1:static"
 
 
 async def statuses(registry) -> dict[int, str]:
@@ -17,13 +17,13 @@ async def statuses(registry) -> dict[int, str]:
 
 async def test_a_challenger_serves_only_once_promoted(registry, a_model):
     version = await registry.add_challenger(a_model())
-    assert await registry.serving(LAYOUT) is None
-    assert await registry.serving_version(LAYOUT) is None
+    assert await registry.serving(FEATURES) is None
+    assert await registry.serving_version(FEATURES) is None
     await registry.promote(version)
-    serving = await registry.serving(LAYOUT)
+    serving = await registry.serving(FEATURES)
     assert (serving.info.version, serving.artifact, serving.info.metrics) == (version, b"\0model", {"mae": 12.5})
     assert serving.info.served_at is not None
-    assert await registry.serving_version(LAYOUT) == version
+    assert await registry.serving_version(FEATURES) == version
 
 
 async def test_promotion_retires_the_one_before(registry, a_model):
@@ -39,7 +39,7 @@ async def test_a_rejected_challenger_never_served(registry, a_model):
     first, second = [await registry.add_challenger(a_model()) for _ in range(2)]
     await registry.promote(first)
     await registry.reject(second)
-    await registry.reject(first)  # it is no challenger any more
+    await registry.reject(first)  # it is no longer a challenger
     assert await statuses(registry) == {second: "rejected", first: "serving"}
 
 
@@ -50,13 +50,13 @@ async def test_rollback_goes_back_step_by_step_to_history_alone(registry, a_mode
     assert await registry.rollback() == versions[1]
     assert await registry.rollback() == versions[0]
     assert await registry.rollback() is None
-    assert await registry.serving(LAYOUT) is None
+    assert await registry.serving(FEATURES) is None
     assert set((await statuses(registry)).values()) == {"rejected"}
     with pytest.raises(UnknownVersion):
         await registry.rollback()
 
 
-async def test_a_version_that_was_taken_back_can_be_promoted_again(registry, a_model):
+async def test_a_version_that_was_rolled_back_can_be_promoted_again(registry, a_model):
     first, second = [await registry.add_challenger(a_model()) for _ in range(2)]
     for version in (first, second):
         await registry.promote(version)
@@ -73,7 +73,7 @@ async def test_an_unknown_version_changes_nothing(registry, a_model):
     assert await statuses(registry) == {version: "serving"}
 
 
-async def test_promotions_at_once_leave_one_serving(registry, a_model):
+async def test_concurrent_promotions_leave_one_serving(registry, a_model):
     versions = [await registry.add_challenger(a_model()) for _ in range(4)]
     await asyncio.gather(*(registry.promote(version) for version in versions))
     assert sorted((await statuses(registry)).values()) == ["retired", "retired", "retired", "serving"]
@@ -87,15 +87,15 @@ async def test_the_database_itself_lets_only_one_serve(registry, a_model, engine
             await connection.execute(update(length_models).values(status="serving"))
 
 
-async def test_a_model_of_another_layout_does_not_serve_here(registry, a_model):
+async def test_a_model_of_another_features_version_does_not_serve(registry, a_model):
     await registry.promote(await registry.add_challenger(a_model()))
-    assert await registry.serving(OTHER_LAYOUT) is None
-    assert await registry.serving_version(OTHER_LAYOUT) is None
-    assert await registry.newest(OTHER_LAYOUT) is None
-    assert (await registry.newest(LAYOUT)).status == "serving"
+    assert await registry.serving(OTHER_FEATURES) is None
+    assert await registry.serving_version(OTHER_FEATURES) is None
+    assert await registry.newest(OTHER_FEATURES) is None
+    assert (await registry.newest(FEATURES)).status == "serving"
 
 
-async def test_old_versions_are_forgotten_but_not_those_to_go_back_to(registry, a_model):
+async def test_old_versions_are_deleted_except_those_that_served_last(registry, a_model):
     first, second = [await registry.add_challenger(a_model()) for _ in range(2)]
     for version in (first, second):
         await registry.promote(version)

@@ -14,12 +14,12 @@ CADENCE = Cadence(every_s=3600.0, after_rows=1000, min_rows=10)
 
 
 class Serving:
-    """What a gateway does with a new version, without the model."""
+    """Records the versions that a gateway would serve."""
 
     def __init__(self) -> None:
         self.artifacts: list[bytes | None] = []
 
-    async def take(self, model) -> None:
+    async def serve(self, model) -> None:
         if model is not None and model.artifact == b"broken":
             raise ValueError("this is no model")
         self.artifacts.append(model and model.artifact)
@@ -32,12 +32,12 @@ def serving() -> Serving:
 
 @pytest.fixture
 def supervised(registry, rows, serving, monkeypatch):
-    """Runs a supervisor that looks often."""
+    """Runs a supervisor that polls often."""
     monkeypatch.setattr(supervision, "POLL_S", 0.01)
 
     @asynccontextmanager
     async def run(train):
-        supervisor = Supervisor(registry, rows, train, CADENCE, on_model=serving.take, clock=SystemClock())
+        supervisor = Supervisor(registry, rows, train, CADENCE, on_model=serving.serve, clock=SystemClock())
         task = asyncio.create_task(supervisor.run())
         yield supervisor
         task.cancel()
@@ -49,7 +49,7 @@ def supervised(registry, rows, serving, monkeypatch):
 
 async def until(condition) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  a counter sets no event
+        while not condition():  # noqa: ASYNC110 - a counter sets no event
             await asyncio.sleep(0.005)
 
 
@@ -147,7 +147,7 @@ async def test_stopping_cancels_the_training(supervised, repository, a_record):
     assert ended.is_set()
 
 
-async def test_a_database_that_is_away_is_no_end(supervised, serving, registry, engine, monkeypatch):
+async def test_an_unavailable_database_does_not_end_the_supervisor(supervised, serving, registry, engine, monkeypatch):
     async def away(_: int) -> int:
         raise OSError("no route")
 

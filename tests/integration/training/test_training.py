@@ -36,14 +36,14 @@ def order(database_url) -> TrainingOrder:
 
 @pytest.fixture
 def answered(engine, tmp_path) -> Callable[[int], Awaitable[None]]:
-    """Imports so many more requests, whose words tell the length of the answer and whose history does not."""
+    """Returns a function that imports requests; their words determine the length of the answer, their history does not."""
     draw = random.Random(5)
 
     def row() -> dict[str, object]:
-        asks_for_a_list = draw.random() < 0.5
+        wants_a_list = draw.random() < 0.5
         words = " ".join(["item"] * draw.randint(5, 15))
-        prompt = f"Please list several examples of {words}" if asks_for_a_list else f"Please say what is {words}"
-        tokens = round((500 if asks_for_a_list else 20) * draw.lognormvariate(0, 0.1))
+        prompt = f"Please list several examples of {words}" if wants_a_list else f"Please say what is {words}"
+        tokens = round((500 if wants_a_list else 20) * draw.lognormvariate(0, 0.1))
         return {"app": "chat", "model": "llama", "prompt": prompt, "output_tokens": tokens}
 
     async def write(count: int) -> None:
@@ -64,14 +64,14 @@ async def started(order: TrainingOrder) -> asyncio.subprocess.Process:
 
 
 async def until_training(engine, *, locked: bool = True) -> None:
-    """Wait until a training holds its lock, or none does."""
+    """Wait until a training holds its lock, or until none does."""
     held = text(
         "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database"
         " WHERE locktype = 'advisory' AND datname = current_database())"
     )
     async with engine.connect() as connection, asyncio.timeout(60):
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        while await connection.scalar(held) is not locked:  # noqa: ASYNC110  another process sets no event of ours
+        while await connection.scalar(held) is not locked:  # noqa: ASYNC110 - another process sets no event here
             await asyncio.sleep(0.02)
 
 
@@ -92,10 +92,10 @@ async def test_rows_that_arrived_all_at_once_can_be_trained_on(engine, order, an
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE requests SET arrived_at = '2025-03-01 12:00+00'"))
     assert (await train(engine, order)).outcome == "promoted"
-    assert (await train(engine, order)).outcome == "too_few_rows"  # the champion may have seen any of them
+    assert (await train(engine, order)).outcome == "too_few_rows"  # the champion may have been fitted to any of them
 
 
-async def test_too_few_rows_are_said_so_and_leave_nothing_behind(engine, registry, order, answered):
+async def test_too_few_rows_are_reported_and_write_nothing(engine, registry, order, answered):
     await answered(order.min_rows - 1)
     report = await train(engine, order)
     assert (report.outcome, report.rows, report.needed) == ("too_few_rows", order.min_rows - 1, order.min_rows)
@@ -118,9 +118,7 @@ async def test_a_model_that_is_worse_than_the_champion_is_rejected(engine, regis
     assert [model.status for model in await registry.list()] == ["rejected", "serving"]
 
 
-async def test_without_rows_that_the_champion_has_not_seen_there_is_no_contest(
-    engine, registry, order, answered, a_model
-):
+async def test_without_new_rows_the_champion_is_not_compared(engine, registry, order, answered, a_model):
     await answered(N_ROWS)
     now = datetime.now(UTC)
     await registry.promote(await registry.add_challenger(a_model(features_version=LAYOUT, fitted_until=now)))
@@ -129,9 +127,7 @@ async def test_without_rows_that_the_champion_has_not_seen_there_is_no_contest(
     assert report.needed > report.rows == N_ROWS
 
 
-async def test_a_champion_that_cannot_be_loaded_does_not_stand_in_the_way(
-    engine, registry, order, answered, a_model, caplog
-):
+async def test_a_champion_that_cannot_be_loaded_is_not_compared(engine, registry, order, answered, a_model, caplog):
     broken = await registry.add_challenger(a_model(features_version=LAYOUT, artifact=b"broken"))
     await registry.promote(broken)
     await answered(N_ROWS)
@@ -146,7 +142,7 @@ async def test_only_one_trains_at_a_time(engine, order, answered):
     assert sorted(report.outcome for report in reports) == ["busy", "promoted"]
 
 
-async def test_a_killed_trainer_costs_nothing(engine, registry, order, answered):
+async def test_a_killed_trainer_changes_nothing(engine, registry, order, answered):
     await answered(N_ROWS)
     process = await started(order)
     await until_training(engine)
@@ -158,7 +154,7 @@ async def test_a_killed_trainer_costs_nothing(engine, registry, order, answered)
     assert report.outcome == "promoted"
 
 
-async def test_a_trainer_ends_with_whoever_gave_the_order(engine, registry, order, answered):
+async def test_a_trainer_ends_with_its_parent(engine, registry, order, answered):
     await answered(N_ROWS)
     process = await started(order)
     await until_training(engine)
@@ -174,7 +170,7 @@ async def test_a_database_that_is_away_is_a_failed_training(order, tmp_path):
         await TrainerProcess(away).run()
 
 
-async def test_the_gateway_takes_up_the_first_model_once_it_is_trained(engine, registry, order, answered, monkeypatch):
+async def test_the_gateway_serves_the_first_model_after_its_training(engine, registry, order, answered, monkeypatch):
     monkeypatch.setattr(supervision, "POLL_S", 0.1)
     served = asyncio.Queue()
 
@@ -189,7 +185,7 @@ async def test_the_gateway_takes_up_the_first_model_once_it_is_trained(engine, r
     task = asyncio.create_task(supervisor.run())
     fitted = await asyncio.wait_for(served.get(), 60)
     async with asyncio.timeout(10):
-        while not supervisor.counts["promoted"]:  # noqa: ASYNC110  a counter sets no event
+        while not supervisor.counts["promoted"]:  # noqa: ASYNC110 - a counter sets no event
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

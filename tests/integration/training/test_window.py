@@ -26,7 +26,7 @@ async def test_rows_come_oldest_first_with_what_training_needs(repository, rows,
     assert found.end - found.start == timedelta(seconds=2)
 
 
-async def test_only_whole_answers_with_features_of_our_layout_count(repository, rows, a_record):
+async def test_only_complete_answers_with_features_of_the_version_count(repository, rows, a_record):
     await repository.write(
         [
             a_record(0),

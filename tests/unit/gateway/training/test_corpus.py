@@ -20,13 +20,13 @@ def a_file(tmp_path: Path):
     return write
 
 
-def test_rows_without_times_come_as_they_stand(a_file):
+def test_rows_without_times_keep_their_order(a_file):
     found = survey([a_file([{"user": "a"}, {"user": "b"}])])
     assert (found.rows, found.in_order, found.first_t) == (2, True, None)
     assert [row.user for row in found.read()] == ["a", "b"]
 
 
-def test_files_without_times_happened_side_by_side(a_file):
+def test_files_without_times_are_interleaved(a_file):
     files = [
         a_file([{"user": f"a{n}"} for n in range(6)], "1.jsonl"),
         a_file([{"user": "b0"}, {"user": "b1"}], "2.jsonl"),
@@ -41,7 +41,7 @@ def test_times_order_the_rows_of_all_files(a_file):
     assert [row.t for row in found.read()] == [1, 2, 3]
 
 
-def test_a_row_without_time_stays_behind_the_one_it_follows(a_file):
+def test_a_row_without_time_stays_after_the_row_before_it(a_file):
     rows = [{"t": 5, "user": "b"}, {"user": "c"}, {"t": 1, "user": "a"}]
     assert [row.user for row in survey([a_file(rows)]).read()] == ["a", "b", "c"]
 
@@ -71,7 +71,7 @@ def test_only_regular_files_can_be_read_twice():
     ("times", "expected"),
     [([1.7e9, 1.6e9], True), ([0.0, 1.7e9], False), ([1.7e9, 1.9e9], False), ([5.0], False)],
 )
-def test_unix_times_are_told_by_their_size(a_file, times, expected):
+def test_unix_times_are_recognized_by_their_size(a_file, times, expected):
     assert survey([a_file([{"t": t} for t in times])]).is_unix_time(1.8e9) is expected
 
 

@@ -7,7 +7,7 @@ from gateway.training.schedule import MIN_OUTCOMES, DriftDetector
 
 @pytest.fixture
 def answers():
-    """Draws answer lengths around a median of 100 tokens, as spread as real ones."""
+    """Returns a function that draws answer lengths around a median of 100 tokens, as spread as real ones."""
     draw = random.Random(7)
     return lambda factor=1.0: 100.0 * factor * draw.lognormvariate(0.0, 0.7)
 

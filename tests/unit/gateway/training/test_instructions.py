@@ -22,7 +22,7 @@ TEXTS = {
         ("CC", "explain-c", "Explain."),
         ("CC", None, "Comment."),
         ("CT", "odd", "From {src} to {dst}."),
-        ("unheard of", "x", None),
+        ("unknown", "x", None),
         (None, None, None),
     ],
 )
@@ -37,7 +37,7 @@ def test_a_row_keeps_the_system_prompt_that_it_has():
 
 
 @pytest.mark.parametrize("content", ["", "[]", json.dumps({"CC": {"default": 5}})])
-def test_a_file_of_another_form_is_an_error(tmp_path, content):
+def test_a_file_with_another_form_is_an_error(tmp_path, content):
     path = tmp_path / "instructions.json"
     path.write_text(content)
     with pytest.raises(RowError, match=r"instructions\.json"):
