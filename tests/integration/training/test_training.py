@@ -36,7 +36,7 @@ def order(database_url) -> TrainingOrder:
 
 @pytest.fixture
 def answered(engine, tmp_path) -> Callable[[int], Awaitable[None]]:
-    """Returns a function that imports requests; their words determine the length of the answer, their history does not."""
+    """Returns a function that imports requests whose words, not their history, determine the length of the answer."""
     draw = random.Random(5)
 
     def row() -> dict[str, object]:
