@@ -62,14 +62,14 @@ def read_or_refused(read, body):
 
 
 @given(st.one_of(bodies.map(lambda body: json.dumps(body).encode()), st.binary(max_size=60)))
-def test_a_body_is_read_or_refused_and_never_an_accident(body):
+def test_a_body_is_read_or_rejected_without_another_error(body):
     for read in (read_chat, read_completion):
         outcome = read_or_refused(read, body)
         assert isinstance(outcome, GenerationRequest | InvalidRequest)
 
 
 @given(bodies)
-def test_what_is_read_is_usable(body):
+def test_the_fields_that_are_read_are_usable(body):
     for read in (read_chat, read_completion):
         asked = read_or_refused(read, json.dumps(body).encode())
         if isinstance(asked, GenerationRequest):
@@ -79,7 +79,7 @@ def test_what_is_read_is_usable(body):
 
 
 @given(st.sampled_from(["model", "n", "max_tokens", "stream", "user", "messages", "stream_options"]), values)
-def test_a_refusal_names_the_field_at_fault(field, value):
+def test_an_error_names_the_wrong_field(field, value):
     good = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
     outcome = read_or_refused(read_chat, json.dumps({**good, field: value}).encode())
     if isinstance(outcome, InvalidRequest):
@@ -128,7 +128,7 @@ options = st.sampled_from([None, "null", "{}", '{"include_usage":false}', '{"x":
 
 
 @given(st.dictionaries(keys, raw_values, max_size=6), options)
-def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_options):
+def test_every_other_value_stays_byte_for_byte(fields, stream_options):
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in given_fields.items()) + "}"
 
@@ -144,7 +144,7 @@ def test_every_value_but_the_one_that_is_set_stays_byte_for_byte(fields, stream_
 
 
 @given(st.dictionaries(keys, raw_values, max_size=4), options)
-def test_asking_twice_is_asking_once(fields, stream_options):
+def test_adding_token_counts_twice_changes_nothing(fields, stream_options):
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + ",".join(f'"{key}":{raw}' for key, raw in given_fields.items()) + "}"
     once = request_of(body, stream=True).upstream_body()

@@ -22,7 +22,7 @@ def keys(*sent, **fields):
 
 
 @given(systems, turns, st.lists(messages, max_size=6), texts)
-def test_the_next_turn_finds_what_the_last_one_sent(system, sent, tools, answer):
+def test_the_next_turn_shares_the_prefix_of_the_last_one(system, sent, tools, answer):
     tools = [{**message, "role": "tool"} for message in tools]
     follows = [{"role": "assistant", "content": answer}, *tools, {"role": "user", "content": "and?"}]
     assert keys(system, *sent)[0] in keys(system, *sent, *follows, stream=True)

@@ -147,7 +147,7 @@ def test_bytes_that_no_event_ends_are_passed_on_as_they_are(events, line_end, ta
 
 
 @given(texts, st.booleans())
-def test_what_a_text_quotes_is_not_taken_for_the_real_thing(text, ensure_ascii):
+def test_quoted_json_in_a_text_is_not_read_as_an_event(text, ensure_ascii):
     event = json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=ensure_ascii, separators=(",", ":"))
     forwarded, scanner = scan([b"data: " + event.encode() + b"\n\n"], hide_usage=True)
     assert forwarded.endswith(event.encode() + b"\n\n")

@@ -56,7 +56,7 @@ async def no_stats(*_):
 
 
 @pytest.mark.parametrize("policy", ["hrrn", "magnus", "sjf"])
-async def test_who_waits_is_shown_by_the_longest_service_of_its_class(policy):
+async def test_waiting_requests_are_counted_by_the_longest_service_of_their_class(policy):
     gateway = Gateway(policy=policy)
     gateway.submit(SHORT, LONG, SHORT)
     queue = (await gateway.page(looked=False))["queue"]
@@ -75,7 +75,7 @@ async def test_first_come_first_served_has_one_class():
     assert (await gateway.page(looked=False))["queue"]["by_class"] == {"all": 2}
 
 
-async def test_a_backend_is_shown_as_it_was_seen_and_as_the_ledger_has_it():
+async def test_a_backend_shows_its_metrics_and_its_ledger():
     gateway = Gateway(max_concurrency=2, **TOLD)
     await gateway.page()
     gateway.submit(SHORT, SHORT, SHORT)
@@ -96,20 +96,20 @@ async def test_a_backend_is_shown_as_it_was_seen_and_as_the_ledger_has_it():
     assert 1 < backend["tpot_ms"] < 1000
 
 
-async def test_seats_that_an_engine_has_shown_are_shown():
+async def test_the_learned_max_num_seqs_is_shown():
     gateway = Gateway(**TOLD | {"running": 4, "waiting": 3})
     await gateway.page()
     (backend,) = (await gateway.page())["backends"]
     assert backend["seats"] == 4
 
 
-async def test_an_engine_that_tells_nothing_of_its_memory_is_neither_believed_nor_not():
+async def test_an_engine_that_reports_no_memory_has_neither_fresh_nor_stale_metrics():
     (backend,) = (await Gateway().page())["backends"]
     assert backend["metrics_believed"] is None
     assert (backend["kv_used_tokens"], backend["kv_reserved_tokens"], backend["in_flight"]) == (None, 0, 0)
 
 
-async def test_metrics_that_stand_still_are_not_believed():
+async def test_metrics_that_do_not_change_are_stale():
     gateway = Gateway(**TOLD)
     for _ in range(10):
         await gateway.page()
@@ -118,7 +118,7 @@ async def test_metrics_that_stand_still_are_not_believed():
     assert backend["metrics_believed"] is False
 
 
-async def test_a_backend_that_was_never_seen_has_no_load():
+async def test_a_backend_that_was_never_scraped_has_no_load():
     (backend,) = (await Gateway().page(looked=False))["backends"]
     assert backend["healthy"] is False
     assert (backend["kv_reserved_tokens"], backend["in_flight"], backend["kv_target"]) == (0, 0, None)

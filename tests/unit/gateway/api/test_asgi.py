@@ -63,7 +63,7 @@ async def read(*script, max_bytes=100, silence_s=10.0, encoding=""):
         [part(b"abc"), {"type": "http.request"}],
     ],
 )
-async def test_a_body_comes_in_parts(script):
+async def test_a_body_is_read_in_parts(script):
     body, _ = await read(*script)
     assert body == b"abc"
 
@@ -73,35 +73,35 @@ async def test_a_body_may_be_as_large_as_the_limit():
     assert len(body) == 100
 
 
-async def test_a_body_beyond_the_limit_is_refused_once_it_is_whole():
+async def test_a_body_over_the_limit_is_rejected_when_it_is_complete():
     with pytest.raises(BodyTooLarge, match="larger than 100 bytes") as refusal:
         await read(part(b"x" * 100), part(b"x"), part(b"", more=False))
     assert receiver_of(refusal).script == []
 
 
-async def test_a_body_far_beyond_the_limit_is_not_read_to_its_end():
+async def test_a_body_far_over_the_limit_is_not_read_to_its_end():
     with pytest.raises(BodyTooLarge) as refusal:
         await read(*[part(b"x" * 50)] * 1000)
     assert receiver_of(refusal).taken * 50 <= DRAIN_FACTOR * 100 + 50
 
 
-async def test_a_client_that_falls_silent_is_given_up():
+async def test_a_client_that_sends_nothing_times_out():
     with pytest.raises(BodyTimeout, match="10 s"):
         await read(part(b"a"), 9.0, part(b"b"), 11.0, part(b"c", more=False))
     assert asyncio.get_running_loop().time() == pytest.approx(19)
 
 
-async def test_a_slow_client_is_not_a_silent_one():
+async def test_a_slow_client_does_not_time_out():
     body, _ = await read(*[9.0, part(b"a")] * 20, part(b"", more=False))
     assert len(body) == 20
 
 
-async def test_a_client_that_leaves_half_way_is_gone():
+async def test_a_client_that_disconnects_during_its_body_is_gone():
     with pytest.raises(ClientGone):
         await read(part(b"a"), GONE)
 
 
-async def test_a_packed_body_is_unpacked_and_bounded_as_it_is_then():
+async def test_a_compressed_body_is_decompressed_and_its_result_is_limited():
     body, _ = await read(part(gzip.compress(b"x" * 100), more=False), encoding="gzip")
     assert body == b"x" * 100
     with pytest.raises(BodyTooLarge, match="decompressed"):
@@ -113,7 +113,7 @@ def test_headers_are_read_in_lower_case_and_the_last_wins():
     assert headers_of(scope) == {"x-a": "2", "x-b": "ü"}
 
 
-async def test_a_response_says_how_long_it_is():
+async def test_a_response_has_a_content_length():
     sent = []
 
     async def send(message):
@@ -126,7 +126,7 @@ async def test_a_response_says_how_long_it_is():
     ]
 
 
-async def test_a_stream_s_start_says_no_length():
+async def test_a_stream_has_no_content_length():
     sent = []
 
     async def send(message):
@@ -136,7 +136,7 @@ async def test_a_stream_s_start_says_no_length():
     assert sent == [{"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}]
 
 
-async def test_who_knows_no_chunks_gets_a_stream_when_it_is_whole():
+async def test_an_http_1_0_client_gets_a_stream_in_one_piece():
     sent = []
 
     async def send(message):
@@ -154,7 +154,7 @@ async def test_who_knows_no_chunks_gets_a_stream_when_it_is_whole():
     ]
 
 
-async def test_who_knows_no_chunks_gets_one_length():
+async def test_an_http_1_0_client_gets_one_content_length():
     sent = []
 
     async def send(message):
@@ -167,14 +167,14 @@ async def test_who_knows_no_chunks_gets_one_length():
 # A client that leaves
 
 
-async def test_work_that_ends_first_is_not_disturbed():
+async def test_work_that_ends_before_a_disconnect_is_not_cancelled():
     async with WhileConnected(Receive(5.0, GONE)):
         await asyncio.sleep(1)
     await asyncio.sleep(10)
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_client_that_leaves_ends_the_work():
+async def test_a_disconnect_cancels_the_work():
     with pytest.raises(ClientGone):
         async with WhileConnected(Receive(5.0, GONE)):
             await asyncio.sleep(100)
@@ -183,12 +183,12 @@ async def test_a_client_that_leaves_ends_the_work():
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_other_messages_are_no_leaving():
+async def test_other_messages_are_not_a_disconnect():
     async with WhileConnected(Receive(1.0, part(b"", more=False), 10.0, GONE)):
         await asyncio.sleep(5)
 
 
-async def test_a_cancellation_from_outside_stays_one():
+async def test_a_cancellation_from_outside_stays_a_cancellation():
     async def work():
         async with WhileConnected(Receive()):
             await asyncio.sleep(100)
@@ -201,7 +201,7 @@ async def test_a_cancellation_from_outside_stays_one():
     assert task.cancelled()
 
 
-async def test_a_cancellation_from_outside_wins_over_a_client_that_leaves_meanwhile():
+async def test_a_cancellation_from_outside_wins_over_an_earlier_disconnect():
     async def work():
         async with WhileConnected(Receive(5.0, GONE)):
             try:
@@ -216,7 +216,7 @@ async def test_a_cancellation_from_outside_wins_over_a_client_that_leaves_meanwh
         await task
 
 
-async def test_a_cancellation_from_outside_wins_though_it_comes_later():
+async def test_a_later_cancellation_from_outside_wins_over_a_disconnect():
     async def work():
         async with WhileConnected(Receive(5.0, GONE)):
             try:
@@ -231,19 +231,19 @@ async def test_a_cancellation_from_outside_wins_though_it_comes_later():
         await task
 
 
-async def test_a_time_out_outside_is_no_leaving():
+async def test_a_timeout_outside_is_not_a_disconnect():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(3), WhileConnected(Receive(5.0, GONE)):
             await asyncio.sleep(100)
 
 
-async def test_a_time_out_inside_is_no_leaving():
+async def test_a_timeout_inside_is_not_a_disconnect():
     with pytest.raises(TimeoutError):
         async with WhileConnected(Receive(5.0, GONE)), asyncio.timeout(3):
             await asyncio.sleep(100)
 
 
-async def test_a_failure_of_the_work_is_its_own_though_the_client_leaves_meanwhile():
+async def test_an_error_of_the_work_wins_over_a_disconnect():
     async def fail_when_cancelled():
         try:
             await asyncio.sleep(100)

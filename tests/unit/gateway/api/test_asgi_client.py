@@ -47,7 +47,7 @@ def sent():
     return Sent()
 
 
-async def test_a_whole_answer_says_its_length(sent):
+async def test_a_whole_answer_has_a_content_length(sent):
     client = asgi_client(sent)
     assert not client.started
     await client.start(200, "application/json", length=2)
@@ -57,7 +57,7 @@ async def test_a_whole_answer_says_its_length(sent):
     assert (sent.body, sent.messages[-1]["more_body"]) == (b"{}", False)
 
 
-async def test_a_stream_is_not_to_be_cached(sent):
+async def test_a_stream_must_not_be_cached(sent):
     client = asgi_client(sent)
     await client.start(200, "text/event-stream", length=None)
     assert sent.headers["cache-control"] == "no-cache"
@@ -71,12 +71,12 @@ async def test_an_error_before_the_first_byte_is_a_response(sent):
     assert int(sent.headers["content-length"]) == len(sent.body)
 
 
-async def test_an_error_brings_its_own_headers(sent):
+async def test_an_error_adds_its_own_headers(sent):
     await asgi_client(sent).fail(QueueFull("full", retry_after_s=7.0))
     assert (sent.status, sent.headers["retry-after"]) == (429, "7")
 
 
-async def test_an_error_is_worded_as_the_client_s_api_has_it(sent):
+async def test_an_error_has_the_format_of_the_client_s_api(sent):
     await asgi_client(sent, MESSAGES).fail(InvalidRequest("no"))
     assert json.loads(sent.body) == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
 
@@ -86,7 +86,7 @@ async def test_an_error_closes_the_connection_of_a_client_that_waits_to_send_its
     assert sent.headers["connection"] == "close"
 
 
-async def test_an_error_within_what_is_no_stream_adds_nothing_to_it(sent):
+async def test_an_error_during_another_kind_of_response_sends_nothing_more(sent):
     client = asgi_client(sent)
     await client.start(200, "audio/wav", length=100)
     await client.send(b"RIFF", more=True)
@@ -95,7 +95,7 @@ async def test_an_error_within_what_is_no_stream_adds_nothing_to_it(sent):
     assert sent.messages[-1]["more_body"] is True
 
 
-async def test_an_error_after_the_first_byte_is_an_event_and_the_end(sent):
+async def test_an_error_in_a_stream_is_its_last_event(sent):
     client = asgi_client(sent)
     await client.start(200, "text/event-stream", length=None)
     await client.send(b"data: {}\n\n", more=True)

@@ -30,7 +30,7 @@ from gateway.storage.keys import hash_key
         ({}, None),
     ],
 )
-def test_a_key_comes_as_openai_or_as_anthropic_sends_it(headers, key):
+def test_a_key_is_read_from_openai_s_or_anthropic_s_header(headers, key):
     assert bearer(headers) == key
 
 
@@ -40,21 +40,21 @@ def test_the_same_system_prompt_is_the_same_application():
     assert "brief" not in one
 
 
-def test_without_a_system_prompt_the_application_is_nobody():
+def test_without_a_system_prompt_the_application_is_anonymous():
     assert application_of_system_prompt(None) == ANONYMOUS
 
 
 @pytest.mark.parametrize("app", ["mail", "My App 2", "a", "x" * 128])
-async def test_the_open_door_believes_the_header(app):
+async def test_open_access_takes_the_application_from_the_header(app):
     assert await OpenAccess().application({"x-app-id": app}) == app
 
 
-async def test_the_open_door_asks_for_nothing():
+async def test_open_access_requires_no_header():
     assert await OpenAccess().application({"authorization": "Bearer whatever"}) is None
 
 
 @pytest.mark.parametrize("app", ["", " mail", "mail ", "x" * 129, "mäil", "a\tb", "a\x00"])
-async def test_the_open_door_refuses_names_that_are_none(app):
+async def test_open_access_rejects_invalid_application_names(app):
     with pytest.raises(InvalidRequest) as refusal:
         await OpenAccess().application({"x-app-id": app})
     assert refusal.value.param == "X-App-Id"
@@ -84,24 +84,24 @@ async def test_the_key_names_the_application():
     assert await Keys(k1="mail", k2="chat").application("k2") == "chat"
 
 
-async def test_the_header_does_not_name_the_application_where_keys_do():
+async def test_the_header_is_ignored_if_keys_name_the_application():
     keys = Keys(k1="mail")
     assert await keys.door.application({"x-api-key": "k1", "x-app-id": "chat"}) == "mail"
 
 
-async def test_no_key_is_asked_for():
+async def test_a_request_without_a_key_is_rejected():
     with pytest.raises(Unauthorized, match="No API key given") as refusal:
         await Keys().door.application({})
     assert refusal.value.headers == {"www-authenticate": "Bearer"}
 
 
-async def test_a_wrong_key_is_not_repeated():
+async def test_an_error_does_not_contain_the_wrong_key():
     with pytest.raises(Unauthorized, match="not valid") as refusal:
         await Keys(k1="mail").application("sesame")
     assert "sesame" not in f"{refusal.value!s} {refusal.value!r}"
 
 
-async def test_a_known_key_is_looked_up_once_in_a_while():
+async def test_a_valid_key_is_looked_up_again_after_a_while():
     keys = Keys(k1="mail")
     for _ in range(5):
         assert await keys.application("k1") == "mail"
@@ -120,7 +120,7 @@ async def test_a_revoked_key_stops_working():
         await keys.application("k1")
 
 
-async def test_a_wrong_key_does_not_reach_the_database_every_time():
+async def test_a_wrong_key_is_cached_too():
     keys = Keys()
     for _ in range(5):
         with pytest.raises(Unauthorized):
@@ -128,7 +128,7 @@ async def test_a_wrong_key_does_not_reach_the_database_every_time():
     assert keys.asked == 1
 
 
-async def test_a_new_key_works_soon():
+async def test_a_new_key_works_after_a_short_time():
     keys = Keys()
     with pytest.raises(Unauthorized):
         await keys.application("k1")
@@ -137,7 +137,7 @@ async def test_a_new_key_works_soon():
     assert await keys.application("k1") == "mail"
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch):
+async def test_the_cache_of_keys_is_bounded(monkeypatch):
     monkeypatch.setattr(auth, "MAX_KEYS", 10)
     keys = Keys(k1="mail")
     await keys.application("k1")
@@ -148,7 +148,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
     assert await keys.application("k1") == "mail"
 
 
-async def test_a_known_key_works_while_the_database_is_away():
+async def test_a_cached_key_works_while_the_database_is_away():
     keys = Keys(k1="mail")
     await keys.application("k1")
     keys.away = True
@@ -156,7 +156,7 @@ async def test_a_known_key_works_while_the_database_is_away():
     assert await keys.application("k1") == "mail"
 
 
-async def test_a_key_that_is_not_known_waits_for_the_database():
+async def test_an_uncached_key_needs_the_database():
     keys = Keys(k1="mail")
     with pytest.raises(Unauthorized):
         await keys.application("k2")
@@ -173,18 +173,18 @@ ADMIN_KEY = "open-sesame-open-sesame"
 
 
 @pytest.mark.parametrize("headers", [{"authorization": f"Bearer {ADMIN_KEY}"}, {"x-api-key": ADMIN_KEY}])
-def test_the_admin_key_opens(headers):
+def test_the_admin_key_is_accepted(headers):
     assert require_admin(ADMIN_KEY, headers) is None
 
 
 @pytest.mark.parametrize("key", ["", "open", ADMIN_KEY[:-1], ADMIN_KEY + "x", ADMIN_KEY.upper(), "ünïcode"])
-def test_no_other_key_opens(key):
+def test_another_key_is_rejected(key):
     with pytest.raises(Unauthorized) as refusal:
         require_admin(ADMIN_KEY, {"authorization": f"Bearer {key}"})
     assert ADMIN_KEY not in str(refusal.value)
 
 
-def test_without_an_admin_key_there_is_no_way_in():
+def test_without_an_admin_key_every_request_is_rejected():
     for headers in ({}, {"authorization": "Bearer "}, {"x-api-key": ""}, {"x-api-key": "None"}):
         with pytest.raises(Forbidden):
             require_admin(None, headers)

@@ -122,7 +122,7 @@ async def upstream_body(response):
     return await response.sent[0][1].aread()
 
 
-async def test_an_answer_comes_with_what_was_known_of_it():
+async def test_an_answer_has_headers_that_describe_the_request():
     response = await ask(script=[whole()], headers={"x-request-id": "req-1"})
     assert (response.status, response.body) == (200, WHOLE)
     assert response.headers["x-request-id"] == "req-1"
@@ -132,19 +132,19 @@ async def test_an_answer_comes_with_what_was_known_of_it():
     assert (response.record.status, response.record.output_tokens) == ("ok", 3)
 
 
-async def test_a_body_goes_to_the_engine_byte_for_byte():
+async def test_a_body_is_forwarded_byte_for_byte():
     body = b'{ "model":"llama", "messages":[ ], "x" : 1.50, "logit_bias":{"5": -1e2} }'
     assert await upstream_body(await ask(body, [whole()])) == body
 
 
-async def test_a_stream_s_usage_is_asked_for_and_kept_from_the_client():
+async def test_token_counts_of_a_stream_are_requested_and_hidden_from_the_client():
     response = await ask(chat(stream=True), [Answer(*STREAM)])
     assert json.loads(await upstream_body(response))["stream_options"] == {"include_usage": True}
     assert response.body == TOKEN + TOKEN + LAST + DONE
     assert (response.record.output_tokens, response.record.input_tokens) == (3, 7)
 
 
-async def test_a_client_that_wants_usage_gets_it():
+async def test_a_client_that_requests_token_counts_gets_them():
     body = chat(stream=True, stream_options={"include_usage": True})
     response = await ask(body, [Answer(*STREAM)])
     assert await upstream_body(response) == body
@@ -161,7 +161,7 @@ async def test_the_engine_never_sees_the_caller_s_key():
 
 
 @pytest.mark.parametrize("given", ["", "with space", "x" * 129, "ü"])
-async def test_a_request_id_that_no_header_should_carry_is_replaced(given):
+async def test_an_invalid_request_id_is_replaced(given):
     response = await ask(script=[whole()], headers={"x-request-id": given})
     assert response.headers["x-request-id"] == response.record.id
 
@@ -175,11 +175,11 @@ async def test_a_request_id_that_no_header_should_carry_is_replaced(given):
         ({"x-app-id": "mail"}, chat(messages=[{"role": "system", "content": "Be brief."}]), "mail"),
     ],
 )
-async def test_the_application_is_the_header_s_or_the_system_prompt_s(headers, body, app):
+async def test_the_header_or_the_system_prompt_names_the_application(headers, body, app):
     assert (await ask(body, [whole()], headers=headers)).record.app.startswith(app)
 
 
-async def test_the_application_is_the_key_s_where_keys_are_asked_for():
+async def test_the_key_names_the_application():
     async def lookup(digest):
         return "mail" if digest == hash_key("k1") else None
 
@@ -205,19 +205,19 @@ async def test_the_application_is_the_key_s_where_keys_are_asked_for():
         ({"script": [whole(b'{"error": {"message": "no", "code": "x"}}', status=422)]}, 422, "x"),
     ],
 )
-async def test_every_refusal_has_openai_s_shape(asked, status, code):
+async def test_every_error_has_openai_s_format(asked, status, code):
     response = await ask(**asked)
     assert (response.status, response.error["code"]) == (status, code)
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]
 
 
-async def test_a_model_whose_engine_does_not_answer_is_not_denied():
+async def test_a_configured_model_whose_engine_is_away_is_not_reported_as_unknown():
     response = await ask(backend=FakeBackend("gpu", BackendUnreachableError("away")))
     assert (response.status, response.record.status, response.record.error_code) == (503, "rejected", "no_backend")
 
 
-async def test_a_failure_within_a_stream_is_its_last_event():
+async def test_a_failure_in_a_stream_is_its_last_event():
     response = await ask(chat(stream=True), [Answer(TOKEN, httpx2.ReadError("reset"))])
     assert response.status == 200
     event = response.body.removeprefix(TOKEN)
@@ -226,18 +226,18 @@ async def test_a_failure_within_a_stream_is_its_last_event():
     assert (response.record.status, response.record.output_tokens) == ("failed", 1)
 
 
-async def test_a_client_that_leaves_is_recorded_and_answered_nothing_more():
+async def test_a_client_that_disconnects_is_recorded_and_gets_nothing_more():
     response = await ask(chat(stream=True), [Answer(TOKEN, 9.0, TOKEN)], leaves_after_s=5.0)
     assert response.body == TOKEN
     assert (response.record.status, response.record.error_code) == ("cancelled", "client_gone")
 
 
-async def test_a_client_that_leaves_the_queue_is_recorded():
+async def test_a_client_that_disconnects_while_waiting_is_recorded():
     response = await ask(script=[whole(b'{"error": "the queue is full"}', status=503)] * 100, leaves_after_s=5.0)
     assert (response.status, response.record.status) == (None, "cancelled")
 
 
-async def test_a_request_whose_server_stops_is_recorded_too():
+async def test_a_request_is_recorded_if_the_server_stops():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await ask(script=[5.0, whole()])
@@ -251,7 +251,7 @@ async def test_every_request_is_recorded_once():
 PREDICTED_BOUNDS = ModelRules(quantiles={"llama": 0.9})
 
 
-async def test_a_request_without_a_length_is_sent_with_the_predicted_one_where_that_is_configured():
+async def test_a_configured_quantile_limits_an_answer_without_a_limit():
     response = await ask(script=[whole()], rules=PREDICTED_BOUNDS)
     bound = json.loads(await upstream_body(response))["max_tokens"]
     assert bound % 64 == 0
@@ -260,7 +260,7 @@ async def test_a_request_without_a_length_is_sent_with_the_predicted_one_where_t
     assert response.answers_cut == 1  # this one ended with "length": that is counted
 
 
-async def test_a_request_with_a_length_keeps_it_whatever_is_predicted():
+async def test_a_request_with_a_limit_keeps_it():
     body = chat(max_tokens=7)
     response = await ask(body, [whole()], rules=PREDICTED_BOUNDS)
     assert await upstream_body(response) == body

@@ -33,18 +33,18 @@ def chat(*contents, **fields):
     return Built(CHAT, messages=messages, **fields)
 
 
-def test_a_job_tells_the_scheduler_what_is_known_of_it():
+def test_the_scheduler_s_request_has_the_known_values():
     request = chat("s", "u", n=3).request
     assert (request.id, request.model, request.prompt_tokens, request.length) == ("id", "llama", 1000, LENGTH)
     assert (request.arrival_s, request.deadline_s, request.sequences) == (7.0, 67.0, 3)
 
 
 @pytest.mark.parametrize(("app", "priority"), [("mail", -3), ("reports", 5), ("chat", 0)])
-def test_an_application_s_priority_is_the_request_s(app, priority):
+def test_a_request_has_the_priority_of_its_application(app, priority):
     assert chat("s", "u", app=app).request.priority == priority
 
 
-def test_the_next_turn_of_a_conversation_finds_the_last_one():
+def test_the_next_turn_of_a_conversation_shares_the_prefix_of_the_last_one():
     first = chat("s" * 500, "u" * 500).request.prefixes
     second = chat("s" * 500, "u" * 500, "a" * 500, "u" * 500).request.prefixes
     assert first[0].key in {prefix.key for prefix in second}
@@ -53,7 +53,7 @@ def test_the_next_turn_of_a_conversation_finds_the_last_one():
     assert next(prefix.tokens for prefix in second if prefix.key == first[0].key) == pytest.approx(500, rel=0.1)
 
 
-def test_a_beginning_of_a_few_tokens_is_not_worth_it():
+def test_short_prefixes_are_left_out():
     assert all(prefix.tokens >= MIN_PREFIX_TOKENS for prefix in chat("s", "u" * 500).request.prefixes)
     assert chat("s", "u", prompt_tokens=20).request.prefixes == ()
 
@@ -66,7 +66,7 @@ def test_text_completions_may_share_a_call_and_chats_may_not():
 
 
 @pytest.mark.parametrize(("options", "includes"), [({}, False), ({"stream_options": {"include_usage": True}}, True)])
-def test_a_stream_s_usage_is_asked_for_and_whether_its_client_wants_it_is_kept(options, includes):
+def test_token_counts_of_a_stream_are_requested_and_the_client_s_wish_is_kept(options, includes):
     streamed = Built(COMPLETIONS, prompt="a", stream=True, max_tokens=5, **options)
     assert json.loads(streamed.upstream.body)["stream_options"] == {"include_usage": True}
     assert (streamed.generation.stream, streamed.generation.includes_usage, streamed.generation.hides_usage) == (
@@ -77,11 +77,11 @@ def test_a_stream_s_usage_is_asked_for_and_whether_its_client_wants_it_is_kept(o
     assert streamed.generation.answer_limit == 5
 
 
-def test_who_wants_no_stream_has_nothing_hidden():
+def test_without_a_stream_nothing_is_hidden():
     assert not Built(COMPLETIONS, prompt="a").generation.hides_usage
 
 
-def test_the_caller_s_key_stays_here():
+def test_the_client_s_key_is_not_forwarded():
     headers = chat("s", "u").upstream.headers
     assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req-1"}
 
@@ -95,13 +95,13 @@ def test_the_caller_s_key_stays_here():
     ],
     ids=["chat", "completion", "response"],
 )
-def test_a_bound_is_sent_in_the_words_of_the_api_and_the_scheduler_counts_on_it(api_format, prompt, field):
+def test_a_predicted_limit_is_set_in_the_api_s_field_and_for_the_scheduler(api_format, prompt, field):
     made = Built(api_format, bound_tokens=128, **prompt)
     assert json.loads(made.upstream.body) == {"model": "llama", **prompt, field: 128}
     assert (made.generation.answer_limit, made.request.length.cap) == (128, 128)
 
 
-def test_only_those_of_one_bound_share_a_call():
+def test_only_requests_with_equal_limits_share_a_call():
     one, same, other = (Built(COMPLETIONS, prompt="a", bound_tokens=bound).request.batch_key for bound in (64, 64, 128))
     assert one == same != other
 
@@ -111,10 +111,10 @@ def forecast(prompt_tokens=100):
 
 
 @pytest.mark.parametrize(("level", "bound"), [(0.5, 64), (0.75, 128), (0.95, 256)])
-def test_a_bound_is_the_quantile_rounded_up(level, bound):
+def test_a_predicted_limit_is_the_quantile_rounded_up(level, bound):
     assert bound_of(forecast(), level, None) == bound
 
 
-def test_there_is_no_bound_that_the_context_may_not_have_room_for():
+def test_there_is_no_predicted_limit_that_may_exceed_the_context():
     assert bound_of(forecast(prompt_tokens=500), 0.95, 1006) == 256
     assert bound_of(forecast(prompt_tokens=500), 0.95, 1005) is None

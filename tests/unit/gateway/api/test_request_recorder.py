@@ -75,14 +75,14 @@ ANSWERED = {
         (GatewayError("a bug"), "failed", 500, "server_error"),
     ],
 )
-def test_every_end_has_its_status(error, status, http_status, code):
+def test_every_outcome_has_its_status(error, status, http_status, code):
     recorded = Recorded()
     record = recorded.finish(error)
     assert (record.status, record.http_status, record.error_code) == (status, http_status, code)
     assert recorded.count("requests_total", route=ROUTE, status=status) == 1
 
 
-def test_an_answer_s_record_tells_all_of_it():
+def test_the_record_of_an_answer_is_complete():
     record = Recorded().finish(**ANSWERED)
     assert (record.id, record.request_id, record.route) == ("id", "req-1", ROUTE)
     assert (record.app, record.user, record.model, record.backend) == ("mail", "ann", "llama", "gpu-0")
@@ -92,18 +92,18 @@ def test_an_answer_s_record_tells_all_of_it():
     assert 1 <= record.predicted_tokens <= record.predicted_p90_tokens <= 900
 
 
-def test_what_never_came_is_not_told():
+def test_stages_that_were_not_reached_are_empty():
     record = Recorded().finish(QueueTimeout("late"))
     assert (record.backend, record.queue_ms, record.ttft_ms, record.input_tokens) == (None, None, None, None)
     assert record.e2e_ms == 4000.0
 
 
 @pytest.mark.parametrize(("store_prompts", "prompt"), [(False, None), (True, "sesame")])
-def test_a_prompt_is_kept_only_where_that_was_asked_for(store_prompts, prompt):
+def test_a_prompt_is_stored_only_if_configured(store_prompts, prompt):
     assert Recorded(store_prompts=store_prompts).finish().prompt == prompt
 
 
-def test_what_could_not_be_read_is_counted_and_not_recorded():
+def test_a_request_that_could_not_be_read_is_counted_but_not_recorded():
     recorded = Recorded()
     assert recorded.finish(InvalidRequest("no"), read=False) is None
     assert recorded.finish(InvalidRequest("no"), app=None) is None
@@ -119,7 +119,7 @@ def test_the_predictor_learns_from_answers():
 
 
 @pytest.mark.parametrize("error", [ClientGone("gone"), BackendUnavailable("broken"), QueueTimeout("late")])
-def test_what_was_cut_short_teaches_nothing(error):
+def test_the_predictor_does_not_learn_from_incomplete_answers(error):
     recorded = Recorded()
     for _ in range(50):
         recorded.finish(error, **ANSWERED)
@@ -127,7 +127,7 @@ def test_what_was_cut_short_teaches_nothing(error):
     assert recorded.count("output_tokens_count") == 0
 
 
-def test_an_answer_is_measured():
+def test_an_answer_is_measured_in_the_metrics():
     recorded = Recorded()
     recorded.finish(**ANSWERED)
     sums = [recorded.count(f"{name}_sum") for name in ("e2e_seconds", "queue_seconds", "ttft_seconds", "output_tokens")]

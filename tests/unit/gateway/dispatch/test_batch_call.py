@@ -125,7 +125,7 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
     return Sent(members, core, transport, pool)
 
 
-async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
+async def test_a_batch_is_one_call_and_each_request_gets_its_own_answer():
     sent = await send("a", "b", "c", gpu0=[answer("A", "BB", "CCC")])
     assert sent.bodies == [{"model": "llama", "prompt": ["a", "b", "c"]}]
     assert sent.texts == ["A", "BB", "CCC"]
@@ -135,14 +135,14 @@ async def test_a_batch_is_one_call_and_everybody_gets_its_own_answer():
     assert [message.output_tokens for message in sent.core.received(Finished)] == [1, 2, 3]
 
 
-async def test_the_first_member_s_headers_go_with_it_but_for_the_form_of_the_answer():
+async def test_a_batch_has_the_first_request_s_headers_without_accept():
     sent = await send("a", "b", gpu0=[answer("A", "B")])
     headers = sent.transport.sent[0][1].headers
     assert headers["x-request-id"] == "0"
     assert "accept" not in headers
 
 
-async def test_a_member_that_streams_gets_a_stream():
+async def test_a_streaming_request_of_a_batch_gets_a_stream():
     sent = await send("a", "b", streams=[1], with_usage=True, gpu0=[answer("A", "B")])
     plain, stream = sent.members
     assert (plain.kind, stream.kind) == ("application/json", "text/event-stream; charset=utf-8")
@@ -152,13 +152,13 @@ async def test_a_member_that_streams_gets_a_stream():
     assert sent.bodies[0].keys() == {"model", "prompt"}
 
 
-async def test_a_batch_of_which_one_is_left_is_a_plain_call():
+async def test_the_last_request_of_a_batch_is_sent_alone():
     sent = await send("a", gpu0=[answer("A")])
     assert sent.bodies == [{"model": "llama", "prompt": "a", "user": "0"}]
     assert sent.texts == ["A"]
 
 
-async def test_a_client_that_leaves_does_not_hold_up_the_others():
+async def test_a_client_that_leaves_does_not_delay_the_others():
     sent = await send("a", "b", "c", leaves=[1.0], gpu0=[5.0, answer("A", "B", "C")])
     gone, *others = sent.members
     assert isinstance(gone.error, TimeoutError)
@@ -167,7 +167,7 @@ async def test_a_client_that_leaves_does_not_hold_up_the_others():
     assert now() < 6
 
 
-async def test_the_engine_s_work_ends_when_the_last_client_has_left():
+async def test_the_call_is_cancelled_when_the_last_client_has_left():
     sent = await send("a", "b", leaves=[1.0, 2.0], gpu0=[5.0, answer("A", "B")])
     assert all(isinstance(member.error, TimeoutError) for member in sent.members)
     assert sent.transport.answers == []
@@ -177,7 +177,7 @@ async def test_the_engine_s_work_ends_when_the_last_client_has_left():
 @pytest.mark.parametrize(
     "failure", [httpx2.ConnectError("refused"), whole(b"oops", status=500), whole(b"<html>"), answer("A"), 61.0]
 )
-async def test_what_fails_for_all_is_mended_for_each(failure):
+async def test_after_a_failed_call_each_request_is_retried(failure):
     sent = await send("a", "b", gpu0=[failure], gpu1=[answer("A"), answer("B")])
     assert [(message.id, message.full) for message in sent.core.received(Returned)] == [("0", False), ("1", False)]
     assert sent.prompts == [["a", "b"], "a", "b"]
@@ -200,14 +200,14 @@ async def test_failed_calls_of_batches_open_the_circuit():
     assert pool.entries["gpu0"].circuit is Circuit.OPEN
 
 
-async def test_an_engine_that_is_full_is_full_for_all():
+async def test_a_full_engine_returns_all_requests_of_a_batch():
     full = whole(b'{"error": "the queue is full"}', status=503)
     sent = await send("a", "b", gpu0=[full], gpu1=[answer("A"), answer("B")])
     assert [message.full for message in sent.core.received(Returned)] == [True, True]
     assert [member.context.attempts for member in sent.members] == [0, 0]
 
 
-async def test_a_refusal_is_heard_only_by_who_it_is_about():
+async def test_only_the_refused_request_of_a_batch_gets_the_refusal():
     sent = await send("a", "b", gpu0=[TOO_LONG, TOO_LONG, answer("B")])
     assert sent.prompts == [["a", "b"], "a", "b"]
     refused, answered = sent.members
@@ -233,26 +233,26 @@ async def test_a_batch_is_split_until_it_fits():
     assert sent.texts == ["A", "B", "C", "D"]
 
 
-async def test_one_that_runs_out_of_memory_alone_goes_elsewhere():
+async def test_a_single_request_that_runs_out_of_memory_goes_to_another_backend():
     sent = await send("a", "b", gpu0=[OUT_OF_MEMORY, OUT_OF_MEMORY, answer("B")], gpu1=[answer("A")])
     assert [message.id for message in sent.core.received(Returned)] == ["0"]
     assert sent.texts == ["A", "B"]
 
 
-async def test_who_has_left_is_not_split():
+async def test_a_request_that_has_left_is_not_split():
     script = [5.0, OUT_OF_MEMORY, answer("B"), answer("C")]
     sent = await send("a", "b", "c", leaves=[1.0], gpu0=script)
     assert sent.core.received(OutOfMemory) == [OutOfMemory(("1", "2"))]
 
 
-async def test_the_last_of_a_batch_that_ran_out_of_memory_goes_alone():
+async def test_the_last_request_of_a_batch_that_ran_out_of_memory_is_sent_alone():
     sent = await send("a", "b", leaves=[1.0], gpu0=[5.0, OUT_OF_MEMORY, answer("B")])
     assert sent.core.received(OutOfMemory) == []
     assert sent.prompts == [["a", "b"], "b"]
     assert sent.members[1].answer["choices"][0]["text"] == "B"
 
 
-async def test_a_failure_of_the_last_backend_is_told_to_all():
+async def test_a_failure_of_the_last_backend_reaches_every_client():
     sent = await send("a", "b", gpu0=[httpx2.ReadError("reset")], gpu1=[httpx2.ReadError("reset")] * 6)
     assert all(isinstance(member.error, BackendUnavailable) for member in sent.members)
     assert [member.context.attempts for member in sent.members] == [3, 3]

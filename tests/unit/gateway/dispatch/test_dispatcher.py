@@ -62,7 +62,7 @@ async def test_a_request_gets_its_backend():
         assert await ask(dispatcher, request()) == "gpu-0"
 
 
-async def test_a_request_waits_for_a_backend_to_come():
+async def test_a_request_waits_for_a_backend():
     async with running() as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(5)
@@ -72,7 +72,7 @@ async def test_a_request_waits_for_a_backend_to_come():
         assert now() == 5
 
 
-async def test_leaving_makes_room_for_the_next():
+async def test_a_finished_request_makes_room_for_the_next():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("a")) as first:
             await first.assignment()
@@ -82,14 +82,14 @@ async def test_leaving_makes_room_for_the_next():
         assert await asking == "gpu-0"
 
 
-async def test_a_request_that_waits_too_long_times_out_when_it_should():
+async def test_a_request_times_out_at_its_deadline():
     async with running() as dispatcher:
         with pytest.raises(QueueTimeout):
             await ask(dispatcher, request(timeout_s=30))
         assert now() == pytest.approx(30)
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back():
+async def test_a_full_queue_rejects_with_a_retry_time():
     async with running(max_queue=1) as dispatcher, asyncio.TaskGroup() as group:
         waiting = group.create_task(ask(dispatcher, request("a")))
         await settled()
@@ -100,7 +100,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back():
         assert await waiting == "gpu-0"
 
 
-async def test_a_request_that_failed_is_sent_elsewhere():
+async def test_a_failed_request_goes_to_another_backend():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             assert (await ticket.assignment()).backend == "gpu-0"
@@ -108,7 +108,7 @@ async def test_a_request_that_failed_is_sent_elsewhere():
             assert (await ticket.assignment()).backend == "gpu-1"
 
 
-async def test_a_request_that_failed_everywhere_is_told():
+async def test_a_request_that_failed_everywhere_gets_an_error():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -154,13 +154,13 @@ async def test_a_client_that_leaves_the_queue_leaves_nothing():
             await asking
 
 
-async def test_a_client_that_leaves_before_the_loop_has_turned_leaves_nothing():
+async def test_a_client_that_leaves_before_the_first_step_leaves_nothing():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()):
             pass
 
 
-async def test_a_client_that_leaves_while_its_backend_is_told_leaves_nothing():
+async def test_a_client_that_leaves_during_its_assignment_leaves_nothing():
     async with running(seen()) as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(0)  # it asks
@@ -183,14 +183,14 @@ async def test_a_client_that_leaves_as_its_last_backend_fails_leaves_nothing():
             ticket.return_to_queue(full=False)
 
 
-async def test_a_failure_of_the_one_who_asked_frees_its_place():
+async def test_an_error_of_the_submitter_frees_its_place():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with pytest.raises(ZeroDivisionError), dispatcher.submit(request("a")) as ticket:
             assert await ticket.assignment() == 1 / 0
         assert await ask(dispatcher, request("b")) == "gpu-0"
 
 
-async def test_closing_evicts_who_waits_and_lets_who_runs_go_on():
+async def test_closing_evicts_waiting_requests_and_keeps_running_ones():
     async with running(seen(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("runs")) as runs:
             await runs.assignment()
@@ -203,7 +203,7 @@ async def test_closing_evicts_who_waits_and_lets_who_runs_go_on():
             assert (await runs.assignment()).backend == "gpu-0"
 
 
-async def test_who_runs_may_still_go_elsewhere_while_closing():
+async def test_a_running_request_may_still_be_retried_while_closing():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -212,14 +212,14 @@ async def test_who_runs_may_still_go_elsewhere_while_closing():
             assert (await ticket.assignment()).backend == "gpu-1"
 
 
-async def test_nothing_new_is_taken_once_closed():
+async def test_a_closed_dispatcher_rejects_new_requests():
     async with running(seen()) as dispatcher:
         dispatcher.close()
         with pytest.raises(ShuttingDown):
             dispatcher.submit(request())
 
 
-async def test_an_evicted_request_is_not_sent_any_more():
+async def test_an_evicted_request_is_not_sent():
     async with running() as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await settled()
@@ -241,7 +241,7 @@ def messages_of(dispatcher):
     return posted
 
 
-async def test_the_scheduler_hears_of_the_first_token_and_then_of_every_sixteenth():
+async def test_the_first_and_every_sixteenth_token_are_reported():
     async with running(seen()) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
@@ -252,7 +252,7 @@ async def test_the_scheduler_hears_of_the_first_token_and_then_of_every_sixteent
         assert told == [1, 1 + PROGRESS_TOKENS, 1 + 2 * PROGRESS_TOKENS]
 
 
-async def test_the_scheduler_hears_of_the_first_token_on_each_backend():
+async def test_the_first_token_on_each_backend_is_reported():
     async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
@@ -264,7 +264,7 @@ async def test_the_scheduler_hears_of_the_first_token_on_each_backend():
         assert [message.output_tokens for message in posted if isinstance(message, Progress)] == [5, 2]
 
 
-async def test_an_answer_that_came_to_its_end_is_told_once_with_its_tokens():
+async def test_a_complete_answer_is_reported_once_with_its_tokens():
     async with running(seen(max_concurrency=1)) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request("a")) as ticket:
@@ -274,7 +274,7 @@ async def test_an_answer_that_came_to_its_end_is_told_once_with_its_tokens():
         assert [message for message in posted if isinstance(message, Finished)] == [Finished("a", 7), Finished("b")]
 
 
-async def test_backends_whose_looks_stop_changing_are_told_of_once_each_time():
+async def test_stale_metrics_are_reported_once_each_time():
     stale = []
 
     def looks(used, count):
@@ -293,7 +293,7 @@ async def test_backends_whose_looks_stop_changing_are_told_of_once_each_time():
         assert stale == ["gpu-0", "gpu-0"]
 
 
-async def test_who_tells_nothing_of_its_memory_is_not_stale():
+async def test_a_backend_that_reports_no_memory_is_not_stale():
     stale = []
     async with running(seen(), on_stale=stale.append) as dispatcher:
         for _ in range(10):
@@ -325,7 +325,7 @@ async def test_an_idle_loop_sleeps():
     assert steps <= 4  # start, submission, deadline, leaving
 
 
-async def test_many_requests_get_through_one_by_one():
+async def test_many_requests_pass_one_by_one():
     async with running(seen(max_concurrency=1), max_queue=1000) as dispatcher:
         order = []
 

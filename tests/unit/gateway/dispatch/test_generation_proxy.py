@@ -170,7 +170,7 @@ async def test_usage_that_only_the_gateway_asked_for_is_hidden():
     assert relayed.context.output_tokens == 3
 
 
-async def test_the_stages_are_timed():
+async def test_the_stages_of_a_request_are_timed():
     context = (await relay(gpu0=[1.0, Answer(2.0, TOKEN, 3.0, LAST, DONE)])).context
     assert (context.arrival_s, context.dispatched_s, context.first_byte_s) == (0.0, 0.0, pytest.approx(3.0))
 
@@ -191,7 +191,7 @@ async def test_the_stages_are_timed():
     ],
     ids=["refused", "broken", "error event", "cut event", "broken event", "empty", "no json", "error", "500", "silent"],
 )
-async def test_what_fails_before_the_first_byte_is_mended_elsewhere(first):
+async def test_a_failure_before_the_first_byte_is_retried_on_another_backend(first):
     relayed = await relay(timeout_s=600.0, gpu0=[first], gpu1=[Answer(*STREAM)])
     assert relayed.error is None
     assert relayed.client.body == b"".join(STREAM)
@@ -211,7 +211,7 @@ async def test_what_fails_before_the_first_byte_is_mended_elsewhere(first):
     ],
     ids=["broken", "error event", "no end", "cut event", "silent"],
 )
-async def test_what_fails_after_the_first_byte_is_the_client_s_to_know(rest, error):
+async def test_a_failure_after_the_first_byte_reaches_the_client(rest, error):
     relayed = await relay(gpu0=[Answer(TOKEN, *rest)], gpu1=[Answer(*STREAM)])
     assert type(relayed.error) is error
     assert relayed.transport.hosts == ["gpu0"]
@@ -221,32 +221,32 @@ async def test_what_fails_after_the_first_byte_is_the_client_s_to_know(rest, err
     assert [name for name, _ in relayed.failures] == ["gpu0"]
 
 
-async def test_an_error_that_follows_a_token_in_one_chunk_lets_the_token_through():
+async def test_a_token_before_an_error_in_the_same_chunk_is_forwarded():
     relayed = await relay(gpu0=[Answer(TOKEN + ERROR + TOKEN + DONE)])
     assert relayed.client.body == TOKEN
     assert "out of memory" in relayed.error.message
 
 
-async def test_done_does_not_make_an_error_good():
+async def test_done_after_an_error_is_a_failure():
     relayed = await relay(gpu0=[Answer(TOKEN, ERROR, DONE)])
     assert isinstance(relayed.error, ProtocolError)
 
 
 @pytest.mark.parametrize("end", [(LAST,), (DONE,), (LAST, USAGE), (LAST, b"data: [DONE]")])
-async def test_an_end_may_be_said_in_either_way(end):
+async def test_a_stream_may_end_with_done_or_a_finish_reason(end):
     relayed = await relay(gpu0=[Answer(TOKEN, *end)])
     assert relayed.error is None
     assert (relayed.client.body, relayed.client.ended) == (TOKEN + b"".join(end), True)
 
 
-async def test_what_the_engine_has_against_the_request_is_passed_on():
+async def test_an_engine_s_refusal_is_passed_on():
     relayed = await relay(gpu0=[whole(b'{"error": {"message": "too long"}}', status=400)], gpu1=[whole()])
     assert isinstance(relayed.error, BackendRefused)
     assert (relayed.error.status, relayed.error.message) == (400, "too long")
     assert relayed.transport.hosts == ["gpu0"]
 
 
-async def test_a_full_engine_is_tried_again_and_again():
+async def test_a_full_engine_is_tried_repeatedly():
     relayed = await relay(gpu0=[*[FULL] * 10, whole()])
     assert relayed.error is None
     assert relayed.transport.hosts == ["gpu0"] * 11
@@ -254,35 +254,35 @@ async def test_a_full_engine_is_tried_again_and_again():
     assert now() < 10
 
 
-async def test_a_full_engine_s_request_goes_to_one_that_is_not():
+async def test_a_request_to_a_full_engine_goes_to_another_one():
     relayed = await relay(gpu0=[FULL], gpu1=[whole()])
     assert relayed.transport.hosts == ["gpu0", "gpu1"]
     assert now() < 0.1
 
 
-async def test_engines_that_stay_full_are_a_time_out():
+async def test_engines_that_stay_full_lead_to_a_timeout():
     relayed = await relay(gpu0=[FULL] * 100, timeout_s=5.0)
     assert isinstance(relayed.error, QueueTimeout)
     assert 5 <= now() < 6
 
 
-async def test_when_all_have_failed_the_client_hears_what_failed_last():
+async def test_after_all_backends_failed_the_client_gets_the_last_error():
     relayed = await relay(gpu0=[BROKEN], gpu1=[whole(b"<html>")])
     assert isinstance(relayed.error, ProtocolError)
     assert not relayed.client.started
 
 
-async def test_a_request_that_an_engine_kept_too_long_hears_of_the_engine_and_not_of_the_queue():
+async def test_a_timeout_of_the_engine_wins_over_the_queue_timeout():
     relayed = await relay(timeout_s=30.0, gpu0=[61.0], gpu1=[whole()])
     assert isinstance(relayed.error, BackendTimeout)
 
 
-async def test_a_failure_says_more_than_engines_that_stay_full():
+async def test_a_failure_wins_over_full_engines():
     relayed = await relay(timeout_s=5.0, gpu0=[BROKEN], gpu1=[FULL] * 100)
     assert isinstance(relayed.error, BackendUnavailable)
 
 
-async def test_a_request_is_not_tried_for_ever():
+async def test_the_number_of_attempts_is_limited():
     scripts = {f"gpu{i}": [whole(b"oops", status=500)] for i in range(2 * MAX_ATTEMPTS)}
     relayed = await relay(**scripts)
     assert len(relayed.transport.hosts) == len(set(relayed.transport.hosts)) == MAX_ATTEMPTS
@@ -296,7 +296,7 @@ async def test_counts_of_an_attempt_that_failed_are_not_kept():
     assert (relayed.context.usage, relayed.context.events) == (None, 2)
 
 
-async def test_an_event_without_end_is_no_protocol(monkeypatch):
+async def test_an_event_without_end_is_a_protocol_error(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     relayed = await relay(gpu0=[Answer(b"data: " + b"x" * 200)])
     assert isinstance(relayed.error, ProtocolError)
@@ -306,20 +306,20 @@ async def test_an_event_without_end_is_no_protocol(monkeypatch):
 @pytest.mark.parametrize(
     "script", [[5.0, whole()], [Answer(TOKEN, 5.0, TOKEN)], [Answer(5.0, WHOLE, kind="application/json")]]
 )
-async def test_a_client_that_leaves_ends_the_engine_s_work(script):
+async def test_a_client_that_leaves_cancels_the_engine_s_request(script):
     with pytest.raises(TimeoutError):
         await relay(gpu0=script, leave_after_s=1.0)
     assert now() < 2
 
 
 @pytest.mark.parametrize("answer", [whole(), Answer(*STREAM)])
-async def test_a_client_that_takes_its_time_gets_all_of_it(answer):
+async def test_a_slow_client_gets_the_whole_answer(answer):
     relayed = await relay(client=FakeClient(pause_s=100.0), gpu0=[answer])
     assert relayed.error is None
     assert relayed.client.ended
 
 
-async def test_a_failure_carries_its_cause():
+async def test_a_failure_is_reported_with_its_error():
     relayed = await relay(gpu0=[BROKEN])
     assert isinstance(relayed.error, BackendUnavailable)
     assert relayed.failures[0][1] is relayed.error
@@ -328,7 +328,7 @@ async def test_a_failure_carries_its_cause():
 # A budget of further attempts
 
 
-async def test_without_a_budget_left_a_failure_is_the_client_s_to_know():
+async def test_without_retry_budget_the_client_gets_the_failure():
     budget = RetryBudget()
     while budget.take(now()):
         continue
@@ -337,7 +337,7 @@ async def test_without_a_budget_left_a_failure_is_the_client_s_to_know():
     assert relayed.transport.hosts == ["gpu0"]
 
 
-async def test_a_full_engine_costs_no_budget():
+async def test_a_full_engine_takes_no_retry_budget():
     budget = RetryBudget()
     while budget.take(now()):
         continue
@@ -345,7 +345,7 @@ async def test_a_full_engine_costs_no_budget():
     assert relayed.error is None
 
 
-async def test_what_is_not_tried_again_costs_no_budget():
+async def test_a_refusal_takes_no_retry_budget():
     budget = RetryBudget()
     while budget.take(now()):
         continue
@@ -361,7 +361,7 @@ async def sent_body(relayed):
     return await relayed.transport.sent[0][1].aread()
 
 
-async def test_the_rank_goes_to_an_engine_that_heeds_it_and_no_other_byte_changes():
+async def test_the_rank_is_sent_to_an_engine_with_priorities_and_no_other_byte_changes():
     body = b'{ "model":"llama" , "x": 1.50}'
     relayed = await relay(body=body, takes_priority=True, priority=True, gpu0=[whole()])
     sent = await sent_body(relayed)
@@ -374,7 +374,7 @@ async def test_the_rank_goes_to_an_engine_that_heeds_it_and_no_other_byte_change
     [(True, False, b"{ }"), (False, True, b"{ }"), (True, True, b'{"priority": 7 }')],
     ids=["engine", "api", "client"],
 )
-async def test_nothing_is_added_where_it_would_not_be_heeded_or_the_client_has_set_it(takes_priority, priority, body):
+async def test_no_rank_is_added_if_it_has_no_effect_or_the_client_set_one(takes_priority, priority, body):
     relayed = await relay(body=body, takes_priority=takes_priority, priority=priority, gpu0=[whole()])
     assert await sent_body(relayed) == body
 
@@ -390,7 +390,7 @@ END = (
 )
 
 
-async def test_a_stream_of_messages_is_told_by_its_own_end():
+async def test_a_stream_of_messages_ends_with_its_own_event():
     relayed = await relay(api_format=MESSAGES, gpu0=[Answer(START, PIECE, PIECE, END)])
     assert relayed.error is None
     assert relayed.client.body == START + PIECE + PIECE + END
@@ -404,7 +404,7 @@ async def test_a_stream_of_messages_without_its_end_has_failed():
     assert (relayed.context.input_tokens, relayed.context.output_tokens) == (7, 1)
 
 
-async def test_a_whole_message_is_read_as_one():
+async def test_a_whole_message_is_read():
     body = b'{"type":"message","stop_reason":"max_tokens","usage":{"input_tokens":7,"output_tokens":3}}'
     relayed = await relay(api_format=MESSAGES, gpu0=[whole(body)])
     assert (relayed.client.body, relayed.context.output_tokens, relayed.context.finish_reason) == (body, 3, "length")

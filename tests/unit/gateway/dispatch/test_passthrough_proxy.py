@@ -80,7 +80,7 @@ async def test_an_answer_goes_through_untouched():
     )
 
 
-async def test_an_empty_answer_is_one():
+async def test_an_empty_answer_is_forwarded():
     fleet = await Fleet({"gpu0": ("bge",)}).open(gpu0=[Answer(kind="audio/wav")])
     assert (await fleet.send()).starts == [(200, "audio/wav", 0)]
 
@@ -95,14 +95,14 @@ async def test_the_backend_with_the_fewest_requests_is_chosen_whatever_they_are(
     assert fleet.transport.hosts == ["gpu1", "gpu1", "gpu0", "gpu0"]
 
 
-async def test_what_fails_before_the_first_byte_is_mended_elsewhere():
+async def test_a_failure_before_the_first_byte_is_retried_on_another_backend():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[BROKEN], gpu1=[whole()])
     assert (await fleet.send()).ended
     assert fleet.transport.hosts == ["gpu0", "gpu1"]
     assert [name for name, _ in fleet.failures] == ["gpu0"]
 
 
-async def test_what_fails_after_the_first_byte_is_not():
+async def test_a_failure_after_the_first_byte_is_not_retried():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[Answer(b"x", BROKEN)], gpu1=[whole()])
     with pytest.raises(BackendUnavailable):
         await fleet.send()
@@ -117,13 +117,13 @@ async def test_a_refusal_is_passed_on_in_the_engine_s_words():
         await fleet.send()
 
 
-async def test_when_all_have_failed_the_client_hears_what_failed_last():
+async def test_after_all_backends_failed_the_client_gets_the_last_error():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[BROKEN], gpu1=[whole(b"no", status=500)])
     with pytest.raises(BackendRefused):
         await fleet.send()
 
 
-async def test_without_a_budget_left_nothing_is_tried_again():
+async def test_without_retry_budget_nothing_is_retried():
     fleet = Fleet({"gpu0": ("bge",), "gpu1": ("bge",)})
     while fleet.budget.take(now()):
         continue
@@ -141,14 +141,14 @@ async def test_without_a_budget_left_nothing_is_tried_again():
         ({"gpu0": None}, None, NoBackend),
     ],
 )
-async def test_where_there_is_nowhere_to_go_nothing_is_sent(models, model, error):
+async def test_without_a_backend_nothing_is_sent(models, model, error):
     fleet = await Fleet(models).open()
     with pytest.raises(error):
         await fleet.send(model)
     assert fleet.transport.hosts == []
 
 
-async def test_a_request_that_names_no_model_goes_where_there_is_only_one():
+async def test_a_request_without_a_model_uses_the_only_one():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[whole()])
     assert (await fleet.send(None)).ended
 
@@ -160,7 +160,7 @@ async def test_a_draining_backend_gets_nothing():
     assert fleet.transport.hosts == ["gpu1"]
 
 
-async def test_a_backend_on_trial_gets_one_request_whoever_sends_it():
+async def test_a_half_open_backend_gets_one_request():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[whole()], gpu1=[whole(), whole()])
     trial = fleet.pool.entries["gpu0"]
     trial.breaker.circuit = Circuit.HALF_OPEN
@@ -172,7 +172,7 @@ async def test_a_backend_on_trial_gets_one_request_whoever_sends_it():
     assert fleet.context.backend == "gpu0"
 
 
-async def test_a_backend_that_leaves_stays_until_what_passes_through_it_is_done():
+async def test_a_draining_backend_stays_until_its_requests_are_done():
     fleet = await Fleet({"gpu0": ("bge",)}).open(gpu0=[whole()])
     client = SlowClient()
     sending = asyncio.create_task(fleet.send(client=client))

@@ -20,7 +20,7 @@ def test_the_engine_s_counts_are_read():
         ("null", None),
     ],
 )
-def test_one_reason_speaks_for_all_choices_and_length_first(choices, reason):
+def test_length_has_precedence_among_the_finish_reasons(choices, reason):
     assert read_answer(b'{"choices": %s}' % choices.encode()).finish_reason == reason
 
 
@@ -34,12 +34,12 @@ def test_one_reason_speaks_for_all_choices_and_length_first(choices, reason):
         ("null", None),
     ],
 )
-def test_an_error_in_an_answer_s_place_is_told(error, failure):
+def test_an_error_instead_of_an_answer_is_read(error, failure):
     assert read_answer(b'{"error": %s}' % error.encode()).failure == failure
 
 
 @pytest.mark.parametrize("body", [b"", b"no", b"[]", b'{"usage": 7}', b'{"choices": [7]}', b"\xff", b"[" * 10**5])
-def test_what_is_no_answer_is_none(body):
+def test_a_body_that_is_not_an_answer_is_none(body):
     assert read_answer(body) is None
 
 

@@ -30,7 +30,7 @@ def scanned(stream, size=10_000):
     return scanner, forwarded + scanner.close()
 
 
-def test_a_request_says_who_asks_what_of_which_model():
+def test_the_fields_of_a_request_are_read():
     body = messages(
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": [{"type": "text", "text": "so"}]},
@@ -77,13 +77,13 @@ def test_thoughts_calls_and_results_are_text_that_the_engine_reads_and_images_ar
         (messages(metadata=[]), "metadata"),
     ],
 )
-def test_a_refusal_names_the_field(body, param):
+def test_an_error_names_the_field(body, param):
     with pytest.raises(InvalidRequest) as refusal:
         read_messages(body)
     assert refusal.value.param == param
 
 
-def test_a_whole_answer_tells_its_tokens_the_cached_ones_among_them():
+def test_the_prompt_tokens_of_an_answer_include_the_cached_ones():
     answer = read_message(
         b'{"type":"message","stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3,'
         b'"cache_read_input_tokens":90,"cache_creation_input_tokens":3}}'
@@ -94,17 +94,17 @@ def test_a_whole_answer_tells_its_tokens_the_cached_ones_among_them():
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"\xff"])
-def test_what_is_no_answer_is_none(body):
+def test_a_body_that_is_not_an_answer_is_none(body):
     assert read_message(body) is None
 
 
 @pytest.mark.parametrize("body", [b'{"type":"error","error":{"message":"no"}}', b'{"error":"no"}'])
-def test_an_error_in_the_answer_s_place_is_a_failure(body):
+def test_an_error_instead_of_an_answer_is_a_failure(body):
     assert read_message(body).failure == "no"
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 10_000])
-def test_a_stream_is_passed_on_and_understood_whatever_the_borders(size):
+def test_a_stream_is_forwarded_and_read_for_any_chunk_borders(size):
     scanner, forwarded = scanned(STREAM, size)
     assert forwarded == STREAM
     assert (scanner.events, scanner.finish_reason, scanner.done, scanner.succeeded) == (2, "length", True, True)
@@ -117,7 +117,7 @@ def test_a_stream_that_breaks_is_counted_by_its_events():
     assert (scanner.usage.prompt_tokens, scanner.usage.completion_tokens, scanner.events) == (7, None, 2)
 
 
-def test_a_stop_reason_without_the_end_is_no_end():
+def test_a_stop_reason_alone_does_not_end_a_stream():
     assert not scanned(START + TEXT + DELTA)[0].succeeded
 
 
@@ -129,7 +129,7 @@ def test_an_error_and_what_follows_it_are_not_forwarded(error):
 
 
 @pytest.mark.parametrize("text", ['"content_block_delta"', '"usage"', '"message_stop"', "event: error\n\n", "ärger 🦙"])
-def test_what_a_text_quotes_is_not_taken_for_the_real_thing(text):
+def test_quoted_json_in_a_text_is_not_read_as_an_event(text):
     quoted = event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
     scanner, forwarded = scanned(quoted)
     assert forwarded == quoted
@@ -151,7 +151,7 @@ def test_every_kind_of_piece_counts(kind):
         (BackendUnavailable("no"), "api_error"),
     ],
 )
-def test_an_error_has_anthropic_s_shape(error, kind):
+def test_an_error_has_anthropic_s_format(error, kind):
     assert json.loads(anthropic_error(error)) == {"type": "error", "error": {"type": kind, "message": "no"}}
     name, data, *rest = anthropic_error_event(error).decode().split("\n")
     assert (name, json.loads(data.removeprefix("data: ")), rest) == (

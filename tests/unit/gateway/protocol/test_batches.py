@@ -37,7 +37,7 @@ def test_the_body_of_a_batch_has_all_prompts_and_no_member_fields():
     }
 
 
-def test_everybody_gets_the_answer_to_its_own_prompt_in_whatever_order_they_come():
+def test_each_request_gets_the_answer_to_its_own_prompt_in_any_order():
     told = answer(choice("two", 1), choice("one", 0), prompt_tokens=30, completion_tokens=6, extra={"x": 1})
     shares = split_answer(told, [10, 20], max_tokens=9)
     first, second = (json.loads(share.whole()) for share in shares)
@@ -61,7 +61,7 @@ def test_tokens_are_divided_by_the_texts_and_the_predicted_prompts_and_sum_to_th
     assert counts(shares) == [(25, 30), (25, 3), (51, 0)]
 
 
-def test_an_answer_that_was_cut_has_as_many_tokens_as_were_asked_for():
+def test_a_cut_answer_has_max_tokens():
     long_words = choice("x" * 1000, finish_reason="length")
     shares = split_answer(answer(long_words, choice("short"), prompt_tokens=2, completion_tokens=14), [1, 1], 9)
     assert [share.usage.completion_tokens for share in shares] == [9, 5]
@@ -75,7 +75,7 @@ def test_a_sum_that_cuts_cannot_explain_is_divided_by_the_texts(total):
     assert sum(share.usage.completion_tokens for share in shares) == total
 
 
-def test_what_an_engine_counts_for_each_answer_is_believed():
+def test_an_engine_s_counts_for_each_answer_are_used():
     told = answer(
         choice("xxxx", usage={"prompt_tokens": 3, "completion_tokens": 1}),
         choice("x", usage={"prompt_tokens": 4, "completion_tokens": 8}),
@@ -86,20 +86,20 @@ def test_what_an_engine_counts_for_each_answer_is_believed():
     assert "usage" not in json.loads(split_answer(told, [1, 1], 9)[0].whole())["choices"][0]
 
 
-def test_where_the_engine_does_not_count_nobody_does():
+def test_without_the_engine_s_counts_there_are_none():
     share = split_answer(answer(choice("a"), choice("b")), [1, 1], 9)[0]
     assert share.usage is None
     assert json.loads(share.whole())["usage"] is None
 
 
-def test_a_member_that_streams_gets_its_text_in_one_event():
+def test_a_streaming_request_gets_its_text_in_one_event():
     share = split_answer(answer(choice("a"), choice("b"), prompt_tokens=2, completion_tokens=4), [1, 1], 9)[1]
     event, done, rest = share.stream(with_usage=False).split(b"\n\n")
     assert json.loads(event.removeprefix(b"data: "))["choices"] == [choice("b", 0)]
     assert (done + b"\n\n", rest) == (DONE, b"")
 
 
-def test_a_member_that_asked_for_its_usage_gets_it_in_the_last_event():
+def test_a_request_for_token_counts_gets_them_in_the_last_event():
     share = split_answer(answer(choice("a"), choice("b"), prompt_tokens=2, completion_tokens=4), [1, 1], 9)[1]
     text, usage, _, _ = share.stream(with_usage=True).split(b"\n\n")
     assert json.loads(text.removeprefix(b"data: "))["usage"] is None
@@ -118,6 +118,6 @@ def test_a_member_that_asked_for_its_usage_gets_it_in_the_last_event():
         (answer(choice("a", 1), choice("b", 2)), "2 answers to 2 prompts"),
     ],
 )
-def test_what_is_no_answer_to_so_many_prompts_is_no_protocol(told, why):
+def test_a_wrong_number_of_answers_is_a_protocol_error(told, why):
     with pytest.raises(ProtocolError, match=why):
         split_answer(told, [1, 1], 9)

@@ -17,12 +17,12 @@ both = pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 
 @both
 @pytest.mark.parametrize("name", [str.lower, str.upper, " {} ".format], ids=["lower", "upper", "padded"])
-def test_a_body_comes_out_as_it_went_in(encoding, name):
+def test_a_body_is_decompressed(encoding, name):
     assert unpack(ENCODE[encoding](TEXT), name(encoding), len(TEXT)) == TEXT
 
 
 @pytest.mark.parametrize("encoding", ["", "identity"])
-def test_a_body_that_is_not_packed_stays_as_it_is(encoding):
+def test_an_uncompressed_body_is_not_changed(encoding):
     assert unpack(TEXT, encoding, 1) == TEXT
 
 
@@ -33,19 +33,19 @@ def test_parts_are_put_together(encoding):
 
 
 @both
-def test_a_frame_that_does_not_say_its_size_is_read_too(encoding):
+def test_a_frame_without_its_size_is_read(encoding):
     packer = zstandard.ZstdCompressor().compressobj() if encoding == "zstd" else zlib.compressobj(wbits=31)
     assert unpack(packer.compress(TEXT) + packer.flush(), encoding, len(TEXT)) == TEXT
 
 
 @both
-def test_one_byte_too_many_is_too_many(encoding):
+def test_one_byte_over_the_limit_is_rejected(encoding):
     with pytest.raises(BodyTooLarge):
         unpack(ENCODE[encoding](TEXT), encoding, len(TEXT) - 1)
 
 
 @both
-def test_a_bomb_is_refused_before_it_fills_the_memory(encoding):
+def test_a_decompression_bomb_is_rejected_early(encoding):
     limit = 1024 * 1024
     bomb = ENCODE[encoding](bytes(256 * limit))
     tracemalloc.start()
@@ -60,7 +60,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(encoding):
 
 
 @both
-def test_what_is_cut_off_is_refused(encoding):
+def test_an_incomplete_body_is_rejected(encoding):
     for cut in (1, 5, 12):
         with pytest.raises(InvalidRequest, match="incomplete"):
             unpack(ENCODE[encoding](TEXT)[:-cut], encoding, len(TEXT))
@@ -68,7 +68,7 @@ def test_what_is_cut_off_is_refused(encoding):
 
 @both
 @pytest.mark.parametrize("body", [b"", TEXT])
-def test_what_is_not_packed_so_is_refused(encoding, body):
+def test_a_body_with_another_encoding_is_rejected(encoding, body):
     with pytest.raises(InvalidRequest):
         unpack(body, encoding, len(TEXT))
 
@@ -79,7 +79,7 @@ def test_a_body_of_very_many_parts_is_refused(encoding):
         unpack(ENCODE[encoding](b"") * (MAX_PARTS + 1), encoding, len(TEXT))
 
 
-def test_a_window_that_would_take_all_memory_is_refused():
+def test_a_window_that_is_too_large_is_rejected():
     parameters = zstandard.ZstdCompressionParameters(window_log=27)
     packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     body = packed.compress(TEXT) + packed.flush()
@@ -88,7 +88,7 @@ def test_a_window_that_would_take_all_memory_is_refused():
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, zstd", "x" * 1000])
-def test_an_encoding_that_is_not_known_is_named(encoding):
+def test_an_error_names_the_unknown_encoding(encoding):
     with pytest.raises(UnsupportedEncoding, match="gzip, zstd") as refusal:
         unpack(TEXT, encoding, len(TEXT))
     assert refusal.value.headers["accept-encoding"] == "gzip, zstd"

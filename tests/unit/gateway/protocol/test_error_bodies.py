@@ -15,7 +15,7 @@ def test_an_error_has_openai_s_four_fields():
     }
 
 
-def test_an_engine_s_own_words_stay_its_own():
+def test_an_engine_s_error_keeps_its_fields():
     refused = BackendRefused("too long", status=400, type="BadRequestError", param="prompt", code=400)
     fields = json.loads(openai_error(refused))["error"]
     assert fields == {"message": "too long", "type": "BadRequestError", "param": "prompt", "code": 400}

@@ -37,7 +37,7 @@ def test_the_model_is_a_field_of_the_body(body, kind, model):
     ("body", "kind"),
     [(b"no", JSON), (b'{"model": 7}', JSON), (b"no form", FORM), (SPOKEN[:-9], FORM), (SPOKEN, "multipart/form-data")],
 )
-def test_a_body_that_is_not_of_its_type_is_refused(body, kind):
+def test_a_body_that_does_not_have_its_content_type_is_rejected(body, kind):
     with pytest.raises(InvalidRequest):
         read_model(body, kind)
 

@@ -18,7 +18,7 @@ def message(role, content, **fields):
     return {"role": role, "content": content, **fields}
 
 
-def test_a_chat_says_who_asks_what_of_which_model():
+def test_the_fields_of_a_chat_are_read():
     body = chat(message("system", "Be brief."), message("user", "Hi"), user="u1", max_tokens=9, n=2, stream=True)
     asked = read_chat(body)
     assert (asked.model, asked.user, asked.max_tokens, asked.sequences, asked.stream) == ("llama", "u1", 9, 2, True)
@@ -51,22 +51,22 @@ def test_tools_and_tool_calls_are_text_that_the_engine_reads():
     assert armed.text_bytes - plain.text_bytes == 2 * len(json.dumps(tools))
 
 
-def test_max_completion_tokens_wins_over_its_old_name():
+def test_max_completion_tokens_wins_over_max_tokens():
     assert read_chat(chat(max_tokens=5, max_completion_tokens=7)).max_tokens == 7
 
 
-def test_safety_identifier_names_the_user_where_user_does_not():
+def test_safety_identifier_names_the_user_if_user_is_absent():
     assert read_chat(chat(safety_identifier="s")).user == "s"
     assert read_chat(chat(safety_identifier="s", user="u")).user == "u"
     assert read_chat(chat(user="")).user is None
 
 
 @pytest.mark.parametrize(("options", "wants"), [(None, False), ({}, False), ({"include_usage": True}, True)])
-def test_a_client_that_wants_usage_is_known(options, wants):
+def test_a_request_for_token_counts_is_read(options, wants):
     assert read_chat(chat(stream=True, stream_options=options)).includes_usage is wants
 
 
-def test_unknown_fields_are_nobody_s_business():
+def test_unknown_fields_are_ignored():
     assert read_chat(chat(message("user", "hi", name=7, x=[]), logit_bias={"50256": -100})).last_user == "hi"
 
 
@@ -80,7 +80,7 @@ def test_unknown_fields_are_nobody_s_business():
         ("", 1, 0, None),
     ],
 )
-def test_a_prompt_comes_in_four_forms(prompt, sequences, text_bytes, prompt_tokens):
+def test_a_prompt_has_one_of_four_forms(prompt, sequences, text_bytes, prompt_tokens):
     asked = read_completion(completion(prompt))
     assert (asked.sequences, asked.text_bytes, asked.prompt_tokens) == (sequences, text_bytes, prompt_tokens)
 
@@ -107,7 +107,7 @@ def test_a_prompt_comes_in_four_forms(prompt, sequences, text_bytes, prompt_toke
         (read_completion, completion([1.5]), "prompt[0]"),
     ],
 )
-def test_a_refusal_names_the_field_as_openai_does(read, body, param):
+def test_an_error_names_the_field_as_openai_does(read, body, param):
     with pytest.raises(InvalidRequest) as refusal:
         read(body)
     assert refusal.value.param == param
@@ -124,7 +124,7 @@ def test_a_refusal_names_the_field_as_openai_does(read, body, param):
         (b'{"model": "m", "messages": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused_as_a_whole(body, message):
+def test_a_body_that_is_not_a_request_is_rejected(body, message):
     with pytest.raises(InvalidRequest, match=message) as refusal:
         read_chat(body)
     assert refusal.value.param is None
@@ -133,7 +133,7 @@ def test_a_body_that_is_no_request_is_refused_as_a_whole(body, message):
 @pytest.mark.parametrize("digits", [20, 400, 4300, 5000])
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n"])
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_an_absurd_number_is_refused_and_not_repeated(digits, field, sign):
+def test_a_number_that_is_too_large_is_rejected_and_not_repeated(digits, field, sign):
     body = f'{{"model": "m", "messages": [], "{field}": {sign}{"9" * digits}}}'
     with pytest.raises(InvalidRequest) as refusal:
         read_chat(body.encode())
@@ -141,13 +141,13 @@ def test_an_absurd_number_is_refused_and_not_repeated(digits, field, sign):
     assert len(refusal.value.message) < 200
 
 
-def test_an_absurd_n_is_refused_for_several_prompts_too():
+def test_an_n_that_is_too_large_is_rejected_for_several_prompts():
     body = f'{{"model": "m", "prompt": ["a", "b"], "n": {"9" * 4300}}}'
     with pytest.raises(InvalidRequest, match="n"):
         read_completion(body.encode())
 
 
-def test_a_refusal_does_not_repeat_the_prompt():
+def test_an_error_does_not_repeat_the_prompt():
     with pytest.raises(InvalidRequest) as refusal:
         read_chat(chat(message("user", "sesame"), {"content": "sesame", "role": ["sesame"]}))
     assert "sesame" not in str(refusal.value)

@@ -54,7 +54,7 @@ def test_items_are_messages_calls_and_results():
 @pytest.mark.parametrize(
     ("fields", "param"), [({"background": True}, "background"), ({"input": 3}, "input"), ({"model": None}, "model")]
 )
-def test_a_refusal_names_the_field(fields, param):
+def test_an_error_names_the_field(fields, param):
     with pytest.raises(InvalidRequest) as refusal:
         request(**fields)
     assert refusal.value.param == param
@@ -75,12 +75,12 @@ def test_a_whole_answer_tells_how_it_ended(body, finish_reason, failure):
     assert (answer.finish_reason, answer.failure) == (finish_reason, failure)
 
 
-def test_what_is_no_answer_is_none():
+def test_a_body_that_is_not_an_answer_is_none():
     assert read_response(b"<html>") is None
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 10_000])
-def test_a_stream_is_passed_on_and_understood_whatever_the_borders(size):
+def test_a_stream_is_forwarded_and_read_for_any_chunk_borders(size):
     scanner, forwarded = scanned(STREAM, size)
     assert forwarded == STREAM
     assert (scanner.events, scanner.finish_reason, scanner.succeeded) == (2, "stop", True)
