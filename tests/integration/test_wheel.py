@@ -24,9 +24,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         "--no-deps",
         "--no-build-isolation",
         "--wheel-dir",
-        folder,
+        str(folder),
     ]
-    subprocess.run([*command, ROOT], check=True, capture_output=True, cwd=folder)
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True, cwd=folder)
     (file,) = folder.glob("*.whl")
     return zipfile.ZipFile(file)
 
