@@ -5,7 +5,7 @@ FROM python:3.11-slim AS build
 WORKDIR /src
 # The image has the extra `embeddings`, which brings torch. Its default build is for CUDA: with --build-arg
 # PIP_EXTRA_INDEX_URL=... and the address of PyTorch's CPU builds, the image is gigabytes smaller.
-COPY requirements/install requirements/image.txt requirements/torch.txt requirements/uv.txt ./requirements/
+COPY requirements/install requirements/image.txt requirements/torch.txt requirements/torch-cpu.txt requirements/uv.txt ./requirements/
 ARG PIP_EXTRA_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache requirements/install image /opt/magnus python
 COPY pyproject.toml README.md LICENSE ./

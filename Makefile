@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml requirements/gateway.txt requirements/uv.txt requiremen
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV_STAMP): $(STAMP) requirements/dev.txt requirements/torch.txt
+$(DEV_STAMP): $(STAMP) requirements/dev.txt requirements/torch-cpu.txt requirements/torch.txt
 	@requirements/install dev $(abspath $(VENV)) $(PYTHON)
 	@touch $@
 
