@@ -18,6 +18,10 @@ from gateway.upstream.connection import EngineConnection
 MAX_IDLE_S = 60.0
 """An idle connection is closed after this time."""
 
+RESEND_WITHIN_S = 0.1
+"""A kept connection that ends this soon after a request was written was closed before the engine could read it. The
+time covers a round trip to an engine far away. An engine that closes later has worked on the request."""
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -31,8 +35,11 @@ class _Origin:
 class Http1Transport(httpx2.AsyncBaseTransport):
     """Opens one connection for each concurrent request, and keeps it for later requests.
 
-    Of a request's timeouts only `connect` has an effect here; the sender limits everything else. If the engine closed
-    an idle connection before any byte of the response, the request is sent again over another connection.
+    Of a request's timeouts only `connect` has an effect here; the sender limits everything else.
+
+    An engine may close an idle connection at the moment when a request is sent over it. Then the request is sent once
+    more, over a new connection, and all other idle connections to that engine are closed. Every other loss of a
+    connection is an error, because the engine may have worked on the request; the retry budget decides what follows.
     """
 
     def __init__(self) -> None:
@@ -50,22 +57,16 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         url = request.url
         origin = _Origin(url.scheme, url.host, url.port or _PORTS[url.scheme])
         head, body = _head(request), await request.aread()
-        while True:
-            idle = self._take_idle(origin)
-            connection = idle or await self._connect(origin, request)
-            self._busy.add(connection)
+        if (kept := self._take_idle(origin)) is not None:
+            loop = asyncio.get_running_loop()
+            sent_s = loop.time()
             try:
-                response = await connection.send(head, body)
+                return await self._exchange(origin, kept, head, body)
             except httpx2.ReadError:
-                self._drop(connection)
-                if idle is None or connection.received_any:
+                self._close_idle(origin)
+                if kept.received_any or loop.time() - sent_s > RESEND_WITHIN_S:
                     raise
-            except BaseException:
-                self._drop(connection)
-                raise
-            else:
-                stream = _Body(self, origin, connection)
-                return httpx2.Response(response.status, headers=response.headers, stream=stream)
+        return await self._exchange(origin, await self._connect(origin, request), head, body)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -86,9 +87,23 @@ class Http1Transport(httpx2.AsyncBaseTransport):
             if self._sweep is None:
                 self._schedule_sweep()
 
-    def _drop(self, connection: EngineConnection) -> None:
-        self._busy.discard(connection)
-        connection.abort()
+    async def _exchange(
+        self, origin: _Origin, connection: EngineConnection, head: bytes, body: bytes
+    ) -> httpx2.Response:
+        """Send a request over a connection, and wait for the headers of the response."""
+        self._busy.add(connection)
+        try:
+            response = await connection.send(head, body)
+        except BaseException:
+            self._busy.discard(connection)
+            connection.abort()
+            raise
+        return httpx2.Response(response.status, headers=response.headers, stream=_Body(self, origin, connection))
+
+    def _close_idle(self, origin: _Origin) -> None:
+        """Close the idle connections to an engine: it has closed one of them, so it may have closed all."""
+        for connection in self._idle.pop(origin, []):
+            connection.abort()
 
     def _take_idle(self, origin: _Origin) -> EngineConnection | None:
         """Return the connection that was used last, so that the surplus ones stay idle and close."""

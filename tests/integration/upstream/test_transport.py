@@ -221,6 +221,55 @@ async def test_request_is_sent_again_if_the_idle_connection_was_closed(transport
         assert (server.connections, len(server.requests)) == (2, 3)
 
 
+async def test_request_that_closes_every_connection_is_sent_twice_at_most(transport):
+    all_came = asyncio.Event()
+
+    async def answer(_, writer):
+        if len(server.requests) > 20:
+            writer.transport.abort()
+            return
+        if len(server.requests) == 20:
+            all_came.set()
+        await all_came.wait()
+        writer.write(OK)
+
+    async with ScriptedServer(answer).listening() as server:
+        await asyncio.gather(*(exchange(transport, server.url) for _ in range(20)))
+        with pytest.raises(httpx2.ReadError):
+            await exchange(transport, server.url)
+        assert (server.connections, len(server.requests)) == (21, 22)
+
+
+async def test_request_that_the_engine_worked_on_before_it_closed_is_not_sent_again(transport, monkeypatch):
+    monkeypatch.setattr(transport_module, "RESEND_WITHIN_S", 0.0)
+    async with answering(OK, b"") as server:
+        await exchange(transport, server.url)
+        sending = asyncio.create_task(exchange(transport, server.url))
+        await server.received(2)
+        server.break_off()
+        with pytest.raises(httpx2.ReadError):
+            await sending
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+
+async def test_all_kept_connections_are_closed_when_one_turned_out_closed(transport):
+    both_came = asyncio.Event()
+
+    async def answer(_, writer):
+        if len(server.requests) == 3:
+            writer.close()
+            return
+        if len(server.requests) == 2:
+            both_came.set()
+        await both_came.wait()
+        writer.write(OK)
+
+    async with ScriptedServer(answer).listening() as server:
+        await asyncio.gather(*(exchange(transport, server.url) for _ in range(2)))
+        assert [await exchange(transport, server.url) for _ in range(2)] == [(200, b"ok")] * 2
+        assert server.connections == 3  # the second kept connection is not used after the first was closed
+
+
 async def test_request_is_not_sent_again_after_a_byte_of_the_response(transport):
     async with answering(OK, b"HTTP/1.1 2") as server:
         await exchange(transport, server.url)
