@@ -40,7 +40,7 @@ test-unit: dev ## Run the tests that touch no network and no database
 	$(BIN)/python -m pytest tests/unit tests/property
 
 test-vllm: dev ## Run the tests against a real vLLM on the CPU (the first run downloads about 1 GB)
-	$(BIN)/python tests/vllm/install.py
+	$(BIN)/python bench/vllm_environment/install.py
 	$(BIN)/python -m pytest -m vllm
 
 lint: dev ## Check style, types and architecture

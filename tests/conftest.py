@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import URL, make_url
 
+from bench.vllm_environment.engine import Engine, running_engine
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrate import upgrade
-from tests.vllm.engine import Engine, running_engine
 
 _TEMPLATE = "magnus_template"
 _numbers = count(1)

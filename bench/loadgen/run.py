@@ -1,7 +1,7 @@
 """`python -m bench loadgen`: runs `vllm bench serve` or guidellm against a gateway, with streams.
 
-Each tool needs an environment of its own: `tests/vllm/install.py` makes one that has vLLM; `pip install guidellm` makes
-another. The tokenizer is a folder, so that the tools download nothing.
+Each tool needs an environment of its own: `bench/vllm_environment/install.py` makes one that has vLLM;
+`pip install guidellm` makes another. The tokenizer is a folder, so that the tools download nothing.
 """
 
 import json

@@ -13,8 +13,8 @@ from backends.simulator.engine.kv_cache import WATERMARK
 from backends.vllm import PREEMPTIONS
 from bench.load_client import LoadClient
 from bench.reality.rows import Row
-from tests.vllm.engine import BLOCK_TOKENS, MAX_MODEL_TOKENS, OFFLINE, Engine, EngineError, running_engine
-from tests.vllm.install import environment, is_complete
+from bench.vllm_environment.engine import BLOCK_TOKENS, MAX_MODEL_TOKENS, OFFLINE, Engine, EngineError, running_engine
+from bench.vllm_environment.install import environment, is_complete
 
 STEPS, COMPUTED = "vllm:iteration_tokens_total_count", "vllm:iteration_tokens_total_sum"
 GENERATED = "vllm:generation_tokens_total"
@@ -26,7 +26,7 @@ KV_TOKENS = (BLOCKS - 1) * BLOCK_TOKENS
 """Tokens that fit into the blocks; vLLM reserves one block."""
 
 CONTEXT_TOKENS = MAX_MODEL_TOKENS
-DEEP_MODEL = Path(__file__).parents[2] / "tests" / "vllm" / "deep_model.py"
+DEEP_MODEL = Path(__file__).parents[1] / "vllm_environment" / "deep_model.py"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from bench.reality.engine import CONTEXT_TOKENS, KV_TOKENS, MAX_BATCHED_TOKENS, 
 from bench.reality.replay import MODEL
 from bench.reality.rows import Row
 from bench.reality.summary import Timing
+from bench.vllm_environment.engine import BLOCK_TOKENS
 from gateway.prediction.embedder import Embedder
 from gateway.prediction.evaluation import PastRequest, learn_history
 from gateway.prediction.fitting import fit_predictor
@@ -21,7 +22,6 @@ from gateway.simulation.lengths import ForecastLengths, Lengths
 from gateway.simulation.run import Simulation
 from gateway.simulation.saturation import saturation
 from gateway.simulation.workload import Arrival
-from tests.vllm.engine import BLOCK_TOKENS
 
 BACKLOG = 1000
 """Requests of the saturation run, many times the number that the engine runs at once."""

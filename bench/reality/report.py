@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.reality.engine import BLOCKS, MAX_SEQUENCES
 from bench.reality.results import Comparison, Experiment
-from tests.vllm.engine import BLOCK_TOKENS
+from bench.vllm_environment.engine import BLOCK_TOKENS
 
 HEADINGS = (
     *("policy", "mean E2E s", "simulated", "error", "at speed", "p50 s", "simulated", "error"),

@@ -16,10 +16,10 @@ from bench.reality.fit import fit_step_time
 from bench.reality.options import FilesArgument, ResultsOption, progress_line, write_results
 from bench.reality.padded import MeasuredBatch, homogeneous, mixed, throughput
 from bench.reality.rows import Row, TooFewRowsError, read_files
+from bench.vllm_environment.engine import OFFLINE
+from bench.vllm_environment.install import environment, is_complete
 from gateway.cli.options import JsonOption, bad_input, failed, print_json
 from gateway.errors import RowError
-from tests.vllm.engine import OFFLINE
-from tests.vllm.install import environment, is_complete
 
 WORKER = Path(__file__).with_name("static_worker.py")
 HOMOGENEOUS, MIXED = "homogeneous", "mixed"

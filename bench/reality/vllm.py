@@ -13,11 +13,11 @@ from bench.reality.options import FilesArgument, ResultsOption, progress_line, w
 from bench.reality.report import markdown, table
 from bench.reality.results import Experiment, Plan, compare
 from bench.reality.rows import TooFewRowsError, divide, read_files
+from bench.vllm_environment.engine import EngineError
 from bench.warm_gateway import StartError
 from gateway.cli.options import JsonOption, bad_input, failed, print_json
 from gateway.errors import RowError
 from gateway.prediction.embedder import StaticEmbedder
-from tests.vllm.engine import EngineError
 
 LONGEST_ANSWER = 1000
 CALIBRATION_ROWS = 400

@@ -13,9 +13,9 @@ from sqlalchemy import URL
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
+from bench.vllm_environment.engine import Engine as VllmEngine
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Received, Respond, fake_engine
 from tests.e2e.gateway import Gateway, fresh_database, serving, settings_of
-from tests.vllm.engine import Engine as VllmEngine
 
 SIMULATED = EngineConfig(
     model=MODEL, kv_tokens=2 * CONTEXT_TOKENS, block_size=32, max_model_len=CONTEXT_TOKENS, speed=5.0

@@ -8,8 +8,8 @@ import pytest
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
 from bench.loadgen.run import Load, run_vllm
+from bench.vllm_environment.install import environment
 from tests.e2e.gateway import serving, settings_of
-from tests.vllm.install import environment
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(180)]
 

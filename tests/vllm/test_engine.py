@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.vllm.engine import MAX_MODEL_TOKENS, Engine
+from bench.vllm_environment.engine import MAX_MODEL_TOKENS, Engine
 
 # The first test waits for the start.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]

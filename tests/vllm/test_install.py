@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm import install
+from bench.vllm_environment import install
 
 
 def run_installer(cache: Path) -> subprocess.CompletedProcess[str]:

@@ -15,10 +15,10 @@ import httpx2
 import psutil
 import pytest
 
+from bench.vllm_environment.engine import ARGUMENTS, MODEL, OFFLINE, ONE_THREAD, Engine
+from bench.vllm_environment.install import environment
 from tests.e2e.engines import Engine as Probe
 from tests.e2e.gateway import Gateway, serving, settings_of, until
-from tests.vllm.engine import ARGUMENTS, MODEL, OFFLINE, ONE_THREAD, Engine
-from tests.vllm.install import environment
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.vllm.engine import TETHER
+from bench.vllm_environment.engine import TETHER
 
 PARENT = """
 import subprocess, sys, time

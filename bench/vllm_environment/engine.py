@@ -1,6 +1,6 @@
-"""Start a real vLLM on a free port and leave nothing of it behind.
+"""Starts a real vLLM on a free port and ends all of its processes afterwards.
 
-In a fixture, which may be of any scope since no event loop is involved::
+A fixture of any scope can use it, because it needs no event loop::
 
     @pytest.fixture(scope="session")
     def vllm(tmp_path_factory):
@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vllm.install import environment, is_complete
-from tests.vllm.tether import members
+from bench.vllm_environment.install import environment, is_complete
+from bench.vllm_environment.tether import members
 
 TETHER = Path(__file__).with_name("tether.py")
 SITE = Path(__file__).with_name("site")
@@ -30,26 +30,26 @@ MODEL = "tiny"
 BLOCK_TOKENS = 32
 BLOCKS = 128
 MAX_MODEL_TOKENS = 2048
-# KV is what runs out first: 127 usable blocks of 32 tokens, two answers of full length.
+# KV memory is the first limit: 127 usable blocks of 32 tokens hold two answers of full length.
 ARGUMENTS = (
     *("--served-model-name", MODEL, "--enforce-eager", "--max-model-len", str(MAX_MODEL_TOKENS)),
     *("--kv-cache-memory-bytes", "64M", "--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(BLOCKS)),
     *("--scheduling-policy", "priority", "--enable-prompt-tokens-details"),
 )
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-# One thread, bound to no core, does for a tiny model; threads on every core starve the server's own HTTP side.
+# A tiny model needs one thread. Threads on every core would leave no CPU time for vLLM's HTTP server.
 ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 START_TIMEOUT_S = 240.0
 LOG_TAIL_LINES = 40
 
 
 class EngineError(Exception):
-    """The engine is not installed, did not start, or died; the message ends in the tail of its log."""
+    """The engine is not installed, did not start, or died. The message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A vLLM server that answers."""
+    """A running vLLM server."""
 
     url: str
     port: int
@@ -57,7 +57,7 @@ class Engine:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End the server and all that it started at once, as a lost machine would. Idempotent."""
+        """Kill the server and all processes that it started. Idempotent."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait()
@@ -74,10 +74,10 @@ def running_engine(
     """Run a server until the block ends.
 
     Args:
-        folder: Where it keeps its log and temporary files.
+        folder: The folder for its log and temporary files.
         arguments: Further command-line arguments for vLLM; a repeated one overrides the default.
-        port: The port, for a server that takes a dead one's place; a free one by default.
-        timeout_s: How long its start may take.
+        port: The port, if the server replaces one that died; a free port by default.
+        timeout_s: The longest time that its start may take.
 
     Raises:
         EngineError: If it is not installed, dies, or is not ready in time.
@@ -111,7 +111,7 @@ def _start(folder: Path, arguments: Sequence[str], port: int) -> Engine:
 
 
 def _environment_variables(home: Path, folder: Path) -> dict[str, str]:
-    # Whatever tunes the caller's Python, such as a virtual environment, is not for the engine's.
+    # The engine has its own Python environment, so the caller's Python variables must not reach it.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_"))}
     own = {"VLLM_CACHE_ROOT": str(home / "cache"), "TMPDIR": str(folder), "PYTHONPATH": str(SITE)}
     return inherited | OFFLINE | ONE_THREAD | own
@@ -129,7 +129,7 @@ def _wait_until_ready(engine: Engine, timeout_s: float) -> None:
 
 
 def _answers(url: str) -> bool:
-    # Not through a proxy, whatever the environment says: the engine is on this machine.
+    # The engine is local, so proxy settings of the environment are ignored.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=5) as response:
@@ -139,13 +139,13 @@ def _answers(url: str) -> bool:
 
 
 def _owns_port(engine: Engine) -> bool:
-    """Check that the listener is one of the engine's own processes: another server may answer on its port."""
+    """Return whether one of the engine's own processes listens: another server may use the port."""
     listener = _listening_socket(engine.port)
     return any(listener in _open_files(pid) for pid in members(os.getsid, engine.process.pid))
 
 
 def _listening_socket(port: int) -> str:
-    """Return what `/proc/PID/fd` calls the socket that listens on a port of IPv4 loopback."""
+    """Return the name in `/proc/PID/fd` of the socket that listens on a port of IPv4 loopback."""
     for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *rest = row.split()
         if state == "0A" and int(local.split(":")[1], 16) == port:
@@ -157,7 +157,7 @@ def _open_files(pid: str) -> set[str]:
     try:
         return {os.readlink(entry) for entry in Path("/proc", pid, "fd").iterdir()}
     except OSError:
-        # It ended between the listing and the look.
+        # The process ended after it was listed.
         return set()
 
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
@@ -36,9 +35,11 @@ class TrueLength(LogitsProcessor):
         self._answers: dict[int, tuple[int, list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
+        """Return False: the processor changes which token is the most likely."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the requests that vLLM adds to, removes from and moves within its batch."""
         if batch_update is None:
             return
         for place in batch_update.removed:
@@ -52,6 +53,7 @@ class TrueLength(LogitsProcessor):
                 self._put(source, displaced)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits, changed so that each answer ends exactly at its recorded length."""
         last = [place for place, (length, output) in self._answers.items() if len(output) >= length - 1]
         others = [place for place in self._answers if place not in set(last)]
         logits[others, self._end] = FORBIDDEN
@@ -70,7 +72,7 @@ class TrueLength(LogitsProcessor):
             self._answers[place] = answer
 
 
-def known_lengths(path: Path, tokenizer: Any) -> Iterator[tuple[tuple[int, ...], int]]:
+def known_lengths(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[tuple[int, ...], int]]:
     """Yield a prompt's tokens and its answer's length for each line."""
     for line in path.read_text().splitlines():
         row = json.loads(line)
