@@ -293,7 +293,8 @@ def taken_port() -> Iterator[str]:
 def test_port_in_use_is_named_in_one_line(home: Home, taken_port: str) -> None:
     refused = home.run("demo", "--engines", 1, "--port", taken_port)
 
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.returncode == 1
+    assert all(line.startswith("Starting ") for line in refused.stdout.splitlines())
     assert_one_line(refused.stderr, taken_port, "in use")
     assert processes_with(str(home.data_dir)) == []
 
