@@ -10,7 +10,7 @@ STAMP := $(VENV)/.gateway-installed
 DEV_STAMP := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-unit test-vllm lint format lock clean
+.PHONY: help setup dev run test test-unit test-vllm lint format docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lint: dev ## Check style, types and architecture
 format: dev ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: dev ## Write docs/settings.md anew from the docstrings of the settings
+	$(BIN)/python -m tests.unit.docs.settings_page
 
 lock: setup ## Write the lock files anew from pyproject.toml (ARGS=--upgrade moves to the newest releases)
 	PATH=$(abspath $(BIN)):$$PATH requirements/lock $(ARGS)
