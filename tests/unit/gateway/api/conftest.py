@@ -1,4 +1,4 @@
-"""Time jumps here, and nothing may be left behind."""
+"""Tests here run in virtual time, and fail if they leave a task or an unhandled exception."""
 
 from tests.unit.gateway.virtual_time import no_task_is_left, pytest_asyncio_loop_factories
 

@@ -25,7 +25,7 @@ class Clock:
 
 
 class Gateway:
-    """A scheduler, a backend that was looked at, and what the operator sees of them."""
+    """A scheduler, a scraped backend, and the view of an operator."""
 
     def __init__(self, *, policy="hrrn", max_concurrency=None, **told):
         self.scheduler = Scheduler(policy_named(policy), QueueLimits(100, 10**6))

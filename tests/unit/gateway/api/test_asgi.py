@@ -19,7 +19,7 @@ GONE = {"type": "http.disconnect"}
 
 
 class Receive:
-    """A client that sends these messages, with seconds of silence between them, and then nothing any more."""
+    """A client that sends these messages with pauses in seconds between them, and then nothing more."""
 
     def __init__(self, *script):
         self.script = list(script)
@@ -68,7 +68,7 @@ async def test_a_body_is_read_in_parts(script):
     assert body == b"abc"
 
 
-async def test_a_body_may_be_as_large_as_the_limit():
+async def test_body_may_be_as_large_as_the_limit():
     body, _ = await read(part(b"x" * 60), part(b"x" * 40, more=False))
     assert len(body) == 100
 
@@ -108,7 +108,7 @@ async def test_a_compressed_body_is_decompressed_and_its_result_is_limited():
         await read(part(gzip.compress(b"x" * 101), more=False), encoding="gzip")
 
 
-def test_headers_are_read_in_lower_case_and_the_last_wins():
+def test_header_names_are_lower_case_and_the_last_value_wins():
     scope: Any = {"headers": [(b"x-a", b"1"), (b"x-b", "ü".encode("latin-1")), (b"x-a", b"2")]}
     assert headers_of(scope) == {"x-a": "2", "x-b": "ü"}
 
@@ -164,7 +164,7 @@ async def test_an_http_1_0_client_gets_one_content_length():
     assert sent[0]["headers"] == [(b"x-a", b"1"), (b"content-length", b"2")]
 
 
-# A client that leaves
+# A client that disconnects
 
 
 async def test_work_that_ends_before_a_disconnect_is_not_cancelled():
@@ -179,7 +179,7 @@ async def test_a_disconnect_cancels_the_work():
         async with WhileConnected(Receive(5.0, GONE)):
             await asyncio.sleep(100)
     assert asyncio.get_running_loop().time() == pytest.approx(5)
-    await asyncio.sleep(10)  # nothing of the cancellation is left
+    await asyncio.sleep(10)  # no trace of the cancellation is left
     assert asyncio.current_task().cancelling() == 0
 
 
@@ -207,7 +207,7 @@ async def test_a_cancellation_from_outside_wins_over_an_earlier_disconnect():
             try:
                 await asyncio.sleep(100)
             finally:
-                await asyncio.sleep(10)  # what is cancelled from outside takes its time, and the client leaves
+                await asyncio.sleep(10)  # the cancelled work takes its time, and the client disconnects meanwhile
 
     task = asyncio.create_task(work())
     await asyncio.sleep(4)

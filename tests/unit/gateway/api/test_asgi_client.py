@@ -64,7 +64,7 @@ async def test_a_stream_must_not_be_cached(sent):
     assert "content-length" not in sent.headers
 
 
-async def test_an_error_before_the_first_byte_is_a_response(sent):
+async def test_error_before_the_first_byte_is_a_response(sent):
     await asgi_client(sent).fail(InvalidRequest("no", param="n"))
     assert (sent.status, sent.headers["x-request-id"]) == (400, "req-1")
     assert json.loads(sent.body)["error"]["param"] == "n"
@@ -81,7 +81,7 @@ async def test_an_error_has_the_format_of_the_client_s_api(sent):
     assert json.loads(sent.body) == {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
 
 
-async def test_an_error_closes_the_connection_of_a_client_that_waits_to_send_its_body(sent):
+async def test_error_closes_the_connection_of_a_client_that_expects_100_continue(sent):
     await asgi_client(sent, expect="100-continue").fail(InvalidRequest("no"))
     assert sent.headers["connection"] == "close"
 

@@ -34,7 +34,7 @@ def test_a_key_is_read_from_openai_s_or_anthropic_s_header(headers, key):
     assert bearer(headers) == key
 
 
-def test_the_same_system_prompt_is_the_same_application():
+def test_equal_system_prompts_are_one_application():
     one, again, other = map(application_of_system_prompt, ("Be brief.", "Be brief.", "Be brief!"))
     assert one == again != other
     assert "brief" not in one
@@ -61,7 +61,7 @@ async def test_open_access_rejects_invalid_application_names(app):
 
 
 class Keys:
-    """The table of keys and a clock; it counts how often it is asked."""
+    """A table of keys and a clock. It counts the queries."""
 
     def __init__(self, **apps):
         self.apps = {hash_key(key): app for key, app in apps.items()}
@@ -80,7 +80,7 @@ class Keys:
         return await self.door.application({"authorization": f"Bearer {key}"})
 
 
-async def test_the_key_names_the_application():
+async def test_key_determines_the_application():
     assert await Keys(k1="mail", k2="chat").application("k2") == "chat"
 
 
@@ -111,7 +111,7 @@ async def test_a_valid_key_is_looked_up_again_after_a_while():
     assert keys.asked == 2
 
 
-async def test_a_revoked_key_stops_working():
+async def test_revoked_key_stops_working():
     keys = Keys(k1="mail")
     await keys.application("k1")
     keys.apps.clear()
@@ -190,7 +190,7 @@ def test_without_an_admin_key_every_request_is_rejected():
             require_admin(None, headers)
 
 
-def test_the_admin_key_is_compared_in_constant_time(monkeypatch):
+def test_admin_key_is_compared_in_constant_time(monkeypatch):
     compared = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))

@@ -38,7 +38,7 @@ class LoopClock:
 
 
 class Response:
-    """What a client got, and the record that was made of it."""
+    """A client's response, and the record that was written about it."""
 
     def __init__(self, messages, records, sent):
         start, *parts = messages or [{"status": None, "headers": []}]
@@ -151,7 +151,7 @@ async def test_a_client_that_requests_token_counts_gets_them():
     assert response.body == b"".join(STREAM)
 
 
-async def test_the_engine_never_sees_the_caller_s_key():
+async def test_callers_key_does_not_reach_the_engine():
     headers = {"authorization": "Bearer k1", "x-api-key": "k1", "cookie": "k1", "traceparent": "00-1"}
     response = await ask(script=[whole()], headers=headers)
     sent = response.sent[0][1].headers
@@ -256,8 +256,8 @@ async def test_a_configured_quantile_limits_an_answer_without_a_limit():
     bound = json.loads(await upstream_body(response))["max_tokens"]
     assert bound % 64 == 0
     assert bound >= int(response.headers["x-magnus-predicted-tokens"])
-    assert response.record.max_tokens is None  # what the client asked for
-    assert response.answers_cut == 1  # this one ended with "length": that is counted
+    assert response.record.max_tokens is None  # the client's value
+    assert response.answers_cut == 1  # this answer ended with "length", which is counted
 
 
 async def test_a_request_with_a_limit_keeps_it():

@@ -15,7 +15,7 @@ BUILDER = RequestBuilder(60.0, {"mail": -3, "reports": 5}, ModelRules())
 
 
 class Built:
-    """One request, as the builder read it and built it."""
+    """A request that was parsed and built."""
 
     def __init__(self, api_format, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
         context = request_context(7.0, api_format, app=app)

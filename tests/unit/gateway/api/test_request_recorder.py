@@ -29,7 +29,7 @@ BODY = (
 
 
 class Recorded:
-    """A recorder, and what it recorded."""
+    """A recorder, and the records that it made."""
 
     def __init__(self, *, store_prompts=False):
         self.records = []
@@ -110,12 +110,12 @@ def test_a_request_that_could_not_be_read_is_counted_but_not_recorded():
     assert recorded.count("requests_total", route=ROUTE, status="rejected") == 2
 
 
-def test_the_predictor_learns_from_answers():
+def test_predictor_learns_from_answers():
     recorded = Recorded()
     for _ in range(50):
         recorded.finish(**ANSWERED)
     expected = recorded.predictor.forecast(ASK, None)
-    assert expected.p50_tokens == pytest.approx(300, rel=0.2)  # of each of the two
+    assert expected.p50_tokens == pytest.approx(300, rel=0.2)  # of each of the two sequences
 
 
 @pytest.mark.parametrize("error", [ClientGone("gone"), BackendUnavailable("broken"), QueueTimeout("late")])

@@ -31,7 +31,7 @@ def now():
 
 @dataclass
 class BatchClient:
-    """One client, and what it got."""
+    """One client and the answer that it received."""
 
     context: RequestContext
     status: int | None = None
@@ -59,7 +59,7 @@ class BatchClient:
 
 @dataclass
 class Sent:
-    """A batch on its way, and all that came of it."""
+    """A batch that was sent, and its results."""
 
     members: list[BatchClient]
     core: Core
@@ -89,8 +89,8 @@ async def send(*prompts, leaves=(), streams=(), with_usage=False, pool=None, **s
     """Send a batch of these prompts.
 
     Args:
-        leaves: after how many seconds the clients go, one number each; those without one stay.
-        streams: numbers of the members that ask for a stream.
+        leaves: after how many seconds each client disconnects, one number each; clients without a number stay.
+        streams: indices of the requests that ask for a stream.
     """
     core: Any
     core, transport = Core(len(prompts), "gpu0", "gpu1"), FakeTransport(**scripts)
@@ -185,7 +185,7 @@ async def test_after_a_failed_call_each_request_is_retried(failure):
     assert [(member.context.backend, member.context.attempts) for member in sent.members] == [("gpu1", 1)] * 2
 
 
-async def test_one_failed_call_of_a_batch_counts_as_one_failure_of_the_backend():
+async def test_failed_call_of_a_batch_counts_as_one_failure_of_the_backend():
     prompts = [f"p{i}" for i in range(FAILURES_TO_OPEN + 1)]
     sent = await send(*prompts, gpu0=[httpx2.ReadError("reset")], gpu1=[answer("x")] * len(prompts))
     assert sent.texts == ["x"] * len(prompts)
@@ -217,7 +217,7 @@ async def test_only_the_refused_request_of_a_batch_gets_the_refusal():
     assert sent.core.received(Returned) == []
 
 
-async def test_a_batch_that_runs_out_of_memory_is_split():
+async def test_batch_that_runs_out_of_memory_is_split():
     halves = [answer("A", "B"), answer("C", "D", "E")]
     sent = await send("a", "b", "c", "d", "e", gpu0=[OUT_OF_MEMORY, *halves])
     assert sent.core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3", "4"))]
@@ -226,7 +226,7 @@ async def test_a_batch_that_runs_out_of_memory_is_split():
     assert [member.context.attempts for member in sent.members] == [0] * 5
 
 
-async def test_a_batch_is_split_until_it_fits():
+async def test_batch_is_split_until_it_fits():
     script = [OUT_OF_MEMORY, OUT_OF_MEMORY, answer("C", "D"), answer("A"), answer("B")]
     sent = await send("a", "b", "c", "d", gpu0=script)
     assert sent.core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3")), OutOfMemory(("0", "1"))]

@@ -47,7 +47,7 @@ async def running(*messages, max_queue=10, on_stale=lambda _: None) -> AsyncIter
 
 
 async def settled():
-    """Let everything happen that needs no time."""
+    """Run the loop until nothing is left to do without a passing of time."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -57,7 +57,7 @@ async def ask(dispatcher, asked):
         return (await ticket.assignment()).backend
 
 
-async def test_a_request_gets_its_backend():
+async def test_request_gets_its_backend():
     async with running(seen()) as dispatcher:
         assert await ask(dispatcher, request()) == "gpu-0"
 
@@ -117,7 +117,7 @@ async def test_a_request_that_failed_everywhere_gets_an_error():
                 await ticket.assignment()
 
 
-async def test_a_full_backend_is_tried_again_a_moment_later():
+async def test_full_backend_is_tried_again_after_its_back_off():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -126,7 +126,7 @@ async def test_a_full_backend_is_tried_again_a_moment_later():
         assert now() == pytest.approx(FULL_BACKOFF_S)
 
 
-async def test_a_full_backend_is_tried_again_though_answers_keep_growing():
+async def test_full_backend_is_tried_again_while_answers_grow():
     async with running(seen()) as dispatcher, asyncio.TaskGroup() as group:
 
         async def grow():
@@ -144,7 +144,7 @@ async def test_a_full_backend_is_tried_again_though_answers_keep_growing():
         assert now() == pytest.approx(FULL_BACKOFF_S, abs=0.02)
 
 
-async def test_a_client_that_leaves_the_queue_leaves_nothing():
+async def test_client_that_disconnects_while_queued_leaves_no_state():
     async with running() as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await settled()
@@ -163,20 +163,20 @@ async def test_a_client_that_leaves_before_the_first_step_leaves_nothing():
 async def test_a_client_that_leaves_during_its_assignment_leaves_nothing():
     async with running(seen()) as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
-        await asyncio.sleep(0)  # it asks
-        await asyncio.sleep(0)  # the loop turns
+        await asyncio.sleep(0)  # the request is submitted
+        await asyncio.sleep(0)  # the loop runs once
         assert (dispatcher.scheduler.running, asking.done()) == (1, False)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_a_client_that_leaves_while_its_request_is_dropped_leaves_nothing():
+async def test_client_that_disconnects_while_its_request_is_dropped_leaves_no_state():
     async with running() as dispatcher:
         with dispatcher.submit(request(timeout_s=1)):
             await asyncio.sleep(2)
 
 
-async def test_a_client_that_leaves_as_its_last_backend_fails_leaves_nothing():
+async def test_client_that_disconnects_while_its_last_backend_fails_leaves_no_state():
     async with running(seen()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -230,7 +230,7 @@ async def test_an_evicted_request_is_not_sent():
 
 
 def messages_of(dispatcher):
-    """Keep what is posted from now on."""
+    """Record the messages that are posted from now on."""
     posted, post = [], dispatcher.post
 
     def keep(message):
@@ -270,7 +270,7 @@ async def test_a_complete_answer_is_reported_once_with_its_tokens():
         with dispatcher.submit(request("a")) as ticket:
             await ticket.assignment()
             ticket.finish(7)
-            assert await ask(dispatcher, request("b")) == "gpu-0"  # though the first has a slow client
+            assert await ask(dispatcher, request("b")) == "gpu-0"  # although the first one has a slow client
         assert [message for message in posted if isinstance(message, Finished)] == [Finished("a", 7), Finished("b")]
 
 
@@ -306,7 +306,7 @@ async def test_a_backend_that_reports_no_memory_is_not_stale():
         assert stale == []
 
 
-async def test_an_idle_loop_sleeps():
+async def test_idle_loop_sleeps():
     steps = 0
 
     class CountingScheduler(Scheduler):
@@ -322,7 +322,7 @@ async def test_an_idle_loop_sleeps():
     await settled()
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
-    assert steps <= 4  # start, submission, deadline, leaving
+    assert steps <= 4  # start, submission, deadline, finish
 
 
 async def test_many_requests_pass_one_by_one():

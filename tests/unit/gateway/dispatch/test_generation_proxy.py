@@ -141,7 +141,7 @@ async def relay(
     return relayed
 
 
-async def test_a_whole_answer_goes_through_untouched():
+async def test_whole_answer_is_forwarded_unchanged():
     relayed = await relay(gpu0=[whole()])
     assert relayed.error is None
     assert relayed.client.starts == [(200, "application/json", len(WHOLE))]
@@ -155,7 +155,7 @@ async def test_a_whole_answer_goes_through_untouched():
     )
 
 
-async def test_a_stream_goes_through_untouched():
+async def test_stream_is_forwarded_unchanged():
     relayed = await relay(gpu0=[Answer(*STREAM)])
     assert relayed.error is None
     assert relayed.client.starts == [(200, "text/event-stream", None)]
@@ -164,7 +164,7 @@ async def test_a_stream_goes_through_untouched():
     assert (context.events, context.input_tokens, context.output_tokens, context.finish_reason) == (3, 7, 3, "stop")
 
 
-async def test_usage_that_only_the_gateway_asked_for_is_hidden():
+async def test_usage_that_only_the_gateway_requested_is_hidden():
     relayed = await relay(hide_usage=True, gpu0=[Answer(*STREAM)])
     assert relayed.client.body == TOKEN + TOKEN + LAST + DONE
     assert relayed.context.output_tokens == 3
@@ -290,7 +290,7 @@ async def test_the_number_of_attempts_is_limited():
     assert relayed.context.attempts == MAX_ATTEMPTS
 
 
-async def test_counts_of_an_attempt_that_failed_are_not_kept():
+async def test_counts_of_a_failed_attempt_are_discarded():
     relayed = await relay(gpu0=[Answer(USAGE + ERROR)], gpu1=[Answer(TOKEN, LAST, DONE)], hide_usage=True)
     assert relayed.error is None
     assert (relayed.context.usage, relayed.context.events) == (None, 2)
@@ -325,7 +325,7 @@ async def test_a_failure_is_reported_with_its_error():
     assert relayed.failures[0][1] is relayed.error
 
 
-# A budget of further attempts
+# Retry budget
 
 
 async def test_without_retry_budget_the_client_gets_the_failure():
@@ -349,12 +349,12 @@ async def test_a_refusal_takes_no_retry_budget():
     budget = RetryBudget()
     while budget.take(now()):
         continue
-    for _ in range(5):  # of which each brings a part of an attempt
+    for _ in range(5):  # each adds a fraction of a retry
         await relay(budget=budget, gpu0=[whole(b'{"error": "no"}', status=400)])
     assert budget.take(now())
 
 
-# A priority for engines that heed it
+# The priority field
 
 
 async def sent_body(relayed):
@@ -379,7 +379,7 @@ async def test_no_rank_is_added_if_it_has_no_effect_or_the_client_set_one(takes_
     assert await sent_body(relayed) == body
 
 
-# Another API
+# Anthropic's API
 
 
 START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n'
@@ -398,7 +398,7 @@ async def test_a_stream_of_messages_ends_with_its_own_event():
     assert (context.events, context.input_tokens, context.output_tokens, context.finish_reason) == (2, 7, 2, "stop")
 
 
-async def test_a_stream_of_messages_without_its_end_has_failed():
+async def test_stream_of_messages_without_its_stop_event_failed():
     relayed = await relay(api_format=MESSAGES, gpu0=[Answer(START, PIECE, DONE[:0])])
     assert isinstance(relayed.error, BackendUnavailable)
     assert (relayed.context.input_tokens, relayed.context.output_tokens) == (7, 1)

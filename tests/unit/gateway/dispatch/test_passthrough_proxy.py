@@ -25,7 +25,7 @@ def now():
 
 @dataclass
 class Fleet:
-    """Backends that serve models, and the way of what is not scheduled to them."""
+    """Backends that serve models, and the proxy for requests that are not scheduled."""
 
     models: dict[str, tuple[str, ...] | None]
     scheduled: dict[str, int] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Fleet:
         return self.client
 
 
-async def test_an_answer_goes_through_untouched():
+async def test_answer_is_forwarded_unchanged():
     fleet = await Fleet({"gpu0": ("bge",)}).open(gpu0=[Answer(b"\x00\xff", b"x", kind="audio/wav")])
     client = await fleet.send()
     assert client.starts == [(200, "audio/wav", None)]
@@ -85,7 +85,7 @@ async def test_an_empty_answer_is_forwarded():
     assert (await fleet.send()).starts == [(200, "audio/wav", 0)]
 
 
-async def test_the_backend_with_the_fewest_requests_is_chosen_whatever_they_are():
+async def test_backend_with_the_fewest_requests_of_any_kind_is_chosen():
     fleet = Fleet({"gpu0": ("bge",), "gpu1": ("bge",), "gpu2": ("other",)}, scheduled={"gpu0": 2})
     await fleet.open(gpu0=[whole()] * 5, gpu1=[Answer(9.0, b"x")] * 5)
     async with asyncio.TaskGroup() as group:
@@ -110,7 +110,7 @@ async def test_a_failure_after_the_first_byte_is_not_retried():
     assert not fleet.client.ended
 
 
-async def test_a_refusal_is_passed_on_in_the_engine_s_words():
+async def test_rejection_is_passed_on_unchanged():
     refusal = whole(b'{"error": {"message": "not an embedding model"}}', status=400)
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu0=[refusal])
     with pytest.raises(BackendRefused, match="not an embedding model"):
@@ -153,7 +153,7 @@ async def test_a_request_without_a_model_uses_the_only_one():
     assert (await fleet.send(None)).ended
 
 
-async def test_a_draining_backend_gets_nothing():
+async def test_draining_backend_gets_no_request():
     fleet = await Fleet({"gpu0": ("bge",), "gpu1": ("bge",)}).open(gpu1=[whole()])
     fleet.pool.drain("gpu0", draining=True)
     await fleet.send()
@@ -186,7 +186,7 @@ async def test_a_draining_backend_stays_until_its_requests_are_done():
 
 
 class SlowClient(FakeClient):
-    """Takes nothing until it goes on."""
+    """A client that takes no bytes until the test releases it."""
 
     def __init__(self):
         super().__init__()

@@ -13,7 +13,7 @@ def settings(**sections):
 
 
 class Reloaded:
-    """Settings that are read again, and what became of them."""
+    """A reload of the settings, and its results."""
 
     def __init__(self, started, *readings):
         self.readings = list(readings)
@@ -33,14 +33,14 @@ class Reloaded:
         self.applied.append(read)
 
 
-async def test_settings_that_are_read_again_are_applied():
+async def test_reloaded_settings_are_applied():
     new = settings(scheduling={"max_queue": 7})
     reloaded = Reloaded(Settings(), new)
     assert await reloaded.reload.once()
     assert (reloaded.applied, reloaded.results) == ([new], ["applied"])
 
 
-async def test_settings_that_are_wrong_are_refused_and_the_field_is_logged(caplog):
+async def test_wrong_settings_are_rejected_and_the_field_is_logged(caplog):
     error = SettingsError("magnus.toml: server.port: not a port", "server.port")
     reloaded = Reloaded(Settings(), error, settings())
     assert not await reloaded.reload.once()
@@ -52,13 +52,13 @@ async def test_settings_that_are_wrong_are_refused_and_the_field_is_logged(caplo
     assert await reloaded.reload.once()
 
 
-async def test_settings_that_cannot_be_taken_over_are_refused():
+async def test_settings_that_cannot_be_applied_are_rejected():
     reloaded = Reloaded(Settings(), settings(server={"port": 666}))
     assert not await reloaded.reload.once()
     assert reloaded.results == ["refused"]
 
 
-async def test_what_needs_a_restart_is_named_until_there_was_one(caplog):
+async def test_settings_that_need_a_restart_are_named_until_the_restart(caplog):
     new = settings(server={"port": 1}, log={"level": "debug"})
     reloaded = Reloaded(Settings(), new, new)
     for _ in range(2):
@@ -81,11 +81,11 @@ async def test_what_needs_a_restart_is_named_until_there_was_one(caplog):
         ({"backends": [{"name": "a", "kind": "vllm", "url": "http://a"}]}, []),
     ],
 )
-def test_a_restart_is_needed_for_what_cannot_change_at_run_time(sections, named):
+def test_restart_is_needed_for_settings_that_cannot_change_at_run_time(sections, named):
     assert needing_restart(Settings(), settings(**sections)) == named
 
 
-def test_what_is_said_to_change_at_run_time_is_a_setting():
+def test_every_name_in_the_list_of_changeable_settings_is_a_setting():
     known = {f"{section}.{key}" for section in ("models", "scheduling", "log") for key in fields_of(section)}
     assert known | {"backends"} >= LIVE
 

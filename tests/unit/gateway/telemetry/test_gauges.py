@@ -30,7 +30,7 @@ def read(gauges, name, **labels):
     return gauges.metrics.registry.get_sample_value(f"magnus_{name}", labels)
 
 
-def test_what_waits_and_what_runs_is_shown():
+def test_waiting_and_running_requests_are_shown():
     shown = gauges(seen(max_concurrency=2), *submits(5))
     assert read(shown, "queue_waiting") == 3
     assert read(shown, "queue_waiting_tokens") == shown.scheduler.waiting_tokens > 300
@@ -38,7 +38,7 @@ def test_what_waits_and_what_runs_is_shown():
     assert read(shown, "history_records", state="pending") == 3
 
 
-def test_a_backend_s_load_is_shown():
+def test_load_of_a_backend_is_shown():
     shown = gauges(seen(max_concurrency=2), *submits(5))
     assert read(shown, "backend_in_flight", backend="gpu") == 2
     assert read(shown, "backend_kv_reserved_tokens", backend="gpu") > 200
@@ -46,13 +46,13 @@ def test_a_backend_s_load_is_shown():
     assert read(shown, "backend_metrics_believed", backend="gpu") == 1
 
 
-def test_a_backend_that_was_never_seen_has_no_load():
+def test_backend_that_was_never_scraped_has_no_load():
     shown = gauges()
     assert read(shown, "backend_in_flight", backend="gpu") is None
     assert read(shown, "backend_takes_work", backend="gpu") == 0
 
 
-def test_a_backend_s_circuit_is_shown():
+def test_circuit_of_a_backend_is_shown():
     shown = gauges()
     assert read(shown, "backend_circuit", backend="gpu") == 0
     breaker = shown.backends["gpu"].breaker
@@ -63,7 +63,7 @@ def test_a_backend_s_circuit_is_shown():
     assert read(shown, "backend_circuit", backend="gpu") == 1
 
 
-def test_a_backend_that_was_taken_out_is_seen_no_more():
+def test_removed_backend_is_no_longer_shown():
     shown = gauges(seen(max_concurrency=2))
     assert read(shown, "backend_kv_target", backend="gpu") is not None
     shown.backends.clear()
