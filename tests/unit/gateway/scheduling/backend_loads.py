@@ -1,4 +1,4 @@
-"""Short ways to make a `BackendLoad`, to scrape it and to test a request on it."""
+"""Helpers that create a `BackendLoad`, scrape it and test a request on it."""
 
 from dataclasses import replace
 
@@ -43,5 +43,5 @@ def reason(load, new=None, now=0.0):
 
 
 def has_room(load, new):
-    """Return whether a request is placed on a backend, as a dispatch would do it."""
+    """Return whether a backend can take a request; a dispatch makes the same decision."""
     return find_place(waiting(new), [load], LengthBias(), 0.0) is not None

@@ -1,4 +1,4 @@
-"""Short ways to make messages and a scheduler."""
+"""Helpers that create messages and schedulers."""
 
 from itertools import count
 

@@ -8,11 +8,11 @@ def fifty_ms_a_token(size, prompt_tokens, output_tokens):
     return 0.05 * output_tokens
 
 
-def test_the_prior_speaks_before_the_first_batch():
+def test_prior_predicts_before_the_first_batch():
     assert KnnBatchTime(fifty_ms_a_token)(7, 100, 200) == pytest.approx(10.0)
 
 
-def test_what_similar_batches_took_counts_and_what_others_took_does_not():
+def test_prediction_follows_similar_batches_only():
     estimate = KnnBatchTime(fifty_ms_a_token)
     for _ in range(5):
         estimate.learn_one(8, 100, 200, 20.0)
@@ -22,13 +22,13 @@ def test_what_similar_batches_took_counts_and_what_others_took_does_not():
 
 
 @pytest.mark.parametrize("seconds", [10.0, 11.9, 8.1])
-def test_batches_that_took_about_what_was_expected_teach_nothing(seconds):
+def test_batches_that_took_about_the_expected_time_are_not_learned(seconds):
     estimate = KnnBatchTime(fifty_ms_a_token)
     estimate.learn_one(8, 100, 200, seconds)
     assert len(estimate) == 0
 
 
-def test_a_large_error_of_a_short_batch_is_no_error_yet():
+def test_large_relative_error_of_a_short_batch_is_not_learned():
     estimate = KnnBatchTime(fifty_ms_a_token)
     estimate.learn_one(8, 100, 20, 2.9)
     assert len(estimate) == 0
@@ -36,7 +36,7 @@ def test_a_large_error_of_a_short_batch_is_no_error_yet():
     assert len(estimate) == 1
 
 
-def test_the_oldest_batches_are_forgotten():
+def test_oldest_batches_are_dropped():
     estimate = KnnBatchTime(fifty_ms_a_token, capacity=8)
     for _ in range(8):
         estimate.learn_one(8, 100, 200, 40.0)
@@ -46,7 +46,7 @@ def test_the_oldest_batches_are_forgotten():
     assert estimate(8, 100, 200) == pytest.approx(4.0, rel=0.25)
 
 
-def test_an_engine_of_another_speed_is_learned():
+def test_engine_of_a_different_speed_is_learned():
     real = StepSumTime(StepTimePrior(base_s=0.1, per_sequence_s=1e-3, per_kv_token_s=1e-6, per_prompt_token_s=1e-4))
     estimate = KnnBatchTime(StepSumTime(StepTimePrior(base_s=0.03)))
     shapes = [(size, prompt, output) for size in (2, 7, 30) for prompt in (30, 200) for output in (50, 150, 400)]

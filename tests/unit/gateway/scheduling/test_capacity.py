@@ -6,15 +6,15 @@ from gateway.scheduling.capacity import FIT_MEMORY_S, LATE_IN_A_ROW, MARGIN, Lea
 
 STEP_S = 0.02
 SPEED = 10_000
-"""Prompt tokens a second that the engine has shown."""
+"""Prefill rate that the engine has shown, in prompt tokens per second."""
 LONG_S = 2.0
-"""A silence that no prompt used here takes."""
+"""A silence that is longer than the prefill of any prompt used here."""
 
 
 class Engine:
-    """A gateway's view of an engine, in which `held` KV tokens are of requests that were sent.
+    """An engine as the gateway observes it. `held` is the KV tokens of the requests that were sent.
 
-    Of two that run from the start on, one keeps on sending tokens.
+    Two requests run from the start, and one of them keeps sending tokens.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class Engine:
         return name
 
     def wait(self, seconds, *, heard=True):
-        """Let time go by, in which tokens of some answer come."""
+        """Let time pass while some answer sends tokens."""
         end_s = self.now + seconds
         while heard and self.now < end_s:
             self.now = min(end_s, self.now + 0.1)
@@ -50,7 +50,7 @@ class Engine:
         self.learned.on_finish(self.running.pop(0), stay_s, self.now, streamed=streamed)
 
     def answer_after(self, seconds, prompt=100, *, fresh=None, ending=False, heard=True):
-        """Send a request whose first token comes after so long, just after another's end or not."""
+        """Send a request whose first token comes after this time, at the end of another request or not."""
         name = self.send(prompt, fresh)
         self.wait(seconds, heard=heard)
         if ending:
@@ -67,46 +67,46 @@ def engine():
     return Engine()
 
 
-def test_nothing_is_known_of_an_engine_that_keeps_nobody_waiting(engine):
+def test_nothing_is_learned_from_an_engine_without_waiting_requests(engine):
     for _ in range(10):
         engine.answer_after(0.1, prompt=500, ending=True)
     assert engine.learned.tokens is None
 
 
-def test_late_first_tokens_in_a_row_show_how_much_fits(engine):
+def test_consecutive_late_first_tokens_show_the_capacity(engine):
     engine.keep_waiting(LATE_IN_A_ROW - 1)
     assert engine.learned.tokens is None
     engine.keep_waiting(1)
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
-def test_one_that_is_in_time_begins_the_row_anew(engine):
+def test_first_token_in_time_restarts_the_count(engine):
     engine.keep_waiting(LATE_IN_A_ROW - 1)
     engine.answer_after(0.1)
     engine.keep_waiting(LATE_IN_A_ROW - 1)
     assert engine.learned.tokens is None
 
 
-def test_what_is_still_silent_is_not_in_memory(engine):
+def test_request_without_a_first_token_is_not_in_memory(engine):
     engine.keep_waiting(LATE_IN_A_ROW - 1)
     late = engine.send()
     engine.wait(LONG_S)
     held = engine.held
     behind = engine.send(prompt=5000)
-    engine.held += 70  # it is thought to answer in one piece
+    engine.held += 70  # its answer may come in one piece
     engine.learned.on_wait(behind, 5070)
     engine.end_one()
     engine.begin(late)
     assert engine.learned.tokens == pytest.approx(MARGIN * held)
 
 
-def test_an_answer_in_one_piece_is_in_memory_when_a_later_one_begins(engine):
+def test_answer_in_one_piece_is_in_memory_when_a_later_one_starts(engine):
     engine.send(prompt=5000)
     engine.keep_waiting()
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
-def test_answers_in_one_piece_alone_tell_nothing(engine):
+def test_answers_in_one_piece_alone_teach_nothing(engine):
     learned = LearnedCapacity()
     for number in range(100):
         learned.on_dispatch(f"{number}", 1000, 1000, number)
@@ -116,7 +116,7 @@ def test_answers_in_one_piece_alone_tell_nothing(engine):
     assert learned.tokens is None
 
 
-def test_where_hardly_any_answer_comes_token_by_token_nothing_is_learned(engine):
+def test_nothing_is_learned_if_few_answers_stream(engine):
     for _ in range(100):
         engine.running.append("any")
         engine.end_one(streamed=False)
@@ -124,42 +124,42 @@ def test_where_hardly_any_answer_comes_token_by_token_nothing_is_learned(engine)
     assert engine.learned.tokens is None
 
 
-# What explains a delay
+# Other explanations of a delay
 
 
-def test_the_prompts_ahead_explain_it(engine):
+def test_delay_is_explained_by_the_prefill_of_earlier_prompts(engine):
     for _ in range(LATE_IN_A_ROW):
         engine.send(prompt=int(SPEED * LONG_S))
         engine.answer_after(LONG_S, ending=True)
     assert engine.learned.tokens is None
 
 
-def test_a_delay_after_nobody_s_end_is_no_queue(engine):
+def test_delay_that_does_not_end_with_another_request_is_no_queue(engine):
     for _ in range(LATE_IN_A_ROW):
         engine.answer_after(LONG_S)
     assert engine.learned.tokens is None
 
 
-def test_an_engine_that_stood_still_kept_nobody_waiting(engine):
+def test_stalled_engine_is_not_a_full_engine(engine):
     for _ in range(LATE_IN_A_ROW):
         engine.answer_after(LONG_S, ending=True, heard=False)
     assert engine.learned.tokens is None
 
 
-def test_a_silence_before_it_was_sent_is_no_stall(engine):
+def test_silence_before_the_dispatch_is_no_stall(engine):
     engine.now += 60.0
     engine.keep_waiting()
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
-def test_a_prompt_in_the_prefix_cache_does_not_show_the_speed(engine):
+def test_cached_prompt_does_not_show_the_prefill_rate(engine):
     engine.answer_after(0.05, prompt=20_000, fresh=10)
     for _ in range(LATE_IN_A_ROW):
         engine.answer_after(1.0, prompt=SPEED, ending=True)
     assert engine.learned.tokens is None
 
 
-# A limit to be tried
+# Raising a limit for a trial
 
 
 def looks(engine, seconds, *, bound):
@@ -169,20 +169,20 @@ def looks(engine, seconds, *, bound):
     return engine.learned.tokens
 
 
-def test_a_limit_that_keeps_requests_waiting_grows_ever_faster(engine):
+def test_limit_that_binds_grows_at_an_increasing_rate(engine):
     engine.keep_waiting()
     sizes = [looks(engine, 10, bound=True) for _ in range(4)]
     growth = [after / before for before, after in pairwise(sizes)]
     assert 1.0 < growth[0] < growth[1] < growth[2]
 
 
-def test_a_limit_that_keeps_nobody_waiting_stays(engine):
+def test_limit_that_does_not_bind_stays(engine):
     engine.keep_waiting()
     before = engine.learned.tokens
     assert looks(engine, 60, bound=False) == before
 
 
-def test_a_limit_that_is_far_too_low_is_gone_in_some_dozen_mean_stays(engine):
+def test_limit_that_is_far_too_low_is_corrected_within_some_dozen_mean_service_times(engine):
     for _ in range(100):
         engine.running.append("any")
         engine.end_one(stay_s=5.0)
@@ -191,20 +191,20 @@ def test_a_limit_that_is_far_too_low_is_gone_in_some_dozen_mean_stays(engine):
     assert looks(engine, 5 * 24, bound=True) > 10 * before
 
 
-def test_what_comes_in_time_raises_the_limit_to_what_fits(engine):
+def test_first_tokens_in_time_raise_the_limit_to_the_memory_in_use(engine):
     engine.keep_waiting()
     engine.answer_after(0.1, prompt=1000)
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
-def test_a_limit_that_grew_too_high_falls_back_when_somebody_is_kept_waiting(engine):
+def test_limit_that_grew_too_high_falls_when_requests_wait_in_the_engine(engine):
     engine.keep_waiting()
     assert looks(engine, 100, bound=True) > 2 * MARGIN * engine.held
     engine.keep_waiting()
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 
 
-def test_an_engine_that_has_less_than_it_had_is_found_out(engine):
+def test_smaller_capacity_after_a_change_is_learned(engine):
     engine.answer_after(0.1, prompt=900)
     engine.keep_waiting()
     full = engine.held

@@ -1,4 +1,4 @@
-"""What a decision costs is counted, not timed: it must not depend on how many wait."""
+"""The cost of a decision does not depend on the length of the queue. Calls are counted, not timed."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ LONGEST = 2000
 
 @dataclass
 class Counting:
-    """HRRN that counts what it is asked."""
+    """HRRN that counts the calls of its methods."""
 
     homogeneous: bool = False
     name: str = "hrrn"
@@ -32,7 +32,7 @@ class Counting:
 
 
 def crowded(waiting, *, homogeneous=False):
-    """A scheduler in which so many wait, and its policy; every backend runs one."""
+    """A scheduler with this many waiting requests, and its policy; every backend runs one request."""
     policy, chance = Counting(homogeneous), Random(0)
     scheduler = Scheduler(policy, QueueLimits(10**9, 10**15))
     engines = [observed(f"gpu-{number}", max_concurrency=1, kv_capacity_tokens=50_000) for number in range(BACKENDS)]
@@ -46,7 +46,7 @@ def crowded(waiting, *, homogeneous=False):
 
 
 def asked(crowd, *messages):
-    """What a step asked of the policy, in urgencies and in lanes, and how many it sent."""
+    """The calls of the policy in one step (urgencies and lanes), and the number of dispatches."""
     scheduler, policy = crowd
     policy.asked.clear()
     actions = scheduler.step(messages, 10.0)
@@ -57,7 +57,7 @@ FINISHED = [Finished(f"first {number}") for number in range(BACKENDS)]
 STEPS = {"time": [Tick()], "arrival": [submit("new", at=10.0)], "growth": [Progress("first 0", 8)], "end": FINISHED}
 
 
-def test_a_decision_weighs_one_of_each_length_class_however_many_wait():
+def test_decision_computes_one_urgency_for_each_length_class():
     for waiting in (100, 10_000):
         crowd = crowded(waiting)
         for messages in STEPS.values():
@@ -65,15 +65,15 @@ def test_a_decision_weighs_one_of_each_length_class_however_many_wait():
             assert classes < 45
             urgencies, _, sent = asked(crowd, *messages)
             assert sent == (BACKENDS if messages is FINISHED else 0)
-            # Who goes next is asked once, and again after each that went; plus which model's, which are one here.
+            # The next request is chosen once, and again after each dispatch. Choosing among the models adds one.
             assert urgencies <= (1 + sent) * (classes + 3)
 
 
-def test_growing_answers_decide_nothing():
+def test_growing_answers_cause_no_decision():
     assert asked(crowded(100), *STEPS["growth"]) == (0, 0, 0)
 
 
-def test_a_wave_looks_no_further_than_it_takes():
+def test_wave_examines_no_more_requests_than_it_takes():
     few, many = (asked(crowded(waiting, homogeneous=True), *FINISHED) for waiting in (100, 10_000))
     assert few[2] == many[2] == BACKENDS
     assert many[1] <= few[1] + BACKENDS

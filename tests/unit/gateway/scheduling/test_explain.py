@@ -54,7 +54,7 @@ def test_a_backend_that_takes_the_request_is_a_place(load):
     assert isinstance(decision(load), Place)
 
 
-def test_a_rejection_that_is_remembered_has_the_reason_memory():
+def test_remembered_rejection_has_the_reason_memory():
     load = load_of(request("a", 900))
     assert not has_room(load, request("b"))
     assert decision(load) is WaitReason.MEMORY
@@ -108,6 +108,6 @@ def test_a_request_may_wait_because_a_more_urgent_one_of_its_model_goes_first():
     ]
 
 
-def test_nothing_that_waits_needs_no_explanation():
+def test_empty_queue_has_no_explanation():
     scheduler = start(observed(), submit("a"), Finished("a"))
     assert scheduler.explain(0.0) == []

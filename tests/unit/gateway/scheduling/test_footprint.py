@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from gateway.scheduling.demand import MAX_FOOTPRINT, Footprint
 
 
-def test_requests_of_one_size_weigh_one():
+def test_requests_of_one_size_have_weight_one():
     footprint = Footprint()
     assert [footprint.weigh(250.0) for _ in range(50)] == [1.0] * 50
 
 
-def test_a_request_weighs_what_it_takes_in_typical_ones():
+def test_weight_is_the_footprint_divided_by_the_typical_footprint():
     footprint = Footprint()
     for _ in range(500):
         footprint.weigh(100.0)
@@ -20,7 +20,7 @@ def test_a_request_weighs_what_it_takes_in_typical_ones():
     assert footprint.weigh(25.0) == pytest.approx(0.25, rel=0.05)
 
 
-def test_what_is_typical_follows_the_requests():
+def test_typical_footprint_follows_the_requests():
     footprint = Footprint()
     for _ in range(1000):
         footprint.weigh(100.0)
@@ -29,14 +29,14 @@ def test_what_is_typical_follows_the_requests():
     assert footprint.weigh(1000.0) == pytest.approx(1.0, rel=0.01)
 
 
-def test_weights_are_about_one_on_average():
+def test_mean_weight_is_about_one():
     chance, footprint = random.Random(0), Footprint()
     weights = [footprint.weigh(chance.lognormvariate(5.0, 1.0)) for _ in range(5000)]
     assert sum(weights[500:]) / 4500 == pytest.approx(1.0, rel=0.1)
 
 
 @given(st.lists(st.floats(0, 1e7), min_size=1))
-def test_a_weight_is_bounded_whatever_comes(tokens):
+def test_weight_is_bounded(tokens):
     footprint = Footprint()
     for each in tokens:
         assert 1 / MAX_FOOTPRINT <= footprint.weigh(each) <= MAX_FOOTPRINT

@@ -8,32 +8,32 @@ from gateway.scheduling.scrape_estimates import MAX_FALL, MIN_TARGET, RECOVERY_S
 
 
 def fallen(share=MIN_TARGET):
-    """A target whose last look is at second 0, with no preemption so far."""
+    """A target whose last scrape is at second 0, without a preemption so far."""
     target = KvTarget(share)
     target.on_scrape(0, 0.1, 0.0)
     return target
 
 
-def test_an_engine_without_preemptions_is_filled_as_far_as_ever():
+def test_target_without_preemptions_stays():
     target = KvTarget()
     for second in range(100):
         target.on_scrape(0, 0.1, float(second))
     assert target.share == TARGET
 
 
-def test_a_preemption_takes_as_much_as_it_cost():
+def test_preemption_lowers_the_target_by_its_cost():
     target = fallen(TARGET)
     target.on_scrape(2, 0.02, 1.0)
     assert target.share == pytest.approx(TARGET * (1 - 2 * 0.02))
 
 
-def test_a_thousand_preemptions_at_once_take_no_more_than_a_bounded_part():
+def test_many_preemptions_in_one_scrape_lower_the_target_by_a_bounded_part():
     target = fallen(TARGET)
     target.on_scrape(1000, 1.0, 1.0)
     assert target.share == pytest.approx(TARGET * (1 - MAX_FALL))
 
 
-def test_a_fall_is_forgotten_with_time_however_often_it_is_looked_at():
+def test_target_recovers_with_time_and_not_with_the_number_of_scrapes():
     often, seldom = fallen(), fallen()
     for tenth in range(1, 301):
         often.on_scrape(0, 0.1, tenth / 10)
@@ -42,34 +42,34 @@ def test_a_fall_is_forgotten_with_time_however_often_it_is_looked_at():
     assert (often.share, seldom.share) == (pytest.approx(expected), pytest.approx(expected))
 
 
-def test_the_preemptions_before_the_first_look_are_not_ours():
+def test_preemptions_before_the_first_scrape_do_not_count():
     target = KvTarget()
     target.on_scrape(10_000, 1.0, 0.0)
     assert target.share == TARGET
 
 
-def test_an_engine_that_starts_anew_counts_from_zero():
+def test_counter_of_a_restarted_engine_counts_from_zero():
     target = KvTarget()
     for second, preemptions in enumerate([500, 500, 0, 0]):
         target.on_scrape(preemptions, 1.0, float(second))
     assert target.share == TARGET
 
 
-def test_an_engine_that_tells_nothing_leaves_it_where_it_starts():
+def test_target_stays_for_an_engine_without_a_preemption_metric():
     target = KvTarget()
     for second, preemptions in enumerate([None, None, 7, None, 900]):
         target.on_scrape(preemptions, 1.0, float(second))
     assert target.share == TARGET
 
 
-def test_two_looks_at_one_time_are_one():
+def test_second_scrape_at_the_same_time_changes_nothing():
     target = fallen()
     target.on_scrape(5, 0.1, 0.0)
     assert target.share == MIN_TARGET
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10), st.floats(0, 20)), max_size=100))
-def test_it_stays_within_its_bounds_whatever_is_seen(looks):
+def test_target_stays_within_its_bounds(looks):
     target, preemptions, now = KvTarget(), 0, 0.0
     for more, redo_s, seconds in looks:
         preemptions += more

@@ -19,7 +19,7 @@ def waiting(id, prompt=100, *, output=10, at=0.0, service_s=1.0, failed_on=(), c
 
 
 def backend(name="gpu-0", *running, kv=1000, **known):
-    """A backend on which requests with so many prompt tokens run."""
+    """A backend on which requests with these numbers of prompt tokens run."""
     load = BackendLoad(BackendState(name, frozenset({"llama"}), healthy=True, kv_capacity_tokens=kv, **known))
     for number, prompt in enumerate(running):
         enter(load, waiting(f"{name} {number}", prompt))
@@ -63,28 +63,28 @@ def batch(first, load, *others):
 # One request
 
 
-def test_where_there_is_no_backend_there_is_no_place():
+def test_without_a_backend_there_is_no_place():
     assert chosen(waiting("a")) is None
 
 
-def test_the_one_that_will_have_it_done_first_is_chosen():
+def test_backend_with_the_earliest_finish_is_chosen():
     assert chosen(waiting("a"), backend("gpu-0", 400), backend("gpu-1"), backend("gpu-2", 200)) == "gpu-1"
 
 
-def test_equals_are_told_apart_by_name_so_that_a_run_can_be_repeated():
+def test_equal_backends_are_ordered_by_name():
     assert chosen(waiting("a"), backend("gpu-1"), backend("gpu-0")) == "gpu-0"
 
 
-def test_the_fastest_without_room_leaves_it_to_the_next():
+def test_next_backend_is_chosen_if_the_fastest_has_no_room():
     assert chosen(waiting("a", 700), backend("gpu-0", 400), backend("gpu-1", *[5] * 10)) == "gpu-1"
     assert chosen(waiting("a", 700), backend("gpu-0", 400)) is None
 
 
-def test_a_backend_that_failed_it_is_not_asked_again():
+def test_backend_that_failed_the_request_is_not_chosen():
     assert chosen(waiting("a", failed_on=["gpu-0"]), backend("gpu-0"), backend("gpu-1", 300)) == "gpu-1"
 
 
-def test_a_cached_beginning_draws_a_request_unless_too_many_run_there():
+def test_cached_prefix_attracts_a_request_unless_the_backend_is_too_busy():
     prefixes = (Prefix(7, 3000),)
     cached, crowded = backend("gpu-1", 10, kv=100_000), backend("gpu-1", *[400] * 200, kv=100_000)
     for load in (cached, crowded):
@@ -94,7 +94,7 @@ def test_a_cached_beginning_draws_a_request_unless_too_many_run_there():
     assert chosen(entry, backend("gpu-0", 10, 10, kv=100_000), crowded) == "gpu-0"
 
 
-def test_engines_of_unknown_memory_get_as_many_requests_however_fast_they_seem():
+def test_backends_of_unknown_memory_get_equal_numbers_of_requests():
     slow, fast = backend("gpu-0", kv=None), backend("gpu-1", *[10] * 3, kv=None)
     for _ in range(50):
         slow.speed.learn_decode(1.0, running=1, kv_tokens=100)
@@ -104,7 +104,7 @@ def test_engines_of_unknown_memory_get_as_many_requests_however_fast_they_seem()
     assert chosen(entry, slow, fast) == "gpu-0"
 
 
-def test_room_is_weighed_with_what_predictions_have_turned_out_to_mean():
+def test_admission_applies_the_length_bias():
     bias = LengthBias()
     for _ in range(100):
         bias.learn_one(10.0, 100)
@@ -114,10 +114,10 @@ def test_room_is_weighed_with_what_predictions_have_turned_out_to_mean():
     assert chosen(entry, backend("gpu-0", 300), bias=bias) is None
 
 
-# Those that go with it
+# Further requests for the same backend
 
 
-def test_a_wave_takes_those_of_its_length_in_the_order_of_arrival_and_then_the_nearest():
+def test_wave_takes_its_own_length_class_by_arrival_and_then_the_nearest():
     far, near = waiting("far", service_s=30.0), waiting("near", service_s=2.1)
     same = [waiting(f"same {i}", at=float(i), service_s=1.1) for i in (1, 2)]
     assert followers(waiting("first"), backend(kv=100_000), far, near, *reversed(same)) == [
@@ -128,16 +128,16 @@ def test_a_wave_takes_those_of_its_length_in_the_order_of_arrival_and_then_the_n
     ]
 
 
-def test_a_wave_ends_where_memory_does():
+def test_wave_is_bounded_by_memory():
     others = [waiting(str(i), 300, at=float(i)) for i in range(1, 6)]
     assert followers(waiting("first", 300), backend(), *others) == ["1", "2"]
 
 
-def test_a_wave_ends_where_the_operator_s_limit_does():
+def test_wave_is_bounded_by_max_concurrency():
     assert followers(waiting("first"), backend(max_concurrency=3), *(waiting(str(i)) for i in range(5))) == ["0", "1"]
 
 
-def test_a_wave_leaves_out_who_failed_there():
+def test_wave_leaves_out_requests_that_failed_on_the_backend():
     assert followers(waiting("first"), backend(), waiting("a", failed_on=["gpu-0"]), waiting("b")) == ["b"]
 
 
@@ -148,35 +148,35 @@ def static(**known):
     return backend(static=True, **known)
 
 
-def test_alike_requests_share_a_static_batch_as_far_as_it_holds_them():
+def test_similar_requests_share_a_static_batch_as_far_as_memory_allows():
     others = [waiting(f"r{i}", at=float(-i)) for i in range(1, 20)]
     assert len(batch(waiting("first"), static(max_concurrency=7), *others)) == 7
     assert len(batch(waiting("first"), static(kv=4 * 110), *others)) == 4
 
 
-def test_much_longer_answers_stay_out_of_a_static_batch():
+def test_much_longer_answers_do_not_join_a_static_batch():
     long = waiting("long", output=5000, service_s=50.0)
     assert batch(waiting("first"), static(kv=None), waiting("like"), long) == ["first", "like"]
 
 
-def test_only_those_of_one_batch_key_share_a_batch():
+def test_only_requests_of_one_batch_key_share_a_batch():
     others = waiting("b", batch_key=1), waiting("c", batch_key=2), waiting("d")
     assert batch(waiting("a", batch_key=1), static(), *others) == ["a", "b"]
     assert batch(waiting("a"), static(), *others) == ["a", "d"]
 
 
-def test_who_failed_there_stays_out_of_a_static_batch():
+def test_request_that_failed_on_a_backend_does_not_join_its_static_batch():
     assert batch(waiting("a"), static(), waiting("b", failed_on=["gpu-0"]), waiting("c")) == ["a", "c"]
 
 
-def test_a_half_that_comes_back_is_a_batch_as_it_is_and_nobody_joins_it():
+def test_returned_half_is_a_batch_that_no_request_joins():
     half = [waiting(f"half {i}", output=10**i, service_s=float(i), closed_batch=1) for i in (1, 2)]
     first = waiting("half 0", service_s=1.0, closed_batch=1)
     assert batch(first, static(kv=100_000), waiting("other"), half[0]) == ["half 0", "half 1"]
     assert batch(waiting("other"), static(kv=100_000), first, *half) == ["other"]
 
 
-def test_a_half_that_comes_back_is_cut_to_what_a_smaller_engine_holds():
+def test_returned_half_is_cut_to_the_memory_of_a_smaller_engine():
     half = [waiting(f"half {i}", closed_batch=1) for i in range(1, 6)]
     assert len(batch(waiting("half 0", closed_batch=1), static(max_concurrency=4), *half)) == 4
     assert len(batch(waiting("half 0", closed_batch=1), static(kv=3 * 110), *half)) == 3

@@ -16,23 +16,23 @@ def memory_of(*requests):
     return memory
 
 
-def test_a_backend_that_was_sent_nothing_shares_nothing():
+def test_backend_without_requests_shares_no_prefix():
     assert PrefixCache().cached_tokens(request((1, 100))) == 0
 
 
-def test_the_longest_known_beginning_is_what_is_shared():
+def test_longest_known_prefix_is_shared():
     memory = memory_of(request((12, 500), (1, 100)))
     assert memory.cached_tokens(request((123, 900), (12, 500), (1, 100))) == 500
     assert memory.cached_tokens(request((13, 700), (1, 100))) == 100
     assert memory.cached_tokens(request((2, 100))) == 0
 
 
-def test_a_request_without_beginnings_leaves_and_finds_nothing():
+def test_request_without_prefixes_adds_and_finds_nothing():
     memory = memory_of(request(), request((1, 100)))
     assert memory.cached_tokens(request()) == 0
 
 
-def test_what_was_not_seen_for_long_is_evicted():
+def test_least_recently_used_prefix_is_evicted():
     memory = memory_of(request((0, 100)), *(request((key, 100)) for key in range(1, REMEMBERED_PREFIXES)))
     assert memory.cached_tokens(request((0, 100))) == 100
     memory.add(request((REMEMBERED_PREFIXES, 100)))
@@ -40,7 +40,7 @@ def test_what_was_not_seen_for_long_is_evicted():
     assert memory.cached_tokens(request((1, 100))) == 100
 
 
-def test_what_is_seen_again_stays():
+def test_prefix_that_is_used_again_stays():
     memory = memory_of(
         request((0, 100)), *(request((key, 100)) for key in range(1, REMEMBERED_PREFIXES)), request((0, 100))
     )
@@ -48,7 +48,7 @@ def test_what_is_seen_again_stays():
     assert memory.cached_tokens(request((0, 100))) == 100
 
 
-def test_the_beginning_that_more_prompts_have_outlives_those_that_go_on_from_it():
+def test_prefix_of_many_prompts_outlives_its_continuations():
     memory = memory_of(*(request((1000 + turn, 900), (1, 100)) for turn in range(REMEMBERED_PREFIXES + 10)))
     assert memory.cached_tokens(request((1, 100))) == 100
     assert memory.cached_tokens(request((1000, 900))) == 0

@@ -23,7 +23,7 @@ def queue_of(*entries, policy=None):
 
 
 def drained(queue, now=0.0):
-    """Ids in the order in which they go."""
+    """Ids in the order of dispatch."""
     ids = []
     while head := queue.most_urgent(now):
         ids.append(head.request.id)
@@ -35,7 +35,7 @@ def alike(queue, entry):
     return [other.request.id for other in queue.similar(entry)]
 
 
-def test_an_empty_queue_has_nobody_to_send():
+def test_empty_queue_has_no_next_request():
     queue = queue_of()
     assert (len(queue), queue.tokens, list(queue.heads()), queue.most_urgent(0.0)) == (0, 0, [], None)
 
@@ -49,24 +49,24 @@ def test_tokens_are_those_of_prompts_and_predicted_answers():
     assert queue.tokens == 0
 
 
-def test_a_stranger_cannot_be_taken_out():
+def test_unknown_request_cannot_be_removed():
     queue = queue_of(waiting("a"))
     assert queue.pop("b") is None
     assert ("a" in queue, "b" in queue, len(queue)) == (True, False, 1)
 
 
-def test_a_late_body_goes_before_those_that_overtook_it():
+def test_request_with_a_late_body_goes_before_those_that_arrived_after_it():
     queue = queue_of(
         waiting("first", at=0.0), waiting("later", at=2.0), waiting("last", at=3.0), waiting("late", at=1.0)
     )
     assert drained(queue) == ["first", "late", "later", "last"]
 
 
-def test_those_of_one_moment_go_in_the_order_they_came():
+def test_requests_of_one_arrival_time_keep_their_order():
     assert drained(queue_of(*(waiting(id, at=1.0) for id in "abc"))) == ["a", "b", "c"]
 
 
-def test_what_comes_back_goes_before_all_that_arrived_later():
+def test_returned_request_goes_before_later_arrivals():
     queue = queue_of(*(waiting(id, at=float(at)) for at, id in enumerate("abcd")))
     b, a = queue.pop("b"), queue.pop("a")
     queue.push_back(b)
@@ -74,13 +74,13 @@ def test_what_comes_back_goes_before_all_that_arrived_later():
     assert drained(queue) == ["a", "b", "c", "d"]
 
 
-def test_what_comes_back_does_not_overtake_who_arrived_earlier():
+def test_returned_request_does_not_overtake_earlier_arrivals():
     queue = queue_of(*(waiting(id, at=float(at)) for at, id in enumerate("abc")))
     queue.push_back(queue.pop("b"))
     assert drained(queue) == ["a", "b", "c"]
 
 
-def test_each_length_class_priority_failure_and_closed_batch_waits_in_a_lane_of_its_own():
+def test_each_length_class_priority_failure_and_closed_batch_has_its_own_lane():
     queue = queue_of(
         waiting("plain"),
         waiting("long", service_s=30.0),
@@ -93,19 +93,19 @@ def test_each_length_class_priority_failure_and_closed_batch_waits_in_a_lane_of_
     assert sorted(head.request.id for head in queue.heads()) == ["closed", "failed", "long", "low", "plain"]
 
 
-def test_the_lowest_priority_number_goes_first_however_urgent_the_others():
+def test_lowest_priority_number_goes_first_regardless_of_urgency():
     queue = queue_of(waiting("a", priority=2), waiting("b", at=5.0, priority=-1), waiting("c", at=1.0), policy=Hrrn())
     assert drained(queue, now=9.0) == ["b", "c", "a"]
 
 
-def test_who_has_waited_for_long_competes_with_the_most_urgent_priority():
+def test_overdue_request_competes_with_the_most_urgent_priority():
     overdue_s = OVERDUE_SHARE * 100.0
     queue = queue_of(waiting("low", priority=5, timeout_s=100.0), waiting("high", at=1.0, timeout_s=100.0))
     assert queue.most_urgent(overdue_s).request.id == "high"
     assert queue.most_urgent(overdue_s + 0.1).request.id == "low"
 
 
-def test_a_head_that_is_passed_over_makes_way_for_the_next_lane_and_not_for_its_own():
+def test_skipped_head_lets_the_next_lane_go_first_and_not_its_own():
     queue = queue_of(waiting("a"), waiting("a2", at=1.0), waiting("b", at=2.0, service_s=50.0), policy=Sjf())
     assert queue.most_urgent(3.0).request.id == "a"
     assert queue.most_urgent(3.0, {"a"}).request.id == "b"
@@ -119,7 +119,7 @@ def test_shorter_service_goes_first_and_one_class_by_arrival():
     assert drained(queue, now=3.0) == ["a", "b", "long"]
 
 
-def test_those_alike_are_the_own_lane_first_and_then_the_nearest_lengths():
+def test_similar_requests_are_the_own_lane_and_then_the_nearest_lengths():
     mine = waiting("mine", service_s=8.0)
     queue = queue_of(
         mine,
@@ -132,7 +132,7 @@ def test_those_alike_are_the_own_lane_first_and_then_the_nearest_lengths():
     assert alike(queue, mine) == ["mine", "mine too", "also near", "near", "far"]
 
 
-def test_other_priorities_and_closed_batches_are_not_alike():
+def test_other_priorities_and_closed_batches_are_not_similar():
     mine = waiting("mine")
     closed = waiting("closed", closed_batch=1)
     queue = queue_of(mine, waiting("low", priority=1), closed, waiting("closed too", closed_batch=1))
@@ -140,7 +140,7 @@ def test_other_priorities_and_closed_batches_are_not_alike():
     assert alike(queue, closed) == ["closed", "closed too"]
 
 
-def test_who_is_alike_may_be_taken_out_while_they_are_looked_at():
+def test_similar_requests_may_be_removed_during_the_iteration():
     entries = [waiting(f"r{i}", at=float(i)) for i in range(10)]
     queue = queue_of(*entries)
     for entry in queue.similar(entries[0]):
@@ -148,7 +148,7 @@ def test_who_is_alike_may_be_taken_out_while_they_are_looked_at():
     assert len(queue) == 0
 
 
-def test_no_more_of_a_lane_are_looked_at_than_a_batch_may_need():
+def test_iteration_of_a_lane_is_limited_to_a_batch():
     entries = [waiting(f"r{i}", at=float(i)) for i in range(MAX_LANE_SCAN + 50)]
     assert len(alike(queue_of(*entries), entries[0])) == MAX_LANE_SCAN
 
@@ -161,7 +161,7 @@ def test_classes_are_counted_over_all_lanes():
 
 
 @pytest.mark.parametrize("policy", [Fcfs(), Sjf(), Hrrn(), Hrrn(0.5)])
-def test_a_kept_request_waits_in_the_lane_of_what_became_of_it(policy):
+def test_kept_request_waits_in_the_lane_of_its_new_state(policy):
     entry = waiting("a")
     queue = queue_of(entry, policy=policy)
     taken = queue.pop("a")

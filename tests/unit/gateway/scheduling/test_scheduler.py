@@ -19,38 +19,38 @@ from gateway.scheduling.messages import (
 from gateway.scheduling.policies import Hrrn, Sjf, policy_named
 from tests.unit.gateway.scheduling.scheduler_helpers import observed, start, submit
 
-# To a backend
+# Dispatch
 
 
-def test_a_request_goes_out_in_the_step_it_comes_in():
+def test_request_is_dispatched_in_the_step_of_its_arrival():
     assert start(observed()).step([submit("a")], 0.0) == [Dispatch("a", "gpu-0")]
 
 
-def test_a_request_waits_for_the_first_backend():
+def test_request_waits_for_the_first_backend():
     scheduler = start(submit("a"))
     assert (scheduler.waiting, scheduler.running) == (1, 0)
     assert scheduler.step([observed()], 5.0) == [Dispatch("a", "gpu-0")]
     assert (scheduler.waiting, scheduler.running) == (0, 1)
 
 
-def test_a_request_waits_for_a_backend_that_serves_its_model():
+def test_request_waits_for_a_backend_that_serves_its_model():
     scheduler = start(observed(models=["mistral"]))
     assert scheduler.step([submit("a")], 0.0) == []
     assert scheduler.step([observed("gpu-1")], 1.0) == [Dispatch("a", "gpu-1")]
 
 
-def test_an_unhealthy_backend_gets_nothing():
+def test_unhealthy_backend_gets_no_request():
     scheduler = start(observed(healthy=False))
     assert scheduler.step([submit("a")], 0.0) == []
     assert scheduler.step([observed(healthy=True)], 1.0) == [Dispatch("a", "gpu-0")]
 
 
-def test_a_model_that_waits_does_not_hold_up_another():
+def test_waiting_model_does_not_delay_another():
     scheduler = start(observed(models=["llama"]), submit("a", model="mistral"))
     assert scheduler.step([submit("b", model="llama", at=1.0)], 1.0) == [Dispatch("b", "gpu-0")]
 
 
-def test_a_herd_spreads_before_the_next_look():
+def test_burst_spreads_over_backends_before_the_next_scrape():
     kv = {"kv_capacity_tokens": 10_000}
     scheduler = start(observed("gpu-0", **kv), observed("gpu-1", **kv))
     actions = scheduler.step([submit(prompt=100) for _ in range(10)], 0.0)
@@ -66,19 +66,19 @@ def test_backends_of_unknown_memory_share_the_work():
 # Memory
 
 
-def test_memory_is_kept_for_the_peak_and_not_for_the_prompt():
+def test_admission_plans_the_peak_and_not_only_the_prompt():
     scheduler = start(observed(kv_capacity_tokens=1000), submit("a", prompt=100, output=400))
     assert scheduler.step([submit("b", prompt=100, output=400)], 0.0) == []
     assert scheduler.backend_status("gpu-0").kv_reserved_tokens == 500
     assert scheduler.step([Finished("a")], 1.0) == [Dispatch("b", "gpu-0")]
 
 
-def test_an_idle_backend_gets_work_whatever_is_predicted():
+def test_idle_backend_gets_work_regardless_of_the_prediction():
     scheduler = start(observed(kv_capacity_tokens=1000), submit("a", prompt=10, output=5000))
     assert scheduler.in_flight("gpu-0") == 1
 
 
-def test_growing_answers_make_room_scarce_and_never_plentiful():
+def test_growing_answers_only_reduce_the_room():
     scheduler = start(observed(kv_capacity_tokens=1000))
     length = LengthQuantiles.of((10, 11, 12, 13, 14, 15))
     scheduler.step([Submit(Request("a", "llama", 100, length, 0.0, 60.0))], 0.0)
@@ -88,20 +88,20 @@ def test_growing_answers_make_room_scarce_and_never_plentiful():
     assert scheduler.step([submit("b", prompt=400)], 1.0) == []
 
 
-def test_no_more_run_than_the_operator_allows():
+def test_max_concurrency_of_the_operator_is_not_exceeded():
     scheduler = start(observed(max_concurrency=2))
     actions = scheduler.step([submit() for _ in range(5)], 0.0)
     assert (len(actions), scheduler.waiting) == (2, 3)
 
 
-def test_what_an_engine_refuses_at_once_needs_no_memory_but_counts_as_running():
+def test_prompt_over_the_context_needs_no_memory_but_counts_as_running():
     scheduler = start(observed(kv_capacity_tokens=1000, max_model_len=400), submit("a", prompt=390, output=500))
     assert scheduler.step([submit("b", prompt=400)], 0.0) == [Dispatch("b", "gpu-0")]
     scheduler = start(observed(max_concurrency=1, max_model_len=400), submit("a"))
     assert scheduler.step([submit("b", prompt=400)], 0.0) == []
 
 
-def test_predictions_that_prove_too_short_are_planned_longer():
+def test_predictions_that_are_too_short_are_scaled_up():
     scheduler = start(observed(kv_capacity_tokens=1000))
     for number in range(100):
         scheduler.step([submit(f"{number}", output=20, sequences=2)], float(number))
@@ -111,7 +111,7 @@ def test_predictions_that_prove_too_short_are_planned_longer():
     assert scheduler.backend_status("gpu-0").kv_reserved_tokens == pytest.approx(300, rel=0.02)
 
 
-def test_answers_that_were_cut_off_teach_nothing_of_lengths():
+def test_truncated_answers_are_not_learned():
     scheduler = start(observed(kv_capacity_tokens=1000))
     for number in range(100):
         scheduler.step([submit(f"{number}", output=20), Finished(f"{number}")], float(number))
@@ -122,7 +122,7 @@ def test_answers_that_were_cut_off_teach_nothing_of_lengths():
 # Order
 
 
-def test_first_come_is_first_served_whoever_s_body_took_longer():
+def test_first_come_first_served_ignores_the_time_of_the_body():
     scheduler = start(observed(max_concurrency=1), submit("a"))
     scheduler.step([submit("late", at=2.0), submit("later", at=3.0), submit("early", at=1.0)], 3.0)
     scheduler.step([Finished("a"), observed(healthy=False)], 3.0)
@@ -140,25 +140,25 @@ def test_models_that_share_a_backend_take_turns_by_arrival():
     assert [scheduler.step([Finished(id)], 8.0)[0].id for id in "cd"] == ["d", "e"]
 
 
-def test_a_more_urgent_priority_goes_first_over_all_models():
+def test_more_urgent_priority_goes_first_over_all_models():
     scheduler = start(observed(models=["llama", "mistral"], max_concurrency=1), submit("a"))
     scheduler.step([submit("b", at=1.0), submit("c", at=2.0, model="mistral", priority=-1)], 2.0)
     assert scheduler.step([Finished("a")], 3.0) == [Dispatch("c", "gpu-0")]
 
 
-def test_who_has_waited_for_long_is_not_starved_by_another_model_s_priority():
+def test_overdue_request_is_not_starved_by_another_models_priority():
     scheduler = start(observed(models=["llama", "mistral"], max_concurrency=1), submit("a"))
     scheduler.step([submit("low", at=1.0, priority=5), submit("high", at=2.0, model="mistral", timeout_s=1e3)], 2.0)
     assert scheduler.step([Finished("a")], 40.0) == [Dispatch("low", "gpu-0")]
 
 
-def test_a_request_that_came_while_no_backend_was_known_is_weighed_like_later_ones():
+def test_request_that_arrived_before_the_first_backend_has_the_same_estimate():
     scheduler = start(submit("a"), submit("b"), policy=Hrrn())
     scheduler.step([observed(max_concurrency=1), submit("c", at=5.0)], 50.0)
     assert scheduler.step([Finished("a")], 55.0) == [Dispatch("b", "gpu-0")]
 
 
-def test_a_request_that_came_while_all_backends_were_down_is_weighed_like_later_ones():
+def test_request_that_arrived_while_all_backends_were_down_has_the_same_estimate():
     scheduler = start(observed(max_concurrency=1), submit("a"), policy=Hrrn())
     scheduler.step([observed(healthy=False), submit("b", at=1.0)], 1.0)
     scheduler.step([observed(max_concurrency=1), submit("c", at=50.0)], 50.0)
@@ -166,7 +166,7 @@ def test_a_request_that_came_while_all_backends_were_down_is_weighed_like_later_
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("hrrn", ["a", "long", "b"]), ("magnus", ["a", "b", "long"])])
-def test_magnus_sends_those_of_one_length_together_where_hrrn_goes_by_ratio_alone(policy, expected):
+def test_magnus_groups_lengths_where_hrrn_orders_by_ratio_only(policy, expected):
     scheduler = start(observed(max_concurrency=1, models=["llama", "mistral"]), submit("x", model="mistral"))
     scheduler.step([Reconfigure(policy=policy_named(policy))], 0.0)
     scheduler.step([submit("a", at=1.0), submit("long", at=1.0, output=100), submit("b", at=9.9)], 10.0)
@@ -174,11 +174,11 @@ def test_magnus_sends_those_of_one_length_together_where_hrrn_goes_by_ratio_alon
     assert [action.id for action in actions] == expected
 
 
-# Who is not there, and waking
+# Unknown requests, and wake-ups
 
 
 @pytest.mark.parametrize("submitted", [(), ("a",)])
-def test_a_request_that_nobody_knows_any_more_changes_nothing(submitted):
+def test_unknown_request_changes_nothing(submitted):
     scheduler = start(*map(submit, submitted))
     before = (scheduler.waiting, scheduler.running)
     strange = [Finished("x", 5), Progress("x", 5), Returned("x", full=True), OutOfMemory(("x", "y"))]
@@ -186,13 +186,13 @@ def test_a_request_that_nobody_knows_any_more_changes_nothing(submitted):
     assert (scheduler.waiting, scheduler.running) == before
 
 
-def test_a_client_that_leaves_the_queue_is_forgotten():
+def test_cancelled_request_leaves_the_queue():
     scheduler = start(submit("a"), submit("b"))
     scheduler.step([Finished("a")], 0.0)
     assert scheduler.step([observed()], 0.0) == [Dispatch("b", "gpu-0")]
 
 
-def test_what_runs_on_a_backend_that_is_taken_away_runs_on():
+def test_running_requests_of_a_removed_backend_go_on():
     scheduler = start(observed(), submit("a"))
     assert scheduler.step([BackendRemoved("gpu-0"), Progress("a", 32)], 0.0) == []
     assert (scheduler.running, scheduler.backend_status("gpu-0")) == (1, None)
@@ -200,17 +200,17 @@ def test_what_runs_on_a_backend_that_is_taken_away_runs_on():
     assert scheduler.running == 0
 
 
-def test_nothing_to_wait_for_needs_no_waking():
+def test_empty_scheduler_needs_no_wake_up():
     scheduler = start(observed(), submit("a"))
     assert (scheduler.wake_at_s(0.0), scheduler.oldest_arrival_s()) == (None, None)
 
 
-def test_the_nearest_deadline_wakes_and_the_oldest_arrival_is_told():
+def test_nearest_deadline_is_the_wake_up_and_oldest_arrival_is_reported():
     scheduler = start(submit("a", model="x", at=3.0, timeout_s=30.0), submit("b", model="y", at=4.0, timeout_s=20.0))
     assert (scheduler.wake_at_s(4.0), scheduler.oldest_arrival_s()) == (24.0, 3.0)
 
 
-def test_who_waits_is_counted_by_class_over_all_models():
+def test_waiting_requests_are_counted_by_class_over_all_models():
     scheduler = start(*(submit(model=model, output=out) for model in "xy" for out in (10, 10, 500)), policy=Hrrn())
     assert sorted(scheduler.waiting_by_class().values()) == [2, 4]
     assert start().waiting_by_class() == {}
@@ -219,7 +219,7 @@ def test_who_waits_is_counted_by_class_over_all_models():
 # Reconfiguration
 
 
-def test_a_new_policy_orders_the_requests_that_already_wait():
+def test_new_policy_orders_the_requests_that_already_wait():
     scheduler = start(observed(max_concurrency=1), submit("a"))
     waiting = [submit("long", at=1.0, output=500), submit("short", at=2.0), submit("long too", at=3.0, output=500)]
     scheduler.step(waiting, 3.0)
@@ -229,14 +229,14 @@ def test_a_new_policy_orders_the_requests_that_already_wait():
     assert order == ["short", "long", "long too"]
 
 
-def test_a_new_exponent_orders_the_requests_that_already_wait():
+def test_new_exponent_orders_the_requests_that_already_wait():
     scheduler = start(observed(max_concurrency=1), submit("a"), policy=Hrrn())
     scheduler.step([submit("long", at=0.0, output=500), submit("short", at=20.0, output=10)], 30.0)
     scheduler.step([Reconfigure(policy=Hrrn(0.01))], 30.0)
     assert scheduler.step([Finished("a")], 30.0) == [Dispatch("long", "gpu-0")]
 
 
-def test_a_new_policy_keeps_deadlines_priorities_and_token_counts():
+def test_new_policy_keeps_deadlines_priorities_and_token_counts():
     scheduler = start(submit("a", timeout_s=10.0), submit("b", priority=-1, output=500, timeout_s=20.0))
     tokens = scheduler.waiting_tokens
     scheduler.step([Reconfigure(policy=Hrrn())], 1.0)
@@ -245,14 +245,14 @@ def test_a_new_policy_keeps_deadlines_priorities_and_token_counts():
     assert scheduler.step([observed()], 11.0) == [Dispatch("b", "gpu-0")]
 
 
-def test_new_limits_hold_for_requests_that_arrive_later():
+def test_new_limits_apply_to_later_requests():
     scheduler = start(submit("a"), submit("b"), submit("c"))
     assert scheduler.step([Reconfigure(limits=QueueLimits(1, 10**6))], 0.0) == []
     (drop,) = scheduler.step([submit("d")], 0.0)
     assert (drop.id, drop.reason, scheduler.waiting) == ("d", DropReason.QUEUE_FULL, 3)
 
 
-def test_a_field_that_is_not_set_keeps_its_value():
+def test_field_that_is_not_set_keeps_its_value():
     scheduler = start(submit("a"), policy=Sjf(), max_requests=1)
     scheduler.step([Reconfigure()], 0.0)
     assert scheduler.policy == Sjf()

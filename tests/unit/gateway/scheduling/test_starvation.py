@@ -1,4 +1,4 @@
-"""Who may overtake whom, and for how long: one engine that has one request at a time, and more work than it can do."""
+"""Which requests may overtake, and for how long: one overloaded engine that runs one request at a time."""
 
 from dataclasses import dataclass, field
 
@@ -11,17 +11,17 @@ from tests.unit.gateway.scheduling.scheduler_helpers import observed, submit
 
 SHORT, LONG = 10, 60
 SHORT_S = 1.0
-"""What the engine takes for a short request."""
+"""Service time of a short request in seconds."""
 
 ARRIVALS = 2
-"""Short requests that arrive while one is served: half of them find the queue full."""
+"""Number of short requests that arrive during one service; half of them find the queue full."""
 
 MAX_REQUESTS = 20
 
 
 @dataclass
 class Noting:
-    """A policy that notes the service times by which requests are weighed."""
+    """A policy that records the service times that it compares."""
 
     policy: Policy
     service_s: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Noting:
 
 
 def overloaded(policy, waiting=0):
-    """A scheduler with a short request running on the only backend in the second 0, and some waiting."""
+    """A scheduler whose only backend runs a short request at second 0, while others wait."""
     scheduler = Scheduler(policy, QueueLimits(MAX_REQUESTS, 10**9))
     shorts = [submit(output=SHORT, timeout_s=1e9) for _ in range(waiting)]
     scheduler.step([observed(max_concurrency=1), submit("running", output=SHORT), *shorts], 0.0)
@@ -45,7 +45,7 @@ def overloaded(policy, waiting=0):
 
 
 def turn_of_the_long_one(policy, seconds=1500):
-    """Send one long request, and short ones for ever; return the second in which the long one goes out."""
+    """Send one long request and an endless stream of short ones. Return the second of the long one's dispatch."""
     scheduler, running = overloaded(policy, MAX_REQUESTS - 1), "running"
     scheduler.step([submit("long", output=LONG, timeout_s=1e9)], 0.0)
     for second in range(1, seconds):
@@ -59,26 +59,26 @@ def turn_of_the_long_one(policy, seconds=1500):
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0, 1.25])
-def test_a_long_request_goes_out_in_bounded_time_though_short_ones_never_end(alpha):
+def test_long_request_is_dispatched_in_bounded_time_under_an_endless_stream_of_short_ones(alpha):
     policy = Noting(Hrrn(alpha))
     went_s = turn_of_the_long_one(policy)
     short_s, long_s = min(policy.service_s), max(policy.service_s)
     assert long_s > 10 * short_s
-    # A short one waits no longer than the queue before it takes. The long one's ratio, (w + L) / L ** alpha, is the
-    # highest as soon as it exceeds that of such a short one; but for the one that is being served then.
+    # A short request waits at most as long as the queue before it. The ratio of the long one, (w + L) / L ** alpha, is
+    # the highest as soon as it exceeds that of such a short request, except for the one that is running then.
     longest_wait_s = (MAX_REQUESTS + 1) * SHORT_S
     bound_s = (long_s / short_s) ** alpha * (longest_wait_s + short_s) - long_s + SHORT_S
     assert went_s is not None
     assert went_s <= bound_s
 
 
-def test_a_smaller_exponent_keeps_long_requests_waiting_less():
+def test_smaller_exponent_shortens_the_wait_of_long_requests():
     waits = [turn_of_the_long_one(Hrrn(alpha)) for alpha in (0.25, 0.5, 0.75, 1.0)]
     assert waits == sorted(waits)
     assert waits[0] < waits[-1] / 5
 
 
-def test_first_come_first_served_sends_the_long_one_in_its_turn():
+def test_first_come_first_served_dispatches_the_long_one_in_its_turn():
     assert turn_of_the_long_one(Fcfs()) == MAX_REQUESTS * SHORT_S
 
 
@@ -86,21 +86,21 @@ def test_shortest_job_first_starves_the_long_one():
     assert turn_of_the_long_one(Sjf()) is None
 
 
-def test_a_short_request_overtakes_a_long_one_that_came_a_little_earlier():
+def test_short_request_overtakes_a_long_one_that_came_slightly_earlier():
     scheduler = overloaded(Hrrn())
     scheduler.step([submit("long", at=1.0, output=LONG), submit("short", at=2.0, output=SHORT)], 5.0)
     assert scheduler.step([Finished("running")], 5.0)[0].id == "short"
     assert scheduler.step([Finished("short")], 6.0)[0].id == "long"
 
 
-def test_a_long_request_overtakes_after_waiting():
+def test_long_request_overtakes_after_waiting():
     scheduler = overloaded(Hrrn())
     scheduler.step([submit("long", at=0.0, output=LONG, timeout_s=1e9)], 0.0)
     scheduler.step([submit("fresh", at=499.99, output=SHORT, timeout_s=1e9)], 500.0)
     assert scheduler.step([Finished("running")], 500.0)[0].id == "long"
 
 
-def test_first_come_first_served_lets_nobody_overtake():
+def test_first_come_first_served_allows_no_overtaking():
     scheduler = overloaded(Fcfs())
     scheduler.step([submit("long", at=1.0, output=LONG), submit("short", at=2.0, output=SHORT)], 5.0)
     assert scheduler.step([Finished("running")], 5.0)[0].id == "long"

@@ -21,7 +21,7 @@ def tpot_s(engine, running, kv_tokens):
 
 
 def observed(engine, observations, *, model=None, outliers=0.0, most=100, noise=0.05, seed=0):
-    """A model that has seen so many gaps of an engine that is such a prior, at loads that come and go."""
+    """A model that has learned this many gaps of an engine with this prior, at loads that rise and fall."""
     rng = random.Random(seed)
     model = model or StepTimeModel()
     for i in range(observations):
@@ -36,14 +36,14 @@ def errors(model, engine):
     return [abs(model.tpot_s(*load) / tpot_s(engine, *load) - 1) for load in LOADS]
 
 
-def test_it_starts_from_its_prior():
+def test_model_starts_from_its_prior():
     model = StepTimeModel(LARGE)
     assert model.observations == 0
     assert errors(model, LARGE) == pytest.approx([0] * len(LOADS), abs=1e-9)
     assert model.prefill_s(1000) == pytest.approx(1.2)
 
 
-def test_the_default_prior_is_an_8b_model_on_an_a100():
+def test_default_prior_is_an_8b_model_on_an_a100():
     steps = PRESETS["llama-8b-a100"].step_time
     preset = (steps.a, steps.b, steps.c, steps.d)
     prior = (A100.base_s, A100.per_sequence_s, A100.per_kv_token_s, A100.per_prompt_token_s)
@@ -51,13 +51,13 @@ def test_the_default_prior_is_an_8b_model_on_an_a100():
 
 
 @pytest.mark.parametrize("wrong", [{"base_s": 0.0}, {"per_kv_token_s": -1e-9}, {"per_prompt_token_s": nan}])
-def test_a_prior_that_no_engine_can_have_is_refused(wrong):
+def test_impossible_prior_is_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(A100, **wrong)
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.4, 8.0])
-def test_the_first_gap_moves_the_whole(factor):
+def test_first_gap_scales_all_coefficients(factor):
     model = StepTimeModel()
     model.learn_decode(factor * tpot_s(A100, 20, 9000), 20, 9000)
     for load in LOADS:
@@ -66,7 +66,7 @@ def test_the_first_gap_moves_the_whole(factor):
 
 
 @pytest.mark.parametrize("engine", [SMALL_CPU, LARGE], ids=["small", "large"])
-def test_what_each_part_takes_is_learned(engine):
+def test_each_coefficient_is_learned(engine):
     assert max(errors(StepTimeModel(), engine)) > 0.6
     assert median(errors(observed(engine, 200), engine)) < 0.15
     assert max(errors(observed(engine, 2000), engine)) < 0.06
@@ -77,14 +77,14 @@ def test_one_gap_in_twenty_may_be_ten_times_too_long(engine):
     assert max(errors(observed(engine, 2000, outliers=0.05), engine)) < 0.08
 
 
-def test_outliers_among_the_first_gaps_do_no_harm():
+def test_outliers_among_the_first_gaps_are_ignored():
     model = StepTimeModel()
     for i in range(WARM_UP + 2):
         model.learn_decode((10 if i in {0, 3, 6} else 1) * tpot_s(A100, 8, 3000), 8, 3000)
     assert max(errors(model, A100)) < 0.02
 
 
-def test_one_stalled_step_hardly_matters():
+def test_one_stalled_step_has_little_effect():
     model = observed(LARGE, 500)
     before = model.tpot_s(40, 20_000)
     model.learn_decode(60.0, 40, 20_000)
@@ -93,7 +93,7 @@ def test_one_stalled_step_hardly_matters():
 
 @pytest.mark.parametrize("factor", [0.4, 1.5, 2.5])
 @pytest.mark.parametrize(("most", "within"), [(8, 150), (40, 300), (150, 800)])
-def test_an_engine_that_changes_is_followed(factor, most, within):
+def test_change_of_the_engine_is_followed(factor, most, within):
     changed = StepTimePrior(*(factor * each for each in (LARGE.base_s, LARGE.per_sequence_s, LARGE.per_kv_token_s)))
     model = observed(LARGE, 3000, most=most)
     observed(changed, within, model=model, most=most)
@@ -103,7 +103,7 @@ def test_an_engine_that_changes_is_followed(factor, most, within):
     assert model.tpot_s(*load) == pytest.approx(tpot_s(changed, *load), rel=0.06)
 
 
-def test_a_load_that_never_changes_leaves_the_proportions_of_the_prior():
+def test_constant_load_keeps_the_proportions_of_the_prior():
     model = StepTimeModel()
     for _ in range(50_000):
         model.learn_decode(3 * tpot_s(A100, 30, 15_000), 30, 15_000)
@@ -111,7 +111,7 @@ def test_a_load_that_never_changes_leaves_the_proportions_of_the_prior():
         assert model.tpot_s(*load) == pytest.approx(3 * tpot_s(A100, *load), rel=0.01)
 
 
-def test_gaps_that_fall_with_the_load_are_not_believed():
+def test_gaps_that_fall_with_the_load_are_ignored():
     model = StepTimeModel()
     for i in range(2000):
         model.learn_decode(0.05 - 0.0003 * (i % 100), i % 100, 500 * (i % 100))
@@ -119,7 +119,7 @@ def test_gaps_that_fall_with_the_load_are_not_believed():
 
 
 @pytest.mark.parametrize("impossible", [0.0, -1.0, 1e-9, 1e9, inf, nan])
-def test_times_that_no_engine_takes_are_passed_over(impossible):
+def test_impossible_times_are_ignored(impossible):
     model = observed(A100, 20)
     before = model.prefill_s(100), model.tpot_s(5, 2000)
     model.learn_decode(impossible, 5, 2000)
@@ -139,26 +139,26 @@ def first_tokens(model, engine, observations, *, queued=0.0, seed=0):
 
 
 @pytest.mark.parametrize("queued", [0.0, 0.3, 0.6])
-def test_the_prefill_rate_is_learned_though_requests_queue_in_the_engine(queued):
+def test_prefill_rate_is_learned_while_requests_queue_in_the_engine(queued):
     model = first_tokens(observed(LARGE, 300), LARGE, 100, queued=queued)
     assert model.prefill_s(1000) == pytest.approx(1000 * LARGE.per_prompt_token_s, rel=0.35)
 
 
-def test_first_tokens_that_were_queued_do_not_move_the_prior_at_once():
+def test_delayed_first_tokens_do_not_change_the_prior_at_once():
     model = observed(A100, 50)
     before = model.prefill_s(1000)
     model.learn_first_token(30.0, 150, 10, 5000)
     assert model.prefill_s(1000) == pytest.approx(before, rel=0.05)
 
 
-def test_before_prompts_tell_prefill_is_as_much_slower_as_decoding():
+def test_prefill_scales_with_decoding_before_the_first_prompts():
     slow = StepTimePrior(*(5 * each for each in (A100.base_s, A100.per_sequence_s, A100.per_kv_token_s)))
     model = observed(slow, 100)
     model.learn_first_token(30.0, 20, 10, 5000)
     assert model.prefill_s(1000) == pytest.approx(5 * 1000 * A100.per_prompt_token_s, rel=0.1)
 
 
-def test_a_prefill_that_gets_faster_is_followed():
+def test_faster_prefill_is_followed():
     faster = replace(LARGE, per_prompt_token_s=2e-4)
     model = first_tokens(observed(LARGE, 300), LARGE, 200)
     first_tokens(model, faster, 80)
@@ -167,7 +167,7 @@ def test_a_prefill_that_gets_faster_is_followed():
 
 @dataclass
 class Flight:
-    """What a gateway knows of a request: its prompt, what came back, and when the gap that is being timed began."""
+    """A request as a gateway observes it: its prompt, its tokens, and the start of the gap that is timed."""
 
     prompt: int
     tokens: int = 0
@@ -214,7 +214,7 @@ SIMULATED: dict[str, dict[str, Any]] = {
     "chatglm-6b-v100": {"per_s": 1.5, "prompt": 150, "output": 120, "wave_s": 60},
 }
 FILLED = 2000
-"""Gaps until the engine is in the middle of its load; until then it computes more prompts than answers."""
+"""Number of gaps until the engine has reached its mean load; before that it computes more prompts than answers."""
 
 CURVES = {
     "llama-8b-a100": {50: (0.42, 1.75), 200: (0.38, 1.40), 1000: (0.40, 1.15)},
@@ -231,7 +231,7 @@ it is off by 0.18 and 0.54 there, by 0.54 and 0.74 on the H100, by 0.73 and 0.77
 
 
 def errors_after(gaps, *, outliers, points, seed):
-    """Relative errors on the last gaps, after learning from so many of the first."""
+    """Relative errors on the last gaps, after learning from this many of the first."""
     later, rng, model, found = gaps[max(points) :: 8], random.Random(seed), StepTimeModel(), {}
     for i, (gap, running, kv_tokens) in enumerate(gaps[: max(points) + 1]):
         if i in points:
@@ -241,7 +241,7 @@ def errors_after(gaps, *, outliers, points, seed):
 
 
 @pytest.mark.parametrize("preset", CURVES)
-def test_simulated_engines_are_learned_from_what_a_gateway_sees(preset):
+def test_simulated_engines_are_learned_from_the_observations_of_a_gateway(preset):
     runs = [gaps_of(preset, **SIMULATED[preset], count=FILLED + 3000, seed=seed)[FILLED:] for seed in range(4)]
     for outliers in (0.0, 0.05):
         found = [errors_after(gaps, outliers=outliers, points=CURVES[preset], seed=i) for i, gaps in enumerate(runs)]

@@ -1,4 +1,4 @@
-"""Backends that are new, or were away, get no more at once than they may have."""
+"""New backends, and backends that were unreachable, get at most their limit of requests."""
 
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import BackendObserved, BackendState, Dispatch, Finished, QueueLimits, Request, Submit
@@ -24,34 +24,34 @@ def sent(actions, backend="gpu"):
     return [action.id for action in actions if isinstance(action, Dispatch) and action.backend == backend]
 
 
-def test_a_backend_on_trial_gets_one_request_at_a_time():
+def test_backend_on_trial_gets_one_request_at_a_time():
     core = scheduler()
     assert len(sent(core.step([seen(trial_limit=1), *submits(5)], 0.0))) == 1
     assert sent(core.step([seen(trial_limit=1)], 1.0)) == []
     assert len(sent(core.step([Finished("r0")], 2.0))) == 1
 
 
-def test_what_ran_there_before_is_not_counted():
+def test_requests_from_before_the_trial_are_not_counted():
     core = scheduler()
     assert len(sent(core.step([seen(), *submits(3)], 0.0))) == 3
     assert sent(core.step([seen(healthy=False), *submits(3, first=3)], 1.0)) == []
     assert len(sent(core.step([seen(trial_limit=1)], 2.0))) == 1
 
 
-def test_a_limit_that_grows_lets_more_go():
+def test_higher_limit_allows_more_requests():
     core = scheduler()
     assert len(sent(core.step([seen(trial_limit=4), *submits(20)], 0.0))) == 4
     assert len(sent(core.step([seen(trial_limit=8)], 1.0))) == 4
     assert len(sent(core.step([seen()], 2.0))) == 12
 
 
-def test_who_has_no_place_there_goes_to_another():
+def test_request_over_the_limit_goes_to_another_backend():
     core = scheduler()
     actions = core.step([seen("a", trial_limit=2), seen("b"), *submits(10)], 0.0)
     assert (len(sent(actions, "a")), len(sent(actions, "b"))) == (2, 8)
 
 
-def test_a_new_trial_counts_anew():
+def test_new_trial_counts_from_zero():
     core = scheduler()
     core.step([seen(trial_limit=1), *submits(5)], 0.0)
     core.step([seen(healthy=False)], 1.0)
