@@ -1,22 +1,23 @@
 """The scheduler: a pure state machine. Messages go in, actions come out, and time is an argument.
 
 One `Scheduler` holds the whole state: the queue of every model, the load of every backend, and every running request.
-`step` is the only method that changes it. It takes the messages since the last step, in order, and returns what to do:
-`Dispatch` a request to a backend, or `Drop` it with an error. Settings change by a message too. All other methods read.
-The state belongs to one writer, which the gateway's `Dispatcher` is. The simulation runs the same code.
+`step` takes the messages since the last step, in order, and returns the actions: `Dispatch` a request to a backend, or
+`Drop` it with an error. Only `step` changes the state; new settings are a message too. All other public methods read.
+In the gateway only the `Dispatcher` calls `step`. The simulation runs the same code.
 
-A request is known from its `Submit` until its `Finished` or its `Drop`.
+The scheduler knows a request from its `Submit` until its `Finished` or its `Drop`.
 
 How a dispatch is decided:
 
-1. The policy names the most urgent request of each model; over all models the most urgent of those goes first.
-2. `decide` tests a backend: it returns a place, or the reason against the backend. Of the backends with a place, the
-   one that will complete the request first gets it.
-3. If no backend takes the request, it waits, and no other request of its model overtakes it: the memory that it waits
-   for is being freed. The exception are backends that have failed it.
-4. A backend that runs none of our requests takes any request, whatever was predicted. No engine stays idle.
+1. Each model has a most urgent request, by priority and then by the policy. The most urgent of these goes first.
+2. `decide` tests the request on one backend. It returns a place, or the reason against the backend. Of the backends
+   with a place, the one that will complete the request first gets it.
+3. If no backend takes the request, it waits, and no other request of its model overtakes it, because the memory that
+   it waits for is being freed. Only on a backend that has failed the request may other requests go first.
+4. The memory test never rejects a request on a backend that runs none of our requests. So a wrong prediction cannot
+   leave an engine idle.
 
-`explain` reads the decisions of the same function.
+`explain` calls `decide` too, so it gives the reasons that a dispatch would find.
 """
 
 from collections import Counter
@@ -51,12 +52,12 @@ from gateway.scheduling.queue import DispatchRate, ModelQueue, WaitingRequest, i
 from gateway.scheduling.static_batch import place_static_batch
 
 FULL_BACKOFF_S = 0.25
-"""Seconds for which a backend that answered "full" gets nothing."""
+"""Seconds during which a backend that answered "full" gets no new requests."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """A request that runs on a backend, with what is needed to put it back into the queue."""
+    """A dispatched request: its queue entry, which may have to be put back, and its backend."""
 
     waiting: WaitingRequest
     load: BackendLoad
@@ -67,7 +68,7 @@ class Scheduler:
 
     Args:
         policy: the order in which requests are dispatched.
-        limits: how much may wait. New requests beyond the limits are dropped with a Retry-After.
+        limits: how many requests and tokens may wait. New requests beyond that are dropped with a Retry-After.
     """
 
     __slots__ = ("_closed_batches", "_limits", "_loads", "_models", "_policy", "_rate", "_running")
@@ -81,23 +82,23 @@ class Scheduler:
         self._rate = DispatchRate()
         self._closed_batches = 0
 
-    # The state machine
+    # One step
 
     def step(self, messages: Iterable[Message], now: float) -> list[Action]:
-        """Apply the messages in order, and return the actions to take.
+        """Apply the messages in order, drop and dispatch requests, and return these actions.
 
         Args:
-            messages: what happened since the last step.
+            messages: all messages since the last step.
             now: monotonic seconds, never less than at the last step.
         """
         messages = list(messages)
         actions: list[Action] = []
         for message in messages:
             actions += self._apply(message, now)
-        actions += self._expire(now)
-        if any(not isinstance(message, Progress) for message in messages):  # growing answers free no memory
+        actions += self._drop_expired(now)
+        if any(not isinstance(message, Progress) for message in messages):  # progress frees no memory
             actions += self._dispatch(now)
-        actions += self._shed([message.request for message in messages if isinstance(message, Submit)], now)
+        actions += self._drop_over_limit([message.request for message in messages if isinstance(message, Submit)], now)
         return actions
 
     def _apply(self, message: Message, now: float) -> Iterator[Action]:
@@ -111,7 +112,7 @@ class Scheduler:
             case Returned(request_id, full):
                 yield from self._take_back(request_id, full=full, now=now)
             case OutOfMemory(ids):
-                yield from self._split(ids, now)
+                yield from self._split_batch(ids, now)
             case BackendObserved(state):
                 self._observe(state, now)
             case BackendRemoved(name):
@@ -121,7 +122,7 @@ class Scheduler:
             case Tick():
                 return
 
-    # Messages
+    # Effect of each message
 
     def _enqueue(self, request: Request) -> None:
         model = self._models.setdefault(request.model, ModelDemand(ModelQueue(self._policy)))
@@ -134,7 +135,7 @@ class Scheduler:
             run.load.grow(run.waiting.request, output_tokens, now)
 
     def _finish(self, request_id: str, output_tokens: int | None, now: float) -> None:
-        """Forget a request, and learn from its answer if that ended by itself."""
+        """Forget a waiting or running request, and learn from its answer if the answer is complete."""
         run = self._running.pop(request_id, None)
         if run is None:
             for model in self._models.values():
@@ -146,7 +147,7 @@ class Scheduler:
             self._models[request.model].learn_one(request, output_tokens)
 
     def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
-        """Put a request back into its queue; drop it if every healthy backend of its model has failed it."""
+        """Put a running request back into its queue; drop it if all healthy backends of its model have failed it."""
         run = self._running.pop(request_id, None)
         if run is None:
             return
@@ -161,8 +162,8 @@ class Scheduler:
         else:
             self._models[request.model].queue.push_back(waiting)
 
-    def _split(self, ids: tuple[str, ...], now: float) -> Iterator[Action]:
-        """Put a batch that ran out of memory back as two halves. A single request goes to another backend."""
+    def _split_batch(self, ids: tuple[str, ...], now: float) -> Iterator[Action]:
+        """Put a batch that ran out of memory back as two batches. A single request goes to another backend."""
         runs = [self._running[request_id] for request_id in ids if request_id in self._running]
         if len(runs) == 1:
             yield from self._take_back(runs[0].waiting.request.id, full=False, now=now)
@@ -191,22 +192,31 @@ class Scheduler:
             for model in self._models.values():
                 model.queue.reorder(policy)
 
+    def _serving(self, model: str) -> set[str]:
+        """Return the names of the healthy backends that serve a model."""
+        return {load.name for load in self._loads.values() if load.state.healthy and model in load.state.models}
+
+    def _reference(self, model: str) -> BackendLoad | None:
+        """Return the backend whose speed predicts the service times of a model."""
+        serving = self._serving(model)
+        return self._loads[min(serving)] if serving else None
+
     # Dispatch
 
     def _dispatch(self, now: float) -> Iterator[Dispatch]:
-        """Dispatch while some backend takes the next request, over all models, because models may share backends."""
+        """Dispatch until no backend takes the next request of any model. The models may share backends."""
         heads = {name: head for name, model in self._models.items() if (head := model.queue.most_urgent(now))}
         while heads:
-            name = next(iter(heads)) if len(heads) == 1 else self._most_urgent(heads, now)
+            name = next(iter(heads)) if len(heads) == 1 else self._next_model(heads, now)
             model, head = self._models[name], heads.pop(name)
             if (place := self._find_place(model, head, now)) is None:
                 continue
-            yield from self._send(model, place, now)
+            yield from self._dispatch_group(model, place, now)
             if next_head := model.queue.most_urgent(now):
                 heads[name] = next_head
 
-    def _most_urgent(self, heads: dict[str, WaitingRequest], now: float) -> str:
-        """Return the model whose head goes next."""
+    def _next_model(self, heads: dict[str, WaitingRequest], now: float) -> str:
+        """Return the model whose most urgent request goes next."""
         lowest = min(head.request.priority for head in heads.values())
 
         def rank(name: str) -> tuple[float, float]:
@@ -217,17 +227,18 @@ class Scheduler:
         return min(heads, key=rank)
 
     def _find_place(self, model: ModelDemand, head: WaitingRequest, now: float) -> Place | None:
-        for waiting, loads in self._turns(model, head, now):
+        for waiting, loads in self._candidates(model, head, now):
             if place := find_place(waiting, loads, model.bias, now):
                 return place
         return None
 
-    def _turns(
+    def _candidates(
         self, model: ModelDemand, head: WaitingRequest, now: float
     ) -> Iterator[tuple[WaitingRequest, list[BackendLoad]]]:
-        """Yield the requests of a model that may go next, the most urgent first, and the backends that each may go to.
+        """Yield each request of a model that may go next, the most urgent first, with the backends open to it.
 
-        A request may overtake a more urgent one only on backends that have failed the more urgent one.
+        All backends are open to the head. To any other request, only backends that have failed all more urgent
+        requests are open.
         """
         waiting: WaitingRequest | None = head
         loads = list(self._loads.values())
@@ -238,21 +249,21 @@ class Scheduler:
             passed_over.add(waiting.request.id)
             waiting = model.queue.most_urgent(now, passed_over) if loads else None
 
-    def _send(self, model: ModelDemand, first: Place, now: float) -> Iterator[Dispatch]:
-        """Dispatch a request to its place, with the members of its batch or, under some policies, with followers."""
+    def _dispatch_group(self, model: ModelDemand, first: Place, now: float) -> Iterator[Dispatch]:
+        """Dispatch a request and those that go with it: its static batch, or requests of similar length (`magnus`)."""
         if first.load.state.static:
             members = place_static_batch(first, model.queue, model.bias, now)
             one_call = len(members) > 1 and first.waiting.request.batch_key is not None
             ids = tuple(member.waiting.request.id for member in members) if one_call else ()
             for member in members:
-                yield self._admit(model, member, now, ids)
+                yield self._dispatch_one(model, member, now, ids)
             return
-        yield self._admit(model, first, now)
+        yield self._dispatch_one(model, first, now)
         if self._policy.homogeneous:
             for follower in find_followers(first, model.queue, model.bias, now):
-                yield self._admit(model, follower, now)
+                yield self._dispatch_one(model, follower, now)
 
-    def _admit(self, model: ModelDemand, place: Place, now: float, batch: tuple[str, ...] = ()) -> Dispatch:
+    def _dispatch_one(self, model: ModelDemand, place: Place, now: float, batch: tuple[str, ...] = ()) -> Dispatch:
         request, load = place.waiting.request, place.load
         model.queue.pop(request.id)
         load.admit(request, place.length, place.curve, now)
@@ -260,15 +271,15 @@ class Scheduler:
         self._rate.count(now)
         return Dispatch(request.id, load.name, batch, response_rank(request.arrival_s, place.waiting.service_s, now))
 
-    # Bounds of the queue
+    # Limits of the queue
 
-    def _expire(self, now: float) -> Iterator[Action]:
+    def _drop_expired(self, now: float) -> Iterator[Action]:
         for model in self._models.values():
             for waiting in model.queue.pop_expired(now):
                 yield Drop(waiting.request.id, DropReason.QUEUE_TIMEOUT)
 
-    def _shed(self, arrived: list[Request], now: float) -> Iterator[Action]:
-        """Drop requests that have just arrived, the last one first, until what waits is within the limits."""
+    def _drop_over_limit(self, arrived: list[Request], now: float) -> Iterator[Action]:
+        """Drop requests that arrived in this step, the last one first, until the queues are within the limits."""
         for request in reversed(arrived):
             waiting = self.waiting
             if waiting <= self._limits.max_requests and self.waiting_tokens <= self._limits.max_tokens:
@@ -276,7 +287,7 @@ class Scheduler:
             if self._models[request.model].queue.pop(request.id):
                 yield Drop(request.id, DropReason.QUEUE_FULL, self._rate.retry_after_s(waiting, now))
 
-    # Reading
+    # State for readers
 
     @property
     def policy(self) -> Policy:
@@ -295,7 +306,7 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Requests that are dispatched and not over."""
+        """Requests that are dispatched and not finished."""
         return len(self._running)
 
     def waiting_by_class(self) -> dict[int, int]:
@@ -309,7 +320,7 @@ class Scheduler:
         return min((head.request.arrival_s for head in heads), default=None)
 
     def wake_at_s(self, now: float) -> float | None:
-        """Return when the next `Tick` is due: at the nearest deadline, or when a back-off ends. None: not at all."""
+        """Return when a `Tick` is due: at the next deadline or end of a back-off; None if no request waits."""
         deadlines = [model.queue.next_deadline_s for model in self._models.values() if len(model.queue)]
         backoffs = [load.full_until_s for load in self._loads.values() if load.full_until_s > now] if deadlines else []
         return min(deadlines + backoffs, default=None)
@@ -320,27 +331,19 @@ class Scheduler:
         return len(load.ledger) if load else 0
 
     def backend_status(self, backend: str) -> BackendStatus | None:
-        """Return what is known of a backend; None if the scheduler has not observed it."""
+        """Return the load of a backend and what is learned of it; None if the scheduler does not know the backend."""
         load = self._loads.get(backend)
         return load.status() if load else None
 
     def explain(self, now: float) -> list[Explanation]:
-        """Return why the next requests of each model wait: for every backend the reason against it.
+        """Return the requests of each model that may go next, with the reason against every backend.
 
-        A request that is not listed waits because more urgent ones of its model wait for every backend.
+        All other requests wait because each backend is kept for a more urgent request of their model.
         """
         loads = list(self._loads.values())
         return [
             explain(waiting, open_to, loads, model.bias, now)
             for model in self._models.values()
             if (head := model.queue.most_urgent(now))
-            for waiting, open_to in self._turns(model, head, now)
+            for waiting, open_to in self._candidates(model, head, now)
         ]
-
-    def _serving(self, model: str) -> set[str]:
-        return {load.name for load in self._loads.values() if load.state.healthy and model in load.state.models}
-
-    def _reference(self, model: str) -> BackendLoad | None:
-        """Return the backend whose speed predicts the service times of a model."""
-        serving = self._serving(model)
-        return self._loads[min(serving)] if serving else None
