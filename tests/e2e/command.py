@@ -1,4 +1,4 @@
-"""The `magnus` command as its users run it: a process of its own, in a folder of its own."""
+"""Runs the `magnus` command as its users do: in its own process and its own folder."""
 
 import json
 import os
@@ -24,17 +24,17 @@ MAGNUS = (sys.executable, "-m", "gateway.cli")
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where the command keeps its things, and what it finds in its environment."""
+    """The folders of the command, and its environment."""
 
     folder: Path
 
     @property
     def data_dir(self) -> Path:
-        """Where database, journal and keys are."""
+        """Return the folder of database, journal and keys."""
         return self.folder / "data"
 
     def environ(self, **variables: str) -> dict[str, str]:
-        """Return the environment: nobody's settings but the test's."""
+        """Return the environment, with the test's settings only."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAGNUS_")}
         own = {"MAGNUS_DATABASE_DATA_DIR": str(self.data_dir), "MAGNUS_PREDICTION_EMBEDDER": "off"}
         return inherited | own | variables
@@ -53,7 +53,7 @@ class Home:
 
     @contextmanager
     def start(self, *arguments: object, announced_by: str, **variables: str) -> Iterator["Running"]:
-        """Start a command that stays, wait until it has announced itself, and end it with the block."""
+        """Start a command that keeps running, wait for its announcement, and end it with the block."""
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(
                 [*MAGNUS, *map(str, arguments)],
@@ -83,28 +83,28 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A command that stays."""
+    """A running command."""
 
     process: subprocess.Popen[Any]
     _said_fd: int
 
     def said(self) -> str:
-        """Return what it has written so far, on stdout and on stderr."""
+        """Return its output so far, stdout and stderr."""
         return os.pread(self._said_fd, 1 << 20, 0).decode()
 
     def family(self) -> list[psutil.Process]:
-        """List it and all processes that it has started."""
+        """Return it and all processes that it started."""
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
 
     def interrupt(self) -> int:
-        """Press Ctrl-C: the signal goes to the whole group. Return the exit code."""
+        """Send SIGINT to the process group, as Ctrl-C does. Return the exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(DEADLINE_S)
 
 
 class RunningDemo:
-    """A demo, as its banner tells of it."""
+    """A demo, with the addresses and the key from its banner."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -122,7 +122,7 @@ class RunningDemo:
         return response.json()
 
     def history(self) -> dict[str, Any]:
-        """Read the part of the stats that outlives the gateway."""
+        """Read the part of the stats that is kept after a restart."""
         stats = self.stats()
         return {name: stats[name] for name in ("apps", "users", "totals")}
 
@@ -134,7 +134,7 @@ def _found(pattern: str, text: str) -> str:
 
 
 def bash(script: str) -> dict[str, Any]:
-    """Run a line of a terminal and decode the JSON that it prints."""
+    """Run a shell command and decode the JSON that it prints."""
     command = ["bash", "-euc", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     return json.loads(done.stdout)
@@ -144,7 +144,7 @@ def wait_until(condition: Any) -> None:
     """Poll until the condition holds.
 
     Raises:
-        AssertionError: it does not within the deadline.
+        AssertionError: The condition is still false at the deadline.
     """
     deadline_s = time.monotonic() + DEADLINE_S
     while not condition():
@@ -153,13 +153,13 @@ def wait_until(condition: Any) -> None:
 
 
 def processes_with(text: str) -> list[psutil.Process]:
-    """List this machine's processes whose command line has the text in it."""
+    """Return this machine's processes whose command line contains the text."""
     running = psutil.process_iter(["cmdline"])
     return [process for process in running if text in " ".join(process.info["cmdline"] or ())]
 
 
 def assert_one_line(stderr: str, *words: object) -> None:
-    """Check that an error is told in one line, with all these words in it."""
+    """Check that an error is one line that contains all these words."""
     (line,) = stderr.strip().splitlines()
     assert line.startswith("magnus: ")
     for word in words:

@@ -1,4 +1,4 @@
-"""The gateway's surroundings, all real: sockets, a Postgres, engines."""
+"""The gateway's environment, all of it real: sockets, a Postgres, engines."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ from tests.e2e.gateway import Gateway, fresh_database, serving, settings_of
 SIMULATED = EngineConfig(
     model=MODEL, kv_tokens=2 * CONTEXT_TOKENS, block_size=32, max_model_len=CONTEXT_TOKENS, speed=5.0
 )
-"""As large as the real vLLM of these tests: two answers of full length fill it. A token takes some 2 ms."""
+"""As large as the real vLLM of these tests: two answers of full length fill it. A token takes about 2 ms."""
 
 StartGateway = Callable[..., Awaitable[Gateway]]
 StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
@@ -35,7 +35,7 @@ async def unasked(request: Received, _: asyncio.StreamWriter) -> None:
 
 @pytest.fixture
 def app() -> str:
-    """An application's name that no other test has."""
+    """Return an application name that no other test has."""
     return f"app-{next(_numbers)}"
 
 
@@ -58,13 +58,13 @@ def vllm_engine(vllm: VllmEngine) -> Engine:
     ],
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn; the real vLLM is started only where its tests are selected."""
+    """Yield each engine in turn. The real vLLM is started only if its tests are selected."""
     return request.getfixturevalue(request.param)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def start_gateway(database_url: str, tmp_path: Path) -> AsyncIterator[StartGateway]:
-    """Starts gateways over given backends on a database of the test's own; keywords are sections of the settings."""
+    """Return a function that starts a gateway over these backends on its own database; keywords are settings."""
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -78,7 +78,7 @@ async def start_gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Star
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def start_engine() -> AsyncIterator[StartEngine]:
-    """Starts fake engines that answer as the test says."""
+    """Return a function that starts fake engines with the test's answers."""
     async with AsyncExitStack() as stack:
 
         async def start(respond: Respond) -> FakeEngine:
@@ -99,7 +99,7 @@ async def pair(
 
 @pytest.fixture
 def served_by(pair: tuple[Gateway, FakeEngine]) -> Served:
-    """One gateway over one fake engine, which answers as the test says: for a module's tests that mind no other's."""
+    """Yield one gateway over one fake engine, for tests of a module that do not affect each other."""
     gateway, engine = pair
 
     def answering(respond: Respond) -> tuple[Gateway, FakeEngine]:

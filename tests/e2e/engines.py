@@ -1,4 +1,4 @@
-"""Engines for the gateway to run on: real ones, simulated ones, and small fake ones that misbehave as they are told."""
+"""Engines for the gateway: real ones, simulated ones, and small fake ones with programmable faults."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,30 +17,30 @@ CONTEXT_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine with vLLM's face and a model of `CONTEXT_TOKENS`, looked at from the outside."""
+    """An engine with vLLM's API and a model of `CONTEXT_TOKENS`, observed through its metrics."""
 
     url: str
 
     def backend(self, name: str = "gpu-0", **fields: Any) -> dict[str, Any]:
-        """Return it as an entry of a gateway's settings."""
+        """Return its entry in a gateway's settings."""
         return {"name": name, "kind": "vllm", "url": self.url, **fields}
 
     async def sample(self, name: str, *labels: str) -> float:
-        """Read a sample, or the sum of several, off its metrics page."""
+        """Read a sample, or the sum of several samples, from its metrics page."""
         async with httpx2.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
             return sum_of_samples((await client.get(f"{self.url}/metrics")).text, name, *labels)
 
     async def works(self) -> bool:
-        """Tell whether a request of anybody's has memory in it."""
+        """Return whether a request of any client holds memory in it."""
         return await self.sample("vllm:kv_cache_usage_perc") > 0
 
     async def is_empty(self) -> bool:
-        """Tell whether nothing runs, nothing waits and no memory is held."""
+        """Return whether nothing runs, nothing waits and no memory is held."""
         names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
         return not any([await self.sample(name) for name in names])
 
     async def answers_finished(self) -> float:
-        """Count the sequences that came to their end since the start; aborted ones did not."""
+        """Return the number of sequences that finished since the start, without aborted ones."""
         ends = [
             await self.sample("vllm:request_success_total", f'finished_reason="{why}"') for why in ("stop", "length")
         ]
@@ -49,7 +49,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as a fake engine got it, byte for byte."""
+    """One request as a fake engine received it, byte for byte."""
 
     path: str
     headers: dict[str, str]
@@ -61,10 +61,10 @@ Respond = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(slots=True)
 class FakeEngine:
-    """Lists a model, and answers every generation request by `respond`, which writes to the socket what it likes.
+    """Lists one model, and answers every generation request with `respond`, which may write any bytes to the socket.
 
-    The connection is closed after each answer, and everything that was posted is kept in `received`. `left_s` are the
-    loop's seconds at which a client closed its connection before it had its answer.
+    The connection is closed after each answer. `received` has every posted request. `left_s` has the loop's seconds at
+    which a client closed its connection before its answer ended.
     """
 
     respond: Respond
@@ -76,7 +76,7 @@ class FakeEngine:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return its URL."""
         return f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
@@ -85,7 +85,7 @@ class FakeEngine:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse connections from now on, and break those that are open."""
+        """Refuse new connections, and break those that are open."""
         if self._server is not None:
             self._server.close()
         for task in self._connections:
@@ -93,11 +93,11 @@ class FakeEngine:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def backend(self, name: str, **fields: Any) -> dict[str, Any]:
-        """Return it as an entry of a gateway's settings; of two as good as each other the first by name is chosen."""
+        """Return its entry in a gateway's settings. Of two equally good backends the first by name is chosen."""
         return {"name": name, "kind": "vllm", "url": self.url, **fields}
 
     def has_received(self, count: int) -> Condition:
-        """Return the condition that so many generation requests came."""
+        """Return the condition that this many generation requests arrived."""
 
         async def condition() -> bool:
             return len(self.received) == count
@@ -117,13 +117,13 @@ class FakeEngine:
                 finally:
                     watch.cancel()
         except asyncio.CancelledError:
-            return  # stopped
+            return  # the engine was stopped
         finally:
             self._connections.discard(task)
             writer.close()
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
-        """Note when the client leaves; it sends nothing more, so the end is all that there is to read."""
+        """Record when the client disconnects. It sends nothing more, so a read returns only at the end."""
         with suppress(ConnectionError):
             await reader.read()
         self.left_s.append(asyncio.get_running_loop().time())
@@ -178,7 +178,7 @@ STREAM_END = b"0\r\n\r\n"
 
 
 class HeldBack:
-    """A fake engine's answers, held back until the test lets them go."""
+    """A fake engine's answers that wait until the test releases them."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -189,12 +189,12 @@ class HeldBack:
 
 
 def chunk(data: bytes) -> bytes:
-    """Write one chunk of a response without a length."""
+    """Write one chunk of a chunked response."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def event(payload: object) -> bytes:
-    """Write one server-sent event, as a chunk."""
+    """Write one server-sent event as a chunk."""
     return chunk(b"data: " + msgspec.json.encode(payload) + b"\n\n")
 
 

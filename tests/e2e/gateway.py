@@ -1,4 +1,4 @@
-"""A gateway on a socket, as its clients and its operator see it."""
+"""A gateway on a socket, with the views of its clients and its operator."""
 
 import asyncio
 import itertools
@@ -32,7 +32,7 @@ async def until(condition: Condition, what: str) -> None:
     """Poll until the condition holds.
 
     Raises:
-        AssertionError: it does not within the deadline.
+        AssertionError: The condition is still false at the deadline.
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + DEADLINE_S
@@ -43,13 +43,13 @@ async def until(condition: Condition, what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that answers, and a plain HTTP client of it."""
+    """A running gateway, and a plain HTTP client of it."""
 
     url: str
     http: httpx2.AsyncClient
 
     def sdk(self, app: str | None = None, *, api_key: str = "none") -> AsyncOpenAI:
-        """Return OpenAI's client, for one application; close it, or use it as a context."""
+        """Return OpenAI's client for one application. Close it, or use it as a context manager."""
         headers = {"X-App-Id": app} if app else {}
         return AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=DEADLINE_S, default_headers=headers
@@ -63,11 +63,11 @@ class Gateway:
         return response.json()
 
     async def totals(self, app: str) -> dict[str, int]:
-        """Read what is remembered of an application's requests, by how they ended."""
+        """Read the history of an application's requests, by status."""
         return (await self.stats(app=app))["totals"]
 
     async def remembered(self, app: str, **expected: int) -> dict[str, int]:
-        """Wait until the application's totals have the expected counts: a record is made when its client has all."""
+        """Wait until the application's totals have these counts. A record follows the answer, with a delay."""
 
         async def agrees() -> bool:
             return (await self.totals(app)).items() >= expected.items()
@@ -76,7 +76,7 @@ class Gateway:
         return await self.totals(app)
 
     def with_client(self, client: httpx2.AsyncClient) -> "Gateway":
-        """Return the same gateway, asked through a client that may outlive it."""
+        """Return the same gateway with a client that may outlive it."""
         client.base_url = self.url
         return Gateway(self.url, client)
 
@@ -96,17 +96,17 @@ class Gateway:
 
 
 def sum_of_samples(page: str, name: str, *parts: str) -> float:
-    """Add up the samples of a family, in Prometheus's text format, whose line has all the parts in it."""
+    """Add up the samples of a metric family, in Prometheus's text format, whose line contains all the parts."""
     lines = [line for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(part in line for part in parts))
 
 
 def settings_of(database_url: str, data_dir: Path, backends: list[dict[str, Any]], **sections: Any) -> Settings:
-    """Return settings, as a `magnus.toml` would give them, of a gateway on a free port."""
+    """Return settings of a gateway on a free port, as a `magnus.toml` would give them."""
     tree = {
         "server": {"port": 0, "shutdown_s": 1} | sections.pop("server", {}),
         "database": {"url": database_url, "data_dir": str(data_dir)},
-        "prediction": {"embedder": "off"},  # what is not distilled yet would take half a minute of the machine
+        "prediction": {"embedder": "off"},  # the embedder is not needed here, and its start takes CPU time
         "auth": {"admin_key": ADMIN_KEY} | sections.pop("auth", {}),
         "upstream": {"scrape_interval_s": 0.1} | sections.pop("upstream", {}),
         "backends": backends,
@@ -117,7 +117,7 @@ def settings_of(database_url: str, data_dir: Path, backends: list[dict[str, Any]
 
 @asynccontextmanager
 async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Gateway]:
-    """Run a gateway until the block ends; unless told otherwise, wait until it has seen all its backends."""
+    """Run a gateway until the block ends. By default wait until it has scraped all its backends."""
     async with (
         running(settings) as gateway,
         httpx2.AsyncClient(base_url=gateway.url, timeout=DEADLINE_S, trust_env=False) as http,
@@ -133,7 +133,7 @@ async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Ga
 
 @asynccontextmanager
 async def fresh_database(server: URL) -> AsyncIterator[str]:
-    """Make an empty database, and drop it when the block ends."""
+    """Create an empty database, and drop it at the end of the block."""
     name = f"e2e_{next(_numbers)}"
     await _execute(server, f"CREATE DATABASE {name} TEMPLATE template1")
     yield server.set(database=name).render_as_string(hide_password=False)

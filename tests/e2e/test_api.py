@@ -1,4 +1,4 @@
-"""What applications rely on, with their own client, on a simulated engine and on a real vLLM."""
+"""The API that applications rely on, through OpenAI's client, on a simulated engine and on a real vLLM."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.e2e.gateway import DEADLINE_S, Gateway, fresh_database, serving, sett
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LONG = CONTEXT_TOKENS - 200
-"""Tokens of an answer that goes on until its client leaves."""
+"""Tokens of an answer that runs until its client disconnects."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -61,14 +61,14 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stre
 
 
 def text_of(choice: Any) -> str:
-    """The text of a choice, of any route, whole or of a chunk."""
+    """Return the text of a choice, of any route, of a whole answer or a chunk."""
     if hasattr(choice, "text"):
         return choice.text
     return (choice.delta if hasattr(choice, "delta") else choice.message).content or ""
 
 
 async def collect(stream: Any) -> tuple[dict[int, str], list[Any], list[Any]]:
-    """Read a stream to its end: text by choice, the usages that came, and the chunks without choices."""
+    """Read a stream to its end: text by choice, the usage objects, and the chunks without choices."""
     texts: dict[int, str] = {}
     usages, without_choices = [], []
     async for chunk in stream:
@@ -82,7 +82,7 @@ async def collect(stream: Any) -> tuple[dict[int, str], list[Any], list[Any]]:
 
 
 @both_routes
-async def test_stream_says_the_same_as_the_whole_answer(
+async def test_stream_has_the_content_of_the_whole_answer(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput
 ) -> None:
     greedy = {"tokens": 12, "temperature": 0}
@@ -98,7 +98,7 @@ async def test_stream_says_the_same_as_the_whole_answer(
 
 
 @both_routes
-async def test_usage_chunk_comes_last_to_who_asks_for_it(sdk: AsyncOpenAI, ask: PredictionInput) -> None:
+async def test_usage_chunk_comes_last_if_requested(sdk: AsyncOpenAI, ask: PredictionInput) -> None:
     chunks = [chunk async for chunk in await ask(sdk, tokens=5, stream=True, stream_options={"include_usage": True})]
 
     assert chunks[-1].choices == []
@@ -109,7 +109,7 @@ async def test_usage_chunk_comes_last_to_who_asks_for_it(sdk: AsyncOpenAI, ask: 
 @pytest.mark.parametrize(
     "options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}], ids=["none", "null", "off"]
 )
-async def test_history_is_exact_though_the_client_asked_for_no_usage(
+async def test_history_is_exact_if_the_client_did_not_request_usage(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, options: dict[str, Any]
 ) -> None:
     texts, usages, without_choices = await collect(await ask(sdk, tokens=7, stream=True, **options))
@@ -122,7 +122,7 @@ async def test_history_is_exact_though_the_client_asked_for_no_usage(
 
 @both_routes
 @both_ways
-async def test_response_tells_how_it_fared(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
+async def test_response_has_the_headers_of_the_gateway(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
     raw = sdk.chat.completions if ask is ask_chat else sdk.completions
     prompt = {"messages": [{"role": "user", "content": "x"}]} if ask is ask_chat else {"prompt": "x"}
     headers = {"X-Request-Id": "my-own-7"}
@@ -135,11 +135,11 @@ async def test_response_tells_how_it_fared(sdk: AsyncOpenAI, ask: PredictionInpu
     assert int(response.headers["x-magnus-predicted-tokens"]) >= 1
     assert float(response.headers["x-magnus-queue-ms"]) >= 0
     assert response.headers["x-magnus-backend"] == "gpu-0"
-    # vLLM names its answer after the request id, so that one reached it.
+    # vLLM names its answer after the request id, so the id reached it.
     assert f'"{"chatcmpl" if ask is ask_chat else "cmpl"}-my-own-7' in body
 
 
-async def test_request_without_an_id_gets_one_of_its_own(sdk: AsyncOpenAI) -> None:
+async def test_request_without_an_id_gets_one(sdk: AsyncOpenAI) -> None:
     answers = [await ask_chat(sdk, tokens=1) for _ in range(2)]
 
     ids = {answer._request_id for answer in answers}
@@ -148,7 +148,7 @@ async def test_request_without_an_id_gets_one_of_its_own(sdk: AsyncOpenAI) -> No
 
 
 @both_ways
-async def test_prompt_list_has_a_choice_for_each_and_one_usage(
+async def test_prompt_list_has_a_choice_for_each_prompt_and_one_usage(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, stream: bool
 ) -> None:
     prompts = ["one", "two and more of it", "three"]
@@ -176,7 +176,7 @@ async def test_prompt_list_has_a_choice_for_each_and_one_usage(
     [([11, 12, 13], 3, 1), ([[11, 12], [13, 14, 15, 16]], 6, 2)],
     ids=["one", "list"],
 )
-async def test_token_arrays_count_as_they_are(
+async def test_token_arrays_are_counted_exactly(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, prompt: Any, prompt_tokens: int, choices: int
 ) -> None:
     answer = await ask_completion(sdk, prompt, tokens=3)
@@ -188,7 +188,7 @@ async def test_token_arrays_count_as_they_are(
 
 @both_routes
 @both_ways
-async def test_several_answers_to_one_prompt_add_up(
+async def test_usage_of_several_answers_to_one_prompt_is_their_sum(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
 ) -> None:
     answer = await ask(sdk, tokens=6, n=2, stream=stream)
@@ -215,7 +215,7 @@ async def test_models_are_those_of_the_engine(sdk: AsyncOpenAI) -> None:
 
 @both_routes
 @both_ways
-async def test_client_that_leaves_frees_the_engine(
+async def test_client_that_disconnects_frees_the_engine(
     engine: Engine, sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
 ) -> None:
     await until(engine.is_empty, "the engine is empty")
@@ -267,7 +267,7 @@ async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, ask: PredictionInput
 
 async def test_stats_are_exact_by_application_and_user(gateway: Gateway, app: str) -> None:
     async def one(number: int) -> tuple[str, str, int, int]:
-        """Ask in one of several ways, and return whose it was and what it cost by the engine's own word."""
+        """Send a request of one of several kinds. Return its application, its user and the engine's usage."""
         whose, user, tokens = f"{app}-{number % 2}", f"user-{number % 3}", 2 + number
         ask = (ask_chat, ask_completion)[number % 2]
         async with gateway.sdk(whose) as sdk:

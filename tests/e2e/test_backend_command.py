@@ -1,4 +1,4 @@
-"""`magnus backend vllm` beside a gateway that runs: the engine comes, serves and goes."""
+"""`magnus backend vllm` beside a running gateway: the engine is registered, serves, and is removed."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def vllm_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def gateway(start_gateway: StartGateway) -> Gateway:
-    """A gateway without any backend, which asks for keys."""
+    """A gateway without backends that requires keys."""
     return await start_gateway(auth={"mode": "keys"})
 
 
@@ -47,10 +47,10 @@ async def key(database_url: str, app: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def registered(gateway: Gateway, folder: Path, *options: object) -> AsyncIterator[subprocess.Popen[str]]:
-    """Run the command until the block ends; it has said where its engine is, so the gateway knows of it."""
+    """Run the command until the block ends. It has printed the engine's address, so the gateway knows it."""
     known = ("--gateway", gateway.url, "--admin-key", ADMIN_KEY, "--port", free_port(), "--name", NAME)
     with ExitStack() as stack:
-        # In a thread: what it waits for is answered by the gateway, which runs on this one.
+        # In a thread: the command waits for answers of the gateway, which runs in this one.
         process, _ = await asyncio.to_thread(stack.enter_context, running(folder, *known, *options))
         try:
             yield process
@@ -76,7 +76,7 @@ async def code_of(process: subprocess.Popen[str]) -> int:
 
 
 def asked(tokens: int, **fields: Any) -> dict[str, Any]:
-    """Return a request whose answer has exactly so many tokens."""
+    """Return a request whose answer has exactly this many tokens."""
     return {"model": MODEL, "prompt": "x", "max_tokens": tokens, "extra_body": {"ignore_eos": True}, **fields}
 
 
@@ -96,7 +96,7 @@ async def test_engine_serves_under_its_name_and_gets_priorities(
     await gateway.remembered(app, requests=1, ok=1, output_tokens=3)
 
 
-async def test_engine_is_taken_out_and_what_runs_there_comes_to_its_end(
+async def test_engine_is_removed_after_its_running_requests_end(
     gateway: Gateway, vllm_folder: Path, key: str, app: str
 ) -> None:
     async with registered(gateway, vllm_folder) as process, gateway.sdk(api_key=key) as sdk:
@@ -129,9 +129,7 @@ async def ask_for_one(gateway: Gateway, key: str) -> httpx2.Response:
     return await gateway.http.post("/v1/completions", json=body, headers=headers)
 
 
-async def test_nothing_new_is_sent_to_an_engine_that_is_told_to_stop(
-    gateway: Gateway, vllm_folder: Path, key: str, app: str
-) -> None:
+async def test_stopping_engine_gets_no_new_requests(gateway: Gateway, vllm_folder: Path, key: str, app: str) -> None:
     async with registered(gateway, vllm_folder) as process, gateway.sdk(api_key=key) as sdk:
         await serves(gateway)
         running = asyncio.create_task(sdk.completions.create(**asked(LONG)))
@@ -147,7 +145,7 @@ async def test_nothing_new_is_sent_to_an_engine_that_is_told_to_stop(
         assert await code_of(process) == 0
 
 
-async def test_second_signal_ends_both_at_once_and_leaves_no_entry(
+async def test_second_signal_ends_command_and_engine_at_once_and_removes_the_entry(
     gateway: Gateway, vllm_folder: Path, key: str
 ) -> None:
     async with registered(gateway, vllm_folder, "--drain-s", 600) as process, gateway.sdk(api_key=key) as sdk:

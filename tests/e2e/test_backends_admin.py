@@ -1,4 +1,4 @@
-"""Backends added, changed, drained and taken out while the gateway runs, by `/admin/backends`."""
+"""Backends that are added, changed, drained and removed at run time through `/admin/backends`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
     return response.json()["error"]
 
 
-async def test_backend_that_is_added_serves_and_is_there_after_a_restart(
+async def test_added_backend_serves_and_is_kept_over_a_restart(
     simulated_engine: Engine, start_gateway: StartGateway, database_url: str, tmp_path: Path
 ) -> None:
     async with serving(settings_of(database_url, tmp_path, []), ready=False) as gateway:
@@ -68,7 +68,7 @@ async def test_backend_that_is_added_serves_and_is_there_after_a_restart(
         assert SECRET not in response.text
 
 
-async def test_changes_outlive_a_restart(
+async def test_changes_are_kept_over_a_restart(
     simulated_engine: Engine, start_gateway: StartGateway, database_url: str, tmp_path: Path
 ) -> None:
     async with serving(settings_of(database_url, tmp_path, []), ready=False) as gateway:
@@ -111,7 +111,7 @@ async def test_wrong_field_is_named(
     assert await names(gateway) == ["good"]
 
 
-async def test_what_cannot_be_done_is_refused(simulated_engine: Engine, start_gateway: StartGateway) -> None:
+async def test_impossible_operation_is_rejected(simulated_engine: Engine, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(simulated_engine.backend("good"))
     await add(gateway, simulated_engine, "new")
     refused = [
@@ -139,7 +139,7 @@ async def test_what_cannot_be_done_is_refused(simulated_engine: Engine, start_ga
     assert await names(gateway) == ["new", "good"]
 
 
-async def test_name_of_the_file_wins_over_one_that_was_kept(
+async def test_backend_of_the_file_overrides_a_stored_one_of_its_name(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway, database_url: str, tmp_path: Path
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -153,7 +153,7 @@ async def test_name_of_the_file_wins_over_one_that_was_kept(
     assert (backend["source"], backend["url"]) == ("file", simulated_engine.url)
 
 
-async def test_backend_that_is_taken_out_ends_what_it_runs(
+async def test_removed_backend_finishes_its_running_requests(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
 ) -> None:
     answers_held = HeldBack()
@@ -181,7 +181,7 @@ async def test_backend_that_is_taken_out_ends_what_it_runs(
     await answers(gateway)
 
 
-async def test_name_that_is_on_its_way_out_can_be_taken_again(
+async def test_name_of_a_draining_backend_can_be_added_again(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
 ) -> None:
     answers_held = HeldBack()
@@ -198,7 +198,7 @@ async def test_name_that_is_on_its_way_out_can_be_taken_again(
     assert (await running).json()["choices"][0]["message"]["content"] == "hello"
 
 
-async def test_backend_that_moves_serves_on(
+async def test_backend_serves_at_its_new_address(
     start_engine: StartEngine, simulated_engine: Engine, start_gateway: StartGateway
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -212,7 +212,7 @@ async def test_backend_that_moves_serves_on(
     assert (await ask(gateway)).json()["choices"][0]["message"]["content"] != "hello"
 
 
-async def test_without_a_database_nothing_is_half_done(simulated_engine: Engine, tmp_path: Path) -> None:
+async def test_without_a_database_no_change_is_applied(simulated_engine: Engine, tmp_path: Path) -> None:
     away = "postgresql+asyncpg://nobody@127.0.0.1:1/nothing"
     async with serving(settings_of(away, tmp_path, [simulated_engine.backend("good")])) as gateway:
         assert error_of(await add(gateway, simulated_engine, "new"), 503)["code"] == "backends_unavailable"
@@ -222,7 +222,9 @@ async def test_without_a_database_nothing_is_half_done(simulated_engine: Engine,
         assert drained.json()["draining"] is True
 
 
-async def test_name_with_many_addresses_is_many_backends(simulated_engine: Engine, start_gateway: StartGateway) -> None:
+async def test_host_name_with_several_addresses_becomes_several_backends(
+    simulated_engine: Engine, start_gateway: StartGateway
+) -> None:
     port = simulated_engine.url.rsplit(":", 1)[1]
     named = {"name": "gpu", "kind": "vllm", "url": f"http://localhost:{port}", "resolve": "each"}
     gateway = await start_gateway(named, ready=False)

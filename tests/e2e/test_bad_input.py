@@ -1,4 +1,4 @@
-"""What the gateway must not take: each gets OpenAI's error, names what is wrong, and leaves no trace of a success."""
+"""Input that the gateway must reject: OpenAI's error format names the fault, and no success is recorded."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ async def gateway(
         settings = settings_of(database_url, folder, [simulated_engine.backend()], server=server)
         async with serving(settings) as gateway:
             yield gateway
-            # What the metrics said after each test is also what history remembers in the end.
+            # The counts in the metrics after each test must equal the counts in history at the end.
             assert (await gateway.stats())["totals"]["ok"] == 0
 
 
@@ -48,7 +48,7 @@ async def gateway(
 async def _nothing_succeeds_and_nothing_leaks(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[None]:
-    """Whatever a test sends: no success is remembered of it, and its prompts and keys are in no log."""
+    """Check for every test: history has no success of it, and no log contains its prompts and keys."""
     caplog.set_level(logging.DEBUG)
     yield
     assert await gateway.metric("magnus_requests_total", status="ok") == 0
@@ -101,7 +101,7 @@ def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
     ids=lambda body: repr(body[:24]),
 )
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-async def test_body_that_is_no_json_object_is_refused(gateway: Gateway, path: str, body: bytes) -> None:
+async def test_body_that_is_no_json_object_is_rejected(gateway: Gateway, path: str, body: bytes) -> None:
     response = await gateway.http.post(path, content=body, headers={"content-type": "application/json"})
 
     assert error_of(response, 400)["type"] == "invalid_request_error"
@@ -148,7 +148,7 @@ async def test_wrong_field_is_named(gateway: Gateway, path: str, body: dict[str,
 
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat(messages=[])), (COMPLETIONS, completion(prompt=""))])
-async def test_empty_prompt_is_the_engines_to_refuse(
+async def test_empty_prompt_is_left_to_the_engine(
     start_gateway: StartGateway, simulated_engine: Engine, path: str, body: dict[str, Any]
 ) -> None:
     gateway = await start_gateway(simulated_engine.backend())
@@ -208,7 +208,7 @@ both_framings = pytest.mark.parametrize(
 
 
 @both_framings
-async def test_body_that_stops_half_way_times_out(gateway: Gateway, framing: bytes) -> None:
+async def test_incomplete_body_times_out(gateway: Gateway, framing: bytes) -> None:
     async with half_sent(gateway, framing) as reader:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
@@ -219,7 +219,7 @@ async def test_body_that_stops_half_way_times_out(gateway: Gateway, framing: byt
 
 
 @both_framings
-async def test_client_that_leaves_while_it_sends_is_no_success(gateway: Gateway, framing: bytes) -> None:
+async def test_client_that_disconnects_within_its_body_is_not_a_success(gateway: Gateway, framing: bytes) -> None:
     cancelled = await gateway.metric("magnus_requests_total", status="cancelled")
     async with half_sent(gateway, framing):
         pass
@@ -248,7 +248,7 @@ async def test_unknown_route_is_not_found(gateway: Gateway, method: str, path: s
     assert error_of(await gateway.http.request(method, path), 404)["code"] == "route_not_found"
 
 
-async def test_body_in_an_unknown_encoding_is_refused(gateway: Gateway) -> None:
+async def test_body_in_an_unknown_encoding_is_rejected(gateway: Gateway) -> None:
     response = await gateway.http.post(CHAT, json=chat(), headers={"content-encoding": "br"})
 
     assert error_of(response, 415)["code"] == "unsupported_content_encoding"
@@ -275,14 +275,14 @@ async def test_application_must_be_short_printable_ascii(gateway: Gateway, app: 
     ],
     ids=["none", "wrong", "empty", "scheme", "bare", "x-api-key", "umlaut"],
 )
-async def test_admin_needs_its_key(gateway: Gateway, path: str, headers: Any) -> None:
+async def test_admin_routes_require_the_admin_key(gateway: Gateway, path: str, headers: Any) -> None:
     response = await gateway.http.get(path, headers=headers)
 
     assert error_of(response, 401)["type"] == "authentication_error"
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_admin_key_that_nobody_set_is_made_and_kept_for_its_owner(
+async def test_missing_admin_key_is_created_and_stored_for_its_owner_only(
     start_gateway: StartGateway, simulated_engine: Engine, tmp_path: Path
 ) -> None:
     gateway = await start_gateway(simulated_engine.backend(), auth={"admin_key": None})
@@ -297,7 +297,7 @@ async def test_admin_key_that_nobody_set_is_made_and_kept_for_its_owner(
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2026-13-01", ""])
-async def test_stats_since_no_time_is_refused(gateway: Gateway, since: str) -> None:
+async def test_stats_since_an_invalid_time_are_rejected(gateway: Gateway, since: str) -> None:
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     response = await gateway.http.get("/admin/stats", params={"since": since}, headers=headers)
 
@@ -308,13 +308,15 @@ async def test_stats_since_no_time_is_refused(gateway: Gateway, since: str) -> N
 async def keyed(
     start_gateway: StartGateway, simulated_engine: Engine, database_url: str
 ) -> AsyncIterator[tuple[Gateway, KeyStore]]:
-    """A gateway that asks for keys, and where they are kept."""
+    """A gateway that requires keys, and its database."""
     engine = create_database_engine(database_url, pool_size=1)
     yield await start_gateway(simulated_engine.backend(), auth={"mode": "keys"}), KeyStore(engine)
     await engine.dispose()
 
 
-async def test_key_names_the_application_whatever_the_header_says(keyed: tuple[Gateway, KeyStore], app: str) -> None:
+async def test_key_determines_the_application_regardless_of_the_header(
+    keyed: tuple[Gateway, KeyStore], app: str
+) -> None:
     gateway, keys = keyed
     key, _ = await keys.create(app)
     async with gateway.sdk("another-application", api_key=key) as sdk:
@@ -325,7 +327,7 @@ async def test_key_names_the_application_whatever_the_header_says(keyed: tuple[G
     assert [entry["app"] for entry in (await gateway.stats())["apps"]] == [app]
 
 
-async def test_nothing_is_answered_without_a_valid_key(keyed: tuple[Gateway, KeyStore], app: str) -> None:
+async def test_every_route_requires_a_valid_key(keyed: tuple[Gateway, KeyStore], app: str) -> None:
     gateway, keys = keyed
     revoked, kept = await keys.create(app)
     assert await keys.revoke(kept.id)

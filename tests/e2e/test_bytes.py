@@ -1,4 +1,4 @@
-"""What nobody here understands goes through unchanged, both ways."""
+"""Fields and events that the gateway does not know are forwarded unchanged in both directions."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ async def test_request_reaches_the_engine_byte_for_byte(served_by: Served, app: 
     assert "the-callers-key" not in str(received.headers)
 
 
-async def test_body_sent_in_chunks_reaches_the_engine_whole(served_by: Served, app: str) -> None:
+async def test_chunked_body_reaches_the_engine_whole(served_by: Served, app: str) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(answer(tokens=5))
 
@@ -70,7 +70,7 @@ async def test_body_sent_in_chunks_reaches_the_engine_whole(served_by: Served, a
     await gateway.remembered(app, ok=1, output_tokens=5)
 
 
-async def test_only_the_wish_for_usage_is_added_to_a_stream(served_by: Served) -> None:
+async def test_only_the_usage_option_is_added_to_a_stream(served_by: Served) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + token("x", finish_reason="stop") + DONE + STREAM_END)
 
@@ -122,7 +122,9 @@ async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str
     await gateway.remembered(app, ok=2, input_tokens=6, output_tokens=4)
 
 
-async def test_refusal_comes_in_the_engines_own_words(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_rejection_by_the_engine_is_forwarded_unchanged(
+    start_engine: StartEngine, start_gateway: StartGateway
+) -> None:
     refused = {"message": "no such thing as a bat", "type": "OddError", "param": "bat", "code": 1234}
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:

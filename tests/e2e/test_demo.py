@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it, in processes of its own."""
+"""The command line as a user runs it, in separate processes."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def demo(shared_home: Home) -> Iterator[RunningDemo]:
-    """A demo for the tests that change nothing for others."""
+    """A demo for tests that do not affect each other."""
     with shared_home.demo() as demo:
         yield demo
 
@@ -72,7 +72,7 @@ def test_second_demo_on_the_same_data_is_refused(demo: RunningDemo, shared_home:
     assert demo.stats()["history"]["available"]
 
 
-def test_stats_command_shows_what_the_gateway_remembers(demo: RunningDemo, shared_home: Home) -> None:
+def test_stats_command_shows_the_history_of_the_gateway(demo: RunningDemo, shared_home: Home) -> None:
     answer = ask(demo, "shop", tokens=4, user="ann")
     wait_until(lambda: demo.stats()["totals"]["ok"] >= 1)
     shown = shared_home.run("stats", "--url", demo.url, "--app", "shop", "--json")
@@ -90,7 +90,7 @@ def test_stats_command_shows_what_the_gateway_remembers(demo: RunningDemo, share
     assert "…" not in table.stdout
 
 
-def test_stats_command_says_what_is_wrong(demo: RunningDemo, shared_home: Home) -> None:
+def test_stats_command_names_the_error(demo: RunningDemo, shared_home: Home) -> None:
     no_time = shared_home.run("stats", "--url", demo.url, "--since", "yesterday")
     nobody = shared_home.run("stats", "--url", "http://127.0.0.1:1")
 
@@ -107,7 +107,7 @@ def test_database_of_a_running_demo_is_up_to_date(demo: RunningDemo, shared_home
     assert demo.stats()["history"]["available"]
 
 
-def test_key_is_shown_once_and_ends_when_it_is_revoked(demo: RunningDemo, shared_home: Home) -> None:
+def test_key_is_shown_once_and_stops_working_when_revoked(demo: RunningDemo, shared_home: Home) -> None:
     made = shared_home.run("keys", "create", "--app", "books", "--label", "first", "--json")
     key = json.loads(made.stdout)
     revoked = shared_home.run("keys", "revoke", key["id"])
@@ -124,7 +124,7 @@ def test_key_is_shown_once_and_ends_when_it_is_revoked(demo: RunningDemo, shared
     assert_one_line(again.stderr, key["id"])
 
 
-def test_serve_takes_the_keys_that_were_made_and_logs_none(demo: RunningDemo, shared_home: Home, home: Home) -> None:
+def test_serve_accepts_created_keys_and_logs_none(demo: RunningDemo, shared_home: Home, home: Home) -> None:
     key = shared_home.run("keys", "create", "--app", "keyed").stdout.strip()
     backends = json.dumps([{"name": "sim", "kind": "vllm", "url": demo.engine_url}])
     variables = {
@@ -154,7 +154,7 @@ def test_serve_takes_the_keys_that_were_made_and_logs_none(demo: RunningDemo, sh
 
 
 def family_of(demo: RunningDemo, home: Home, *, engines: int) -> list[psutil.Process]:
-    """List the demo's processes: the gateway, its engines, and its Postgres, which has no parent left."""
+    """Return the demo's processes: the gateway, its engines, and its Postgres, which has no parent process left."""
     gateway, *children = demo.running.family()
     postgres = processes_with(f"-D {home.data_dir}")
     assert sum("engine" in child.cmdline() for child in children) == engines
@@ -162,7 +162,7 @@ def family_of(demo: RunningDemo, home: Home, *, engines: int) -> list[psutil.Pro
     return [gateway, *children, *postgres, *postgres[0].children(recursive=True)]
 
 
-def test_ctrl_c_leaves_nothing_running_and_nothing_forgotten(home: Home) -> None:
+def test_ctrl_c_ends_all_processes_and_loses_no_record(home: Home) -> None:
     with home.demo("--engines", 1) as demo:
         for number, app in enumerate(("one", "two", "two")):
             ask(demo, app, tokens=3 + number, user=f"user-{number}")
@@ -180,7 +180,7 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_forgotten(home: Home) -> None
         wait_until(lambda: demo.stats()["totals"]["ok"] == 4)
 
 
-def test_kill_leaves_nothing_running_and_the_data_usable(home: Home) -> None:
+def test_kill_ends_all_processes_and_leaves_the_data_usable(home: Home) -> None:
     with home.demo("--engines", 2) as demo:
         ask(demo, "one", tokens=4)
         wait_until(lambda: demo.stats()["totals"]["ok"] == 1)
@@ -196,7 +196,7 @@ def test_kill_leaves_nothing_running_and_the_data_usable(home: Home) -> None:
 
 
 def workload_rows() -> list[dict[str, Any]]:
-    """Sixty rows of three applications and seven users; the third application is known by its system prompt alone."""
+    """Sixty rows of three applications and seven users. The third application has only a system prompt."""
     return [
         {
             "app": ("mail", "code", None)[number % 3],
@@ -215,7 +215,7 @@ def write_workload(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_replay_answers_every_row_once_and_history_agrees(home: Home) -> None:
+def test_replay_answers_every_row_once_and_matches_history(home: Home) -> None:
     rows = workload_rows()
     workload = write_workload(home.folder / "rows.jsonl", rows)
     options = ("--port", 0, "--speed", 20, "--rate", 200, "--replay", workload, "--json")
@@ -268,14 +268,14 @@ def test_wrong_line_of_a_workload_is_named(home: Home) -> None:
     assert_one_line(refused.stderr, f"{workload}:2", "output_tokens")
 
 
-def test_workload_that_is_not_there_is_named(home: Home) -> None:
+def test_missing_workload_is_named(home: Home) -> None:
     refused = home.run("demo", "--port", 0, "--replay", "nowhere.jsonl", "--json")
 
     assert (refused.returncode, refused.stdout) == (2, "")
     assert_one_line(refused.stderr, "nowhere.jsonl")
 
 
-def test_json_without_a_replay_is_refused(home: Home) -> None:
+def test_json_without_a_replay_is_rejected(home: Home) -> None:
     refused = home.run("demo", "--port", 0, "--json")
 
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -306,7 +306,7 @@ def test_engines_port_in_use_is_named_in_one_line(home: Home, taken_port: str) -
     assert_one_line(refused.stderr, taken_port, "in use")
 
 
-def test_database_that_is_away_is_told_in_one_line_without_its_password(home: Home) -> None:
+def test_unreachable_database_is_a_one_line_error_without_its_password(home: Home) -> None:
     away = "postgresql+asyncpg://somebody:a-password@127.0.0.1:1/nothing"
     refused = home.run("db", "upgrade", MAGNUS_DATABASE_URL=away)
 

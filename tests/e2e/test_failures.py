@@ -1,4 +1,4 @@
-"""What becomes of a request when an engine, or what else the gateway stands on, fails: a retry, or OpenAI's error."""
+"""Failures of an engine or of the database: the request is retried, or the client gets OpenAI's error."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 NOWHERE = "http://127.0.0.1:1"
 SELDOM = {"scrape_interval_s": 60}
-"""An engine that dies is found dead by a request, not by a look at it."""
+"""Scrapes are rare here, so that a request finds the dead engine before a scrape does."""
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
@@ -57,13 +57,13 @@ def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
 
 
 def events_of(response: httpx2.Response) -> list[Any]:
-    """The events of a stream, decoded but for `[DONE]`."""
+    """Return the events of a stream, decoded except for `[DONE]`."""
     lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
 def content_of(response: httpx2.Response) -> str:
-    """The text of an answer, whole or streamed."""
+    """Return the text of an answer, whole or streamed."""
     if "text/event-stream" not in response.headers["content-type"]:
         return response.json()["choices"][0]["message"]["content"]
     *events, done = events_of(response)
@@ -72,7 +72,7 @@ def content_of(response: httpx2.Response) -> str:
 
 
 def broken_stream(response: httpx2.Response, *, after: str) -> dict[str, Any]:
-    """Check that a stream says `after` and then ends in one error event, without `[DONE]`; return the error."""
+    """Check that a stream has the text `after` and ends in one error event without `[DONE]`. Return the error."""
     assert response.status_code == 200
     *events, last = events_of(response)
     assert "".join(choice["delta"]["content"] for event in events for choice in event["choices"]) == after
@@ -85,7 +85,7 @@ async def failures_of(gateway: Gateway, backend: str) -> float:
     return await gateway.metric("magnus_backend_failures_total", backend=backend)
 
 
-# What an engine may do in place of an answer. Each is a `Respond`.
+# Faults of an engine. Each is a `Respond`.
 
 
 async def hang_up(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -143,7 +143,7 @@ async def fall_silent_within_the_stream(_: Received, writer: asyncio.StreamWrite
 
 
 @both_ways
-async def test_dead_engine_costs_the_client_nothing(
+async def test_dead_engine_is_not_noticed_by_the_client(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine, app: str, stream: bool
 ) -> None:
     dead = await start_engine(hang_up)
@@ -169,7 +169,7 @@ FAILURES_BEFORE_THE_FIRST_BYTE = [
 
 
 @pytest.mark.parametrize("respond", FAILURES_BEFORE_THE_FIRST_BYTE)
-async def test_what_fails_before_the_first_byte_is_tried_elsewhere(
+async def test_failure_before_the_first_byte_is_retried_on_another_engine(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine, app: str, respond: Respond
 ) -> None:
     faulty = await start_engine(respond)
@@ -183,7 +183,7 @@ async def test_what_fails_before_the_first_byte_is_tried_elsewhere(
     await gateway.remembered(app, requests=2, ok=2, output_tokens=6)
 
 
-async def test_no_engine_left_is_a_bad_gateway(
+async def test_without_another_engine_a_failure_is_a_bad_gateway(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     engines = [await start_engine(hang_up) for _ in range(2)]
@@ -196,7 +196,7 @@ async def test_no_engine_left_is_a_bad_gateway(
     await gateway.remembered(app, requests=1, failed=1)
 
 
-async def test_engine_that_was_never_seen_is_unavailable(start_gateway: StartGateway, app: str) -> None:
+async def test_engine_that_was_never_reachable_is_unavailable(start_gateway: StartGateway, app: str) -> None:
     gateway = await start_gateway({"name": "a", "kind": "vllm", "url": NOWHERE}, ready=False)
 
     assert error_of(await post(gateway, app), 503)["code"] == "no_backend"
@@ -217,7 +217,7 @@ async def test_engine_that_was_never_seen_is_unavailable(start_gateway: StartGat
         (be_silent, 504, "backend_timeout"),
     ],
 )
-async def test_only_engines_failure_is_told_in_openais_shape(
+async def test_failure_of_the_only_engine_has_openais_format(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, respond: Respond, status: int, code: str | None
 ) -> None:
     faulty = await start_engine(respond)
@@ -237,7 +237,7 @@ async def test_only_engines_failure_is_told_in_openais_shape(
         (fall_silent_within_the_stream, "backend_timeout"),
     ],
 )
-async def test_stream_that_breaks_ends_in_an_error_event_and_not_in_done(
+async def test_broken_stream_ends_in_an_error_event_without_done(
     start_engine: StartEngine,
     start_gateway: StartGateway,
     simulated_engine: Engine,
@@ -257,9 +257,7 @@ async def test_stream_that_breaks_ends_in_an_error_event_and_not_in_done(
     assert totals["ok"] == 0
 
 
-async def test_openais_client_raises_when_a_stream_breaks(
-    start_engine: StartEngine, start_gateway: StartGateway
-) -> None:
+async def test_openais_client_raises_if_a_stream_breaks(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     faulty = await start_engine(fail_within_the_stream)
     gateway = await start_gateway(faulty.backend("faulty"))
     async with gateway.sdk() as sdk:
@@ -272,7 +270,7 @@ async def _read_all(sdk: AsyncOpenAI) -> None:
         continue
 
 
-async def test_request_that_a_full_engine_refuses_is_served_later(
+async def test_request_to_a_full_engine_is_served_later(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     refusals = iter([whole(b'{"error":{"message":"full","type":"ServiceUnavailableError"}}', status="503 Full")] * 2)
@@ -289,7 +287,7 @@ async def test_request_that_a_full_engine_refuses_is_served_later(
     await gateway.remembered(app, requests=1, ok=1, output_tokens=4)
 
 
-async def test_request_that_a_full_engine_refuses_goes_to_one_with_room(
+async def test_request_to_a_full_engine_goes_to_one_with_room(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine, app: str
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -304,7 +302,7 @@ async def test_request_that_a_full_engine_refuses_goes_to_one_with_room(
     await gateway.remembered(app, requests=1, ok=1)
 
 
-async def test_answer_is_whole_at_done_though_the_engine_keeps_the_line(
+async def test_answer_ends_with_done_although_the_engine_keeps_the_connection(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -324,7 +322,7 @@ async def test_answer_is_whole_at_done_though_the_engine_keeps_the_line(
     assert (totals["ok"], totals["cancelled"], totals["failed"]) == (1, 0, 0)
 
 
-async def test_request_that_waits_too_long_is_evicted(
+async def test_request_is_evicted_after_the_queue_timeout(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     held = HeldBack()
@@ -342,7 +340,7 @@ async def test_request_that_waits_too_long_is_evicted(
 
 
 @both_ways
-async def test_client_that_leaves_the_queue_is_forgotten(
+async def test_client_that_disconnects_from_the_queue_is_removed(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, stream: bool
 ) -> None:
     held = HeldBack()
@@ -363,7 +361,7 @@ async def test_client_that_leaves_the_queue_is_forgotten(
     await gateway.remembered(app, requests=2, ok=1, cancelled=1)
 
 
-async def test_full_queue_rejects_and_says_when_to_come_back(
+async def test_full_queue_rejects_with_retry_after(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     held = HeldBack()
@@ -383,7 +381,7 @@ async def test_full_queue_rejects_and_says_when_to_come_back(
     await gateway.remembered(app, requests=4, ok=3, rejected=1)
 
 
-async def test_gateway_that_stops_evicts_who_waits_and_lets_end_what_runs(
+async def test_stopping_gateway_evicts_waiting_requests_and_finishes_running_ones(
     start_engine: StartEngine, database_url: str, tmp_path: Path, app: str
 ) -> None:
     held = HeldBack()

@@ -1,4 +1,4 @@
-"""Backends that are sick, that drain, and that come back, under load over real sockets."""
+"""Backends that fail, drain and recover, under load over real sockets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ REQUESTS = 200
 
 
 class Switch:
-    """An engine that answers its looks all along, and its requests only while it is well."""
+    """An engine that always answers scrapes, but requests only while it is healthy."""
 
     def __init__(self) -> None:
         self.well = False
@@ -56,7 +56,7 @@ async def shown(gateway: Gateway, name: str) -> dict[str, Any]:
     return backend
 
 
-async def test_engine_that_fails_every_request_is_not_the_first_choice_for_long(
+async def test_engine_that_fails_every_request_soon_gets_no_more(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
 ) -> None:
     switch = Switch()
@@ -81,7 +81,7 @@ async def test_engine_that_fails_every_request_is_not_the_first_choice_for_long(
     await until(gateway.shows("magnus_backend_circuit", 0, backend="a-sick"), "its circuit is closed")
 
 
-async def test_engine_that_breaks_its_streams_is_given_up_too(
+async def test_engine_that_breaks_its_streams_soon_gets_no_more(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +96,7 @@ async def test_engine_that_breaks_its_streams_is_given_up_too(
     assert await gateway.metric("magnus_backend_circuit", backend="a-sick") > 0
 
 
-async def test_engine_that_is_only_full_stays_in(
+async def test_full_engine_stays_in_use(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ async def test_engine_that_is_only_full_stays_in(
     assert await gateway.metric("magnus_backend_circuit_changes_total", backend="a-full") == 0
 
 
-async def test_only_engine_that_recovers_serves_who_waited_for_it(
+async def test_only_engine_serves_the_waiting_requests_after_it_recovers(
     start_engine: StartEngine, start_gateway: StartGateway
 ) -> None:
     switch = Switch()
@@ -130,7 +130,7 @@ async def test_only_engine_that_recovers_serves_who_waited_for_it(
     assert (await shown(gateway, "only"))["circuit"] == "closed"
 
 
-async def test_draining_engine_ends_what_it_runs_and_gets_nothing_new(
+async def test_draining_engine_finishes_its_requests_and_gets_no_new_ones(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
 ) -> None:
     answers_held = HeldBack()

@@ -1,4 +1,4 @@
-"""Anthropic's API with Anthropic's own client, on a simulated engine and on a real vLLM."""
+"""Anthropic's API through Anthropic's client, on a simulated engine and on a real vLLM."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -75,7 +75,7 @@ def asked(tokens: int = 8, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
-async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
+async def test_stream_has_the_content_of_the_whole_answer(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
     greedy: dict[str, Any] = {"system": "Be brief.", "extra_body": {"temperature": 0}}
     whole_one: Any = await sdk.messages.create(**asked(**greedy))
     async with sdk.messages.stream(**asked(**greedy)) as stream:
@@ -93,7 +93,7 @@ async def test_stream_says_the_same_as_the_whole_answer(sdk: AsyncAnthropic, gat
     assert totals["input_tokens"] > 0
 
 
-async def test_user_is_that_of_the_metadata(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
+async def test_user_comes_from_the_metadata(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
     for user in ("ann", "ann", "bob"):
         await sdk.messages.create(**asked(3, metadata={"user_id": user}))
 
@@ -103,7 +103,7 @@ async def test_user_is_that_of_the_metadata(sdk: AsyncAnthropic, gateway: Gatewa
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_response_tells_how_it_fared(sdk: AsyncAnthropic, stream: bool) -> None:
+async def test_response_has_the_headers_of_the_gateway(sdk: AsyncAnthropic, stream: bool) -> None:
     create = sdk.messages.with_streaming_response.create
     async with create(**asked(3, stream=stream), extra_headers={"X-Request-Id": "my-own-7"}) as response:
         await response.text()
@@ -123,7 +123,7 @@ async def test_tokens_are_counted_without_a_generation(sdk: AsyncAnthropic, gate
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_refusals_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool) -> None:
+async def test_rejections_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         await sdk.messages.create(**asked(model="other", stream=stream))
     with pytest.raises(anthropic.BadRequestError) as too_long:
@@ -141,7 +141,7 @@ async def test_refusals_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_client_that_leaves_frees_the_engine(
+async def test_client_that_disconnects_frees_the_engine(
     engine: Engine, sdk: AsyncAnthropic, gateway: Gateway, app: str, stream: bool
 ) -> None:
     await until(engine.is_empty, "the engine is empty")
@@ -161,10 +161,10 @@ async def test_client_that_leaves_frees_the_engine(
     await gateway.remembered(app, requests=1, cancelled=1)
 
 
-# Byte for byte
+# Forwarded bytes
 
 
-async def test_request_and_answer_go_through_byte_for_byte(
+async def test_request_and_answer_are_forwarded_byte_for_byte(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -185,7 +185,7 @@ async def test_request_and_answer_go_through_byte_for_byte(
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="chunks of {}".format)
-async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str, size: int) -> None:
+async def test_events_are_forwarded_byte_for_byte(served_by: Served, app: str, size: int) -> None:
     sent = b"".join(EVENTS) + END
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -212,7 +212,7 @@ async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str
     ],
     ids=["Anthropic's error", "OpenAI's error", "the end"],
 )
-async def test_stream_that_breaks_ends_in_anthropics_error_event(
+async def test_broken_stream_ends_in_anthropics_error_event(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, failure: bytes
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -236,7 +236,7 @@ async def read_into(text: list[str], sdk: AsyncAnthropic) -> None:
             text.append(event.delta.text)
 
 
-async def test_key_may_come_as_anthropic_sends_it(start_gateway: StartGateway, simulated_engine: Engine) -> None:
+async def test_key_is_accepted_in_anthropics_header(start_gateway: StartGateway, simulated_engine: Engine) -> None:
     gateway = await start_gateway(simulated_engine.backend(), auth={"mode": "keys"})
     async with client_of(gateway, "x") as sdk:
         with pytest.raises(anthropic.AuthenticationError) as refused:
@@ -270,7 +270,7 @@ async def test_engine_without_the_route_is_not_found(
     assert response.json() == {"type": "error", "error": {"type": "not_found_error", "message": message}}
 
 
-async def test_tgi_which_has_no_such_route_is_not_found(start_gateway: StartGateway, app: str) -> None:
+async def test_tgi_has_no_such_route(start_gateway: StartGateway, app: str) -> None:
     async with listening(EngineConfig(kind="tgi", model=MODEL, speed=100.0)) as url:
         gateway = await start_gateway({"name": "old", "kind": "tgi", "url": url})
         async with client_of(gateway, app) as sdk:

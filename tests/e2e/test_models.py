@@ -1,4 +1,4 @@
-"""Models by other names, and what is assumed of requests for them."""
+"""Aliases of models, and the limits that the settings give to their requests."""
 
 import asyncio
 import json
@@ -23,16 +23,14 @@ async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
 
 
 async def sent(gateway: Gateway, engine: FakeEngine, **fields: Any) -> dict[str, Any]:
-    """Ask, and return what the engine got."""
+    """Send a request, and return what the engine received."""
     body = {"messages": [{"role": "user", "content": "x"}], **fields}
     response = await gateway.http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     return json.loads(engine.received[-1].body)
 
 
-async def test_alias_is_sent_as_the_model_that_it_stands_for(
-    start_engine: StartEngine, start_gateway: StartGateway
-) -> None:
+async def test_alias_is_sent_as_its_model(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     engine = await start_engine(respond)
     gateway = await start_gateway(engine.backend("gpu"), models=MODELS)
 
@@ -43,7 +41,7 @@ async def test_alias_is_sent_as_the_model_that_it_stands_for(
     assert "max_tokens" not in await sent(gateway, engine, model=MODEL, max_completion_tokens=9)
 
 
-async def test_aliases_of_what_is_served_are_listed(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_aliases_of_served_models_are_listed(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     gateway = await start_gateway((await start_engine(respond)).backend("gpu"), models=MODELS)
     listed = (await gateway.http.get("/v1/models")).json()["data"]
     assert [model["id"] for model in listed] == [MODEL, "gpt-4o-mini"]

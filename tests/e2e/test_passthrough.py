@@ -1,4 +1,4 @@
-"""What is not a generation: let in as anywhere, sent to a backend of its model, not touched and not remembered."""
+"""Requests that are no generations: authenticated, sent to a backend of their model, unchanged and not recorded."""
 
 import asyncio
 import json
@@ -41,13 +41,13 @@ async def answer_embeddings(_: Received, writer: asyncio.StreamWriter) -> None:
 
 
 async def counted(gateway: Gateway, path: str, status: str) -> None:
-    """Wait until the request is in the metrics; nothing of it is in history."""
+    """Wait until the metrics have the request. History must have nothing of it."""
     await until(gateway.shows("magnus_requests_total", 1, route=path, status=status), f"{path} counts as {status}")
     assert (await gateway.stats())["apps"] == []
 
 
 @pytest.mark.parametrize("path", JSON_PATHS)
-async def test_request_and_answer_go_through_byte_for_byte(served_by: Served, path: str) -> None:
+async def test_request_and_answer_are_forwarded_byte_for_byte(served_by: Served, path: str) -> None:
     gateway, fake = served_by(answer_embeddings)
     headers = {"authorization": "Bearer the-callers-key", "x-request-id": "req-1"}
     response = await gateway.http.post(f"{path}?truncate=true", content=BODY, headers=headers)
@@ -62,7 +62,7 @@ async def test_request_and_answer_go_through_byte_for_byte(served_by: Served, pa
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
-async def test_form_goes_through_byte_for_byte(
+async def test_form_is_forwarded_byte_for_byte(
     start_engine: StartEngine, start_gateway: StartGateway, path: str
 ) -> None:
     fake = await start_engine(answer_embeddings)
@@ -76,7 +76,7 @@ async def test_form_goes_through_byte_for_byte(
     await counted(gateway, path, "ok")
 
 
-async def test_sound_comes_back_as_it_is(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_audio_is_returned_unchanged(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         head = (
             f"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: {len(SOUND)}\r\nconnection: close\r\n\r\n"
@@ -90,7 +90,7 @@ async def test_sound_comes_back_as_it_is(start_engine: StartEngine, start_gatewa
     assert (response.headers["content-type"], response.content) == ("audio/wav", SOUND)
 
 
-async def test_answer_that_breaks_off_is_cut_off_and_not_filled_up(
+async def test_truncated_answer_closes_the_connection_early(
     start_engine: StartEngine, start_gateway: StartGateway
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -134,7 +134,7 @@ async def test_backend_with_the_fewest_requests_is_chosen(
     assert {response.status_code for response in await asyncio.gather(*asked)} == {200}
 
 
-async def test_what_fails_is_tried_elsewhere(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_failure_is_retried_on_another_backend(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     async def hang_up(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
@@ -155,7 +155,7 @@ async def test_what_fails_is_tried_elsewhere(start_engine: StartEngine, start_ga
         ({"content": b" " * 200_001}, 413, "request_too_large"),
     ],
 )
-async def test_refusals_are_openais_errors(
+async def test_rejections_are_openais_errors(
     start_engine: StartEngine, start_gateway: StartGateway, sent: dict[str, Any], status: int, code: str
 ) -> None:
     fake = await start_engine(answer_embeddings)
@@ -167,7 +167,7 @@ async def test_refusals_are_openais_errors(
     await counted(gateway, "/v1/embeddings", "rejected")
 
 
-async def test_key_is_asked_for_as_anywhere(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_key_is_required(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     fake = await start_engine(answer_embeddings)
     gateway = await start_gateway(fake.backend("fake"), auth={"mode": "keys"})
 
@@ -175,7 +175,7 @@ async def test_key_is_asked_for_as_anywhere(start_engine: StartEngine, start_gat
     assert fake.received == []
 
 
-async def test_engine_s_own_refusal_is_passed_on(engine: Engine, start_gateway: StartGateway) -> None:
+async def test_rejection_by_the_engine_is_passed_on(engine: Engine, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(engine.backend())
     response = await gateway.http.post("/v1/embeddings", content=BODY)
 
@@ -183,7 +183,7 @@ async def test_engine_s_own_refusal_is_passed_on(engine: Engine, start_gateway: 
     assert response.json()["error"]["message"] == "Not Found"
 
 
-async def test_engine_s_tokens_are_there_and_back(engine: Engine, start_gateway: StartGateway) -> None:
+async def test_tokenize_and_detokenize_reach_the_engine(engine: Engine, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(engine.backend())
     for named in ({"model": MODEL}, {}):
         tokens = (await gateway.http.post("/tokenize", json={"prompt": "hello there", **named})).json()
@@ -192,7 +192,7 @@ async def test_engine_s_tokens_are_there_and_back(engine: Engine, start_gateway:
         assert set(back.json()) == {"prompt"}
 
 
-async def test_model_has_to_be_named_where_there_are_several(start_gateway: StartGateway) -> None:
+async def test_model_is_required_if_there_are_several(start_gateway: StartGateway) -> None:
     async with (
         listening(SIMULATED) as url,
         listening(EngineConfig(model="other", kv_tokens=4096, max_model_len=2048)) as other_url,

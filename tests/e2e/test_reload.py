@@ -1,4 +1,4 @@
-"""`magnus serve` told by SIGHUP to read its settings again, with requests on their way."""
+"""`magnus serve` reloads its settings on SIGHUP while requests run."""
 
 import asyncio
 import signal
@@ -26,14 +26,14 @@ RELOADS = 12
 
 @dataclass
 class Served:
-    """A gateway in a process of its own, its settings file, and a client."""
+    """A gateway in its own process, its settings file, and a client."""
 
     path: Path
     running: Running
     http: httpx2.AsyncClient
 
     async def reload(self, text: str, result: str) -> None:
-        """Write the file anew, send SIGHUP, and wait until the gateway has dealt with it."""
+        """Write the file, send SIGHUP, and wait until the gateway has finished the reload."""
         done = await self.metric("magnus_reloads_total", f'result="{result}"')
         self.path.write_text(text, encoding="utf-8")
         self.running.process.send_signal(signal.SIGHUP)
@@ -89,7 +89,7 @@ async def served(folder: Path, database_url: str, text: str) -> AsyncIterator[Se
 
 @dataclass
 class Load:
-    """Clients that ask one after the other without a pause."""
+    """Clients that send one request after the other without a pause."""
 
     gateway: Served
     answers: Counter[int] = field(default_factory=Counter)
@@ -115,19 +115,19 @@ class Load:
 
 
 async def slowly(_: Received, writer: asyncio.StreamWriter) -> None:
-    """Answer after a while, so that a reload finds requests running."""
+    """Answer after a while, so that a reload finds running requests."""
     await asyncio.sleep(0.05)
     writer.write(answer())
 
 
-async def test_no_request_is_lost_while_backends_come_change_and_go(
+async def test_no_request_is_lost_while_backends_are_added_changed_and_removed(
     start_engine: StartEngine, database_url: str, tmp_path: Path
 ) -> None:
     a, b = await start_engine(slowly), await start_engine(slowly)
     versions = [
         settings(("one", a.url)),
         settings(("one", a.url), ("two", b.url)),
-        settings(("one", b.url)),  # another engine by the same name
+        settings(("one", b.url)),  # a different engine of the same name
         settings(("one", b.url), more='[models.aliases]\nother = "tiny"'),
         settings(("three", a.url), ("one", b.url)),
         settings(("two", b.url)),
@@ -146,7 +146,7 @@ async def test_no_request_is_lost_while_backends_come_change_and_go(
     assert set(load.backends) == {"one", "two", "three"}
 
 
-async def test_bad_file_is_refused_whole(
+async def test_invalid_file_is_rejected_as_a_whole(
     start_engine: StartEngine, simulated_engine: Engine, database_url: str, tmp_path: Path
 ) -> None:
     other = await start_engine(slowly)
@@ -171,7 +171,9 @@ async def test_policy_changes_without_a_restart(simulated_engine: Engine, databa
         assert (await gateway.ask()).status_code == 200
 
 
-async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_url: str, tmp_path: Path) -> None:
+async def test_settings_that_need_a_restart_are_named(
+    simulated_engine: Engine, database_url: str, tmp_path: Path
+) -> None:
     backend = ("one", simulated_engine.url)
     async with served(tmp_path, database_url, settings(backend)) as gateway:
         more = (
@@ -185,7 +187,7 @@ async def test_what_needs_a_restart_is_named(simulated_engine: Engine, database_
         assert "log.level" not in line
 
 
-async def test_backend_that_was_taken_out_ends_what_it_runs(
+async def test_removed_backend_finishes_its_running_requests(
     start_engine: StartEngine, simulated_engine: Engine, database_url: str, tmp_path: Path
 ) -> None:
     answers_held = HeldBack()

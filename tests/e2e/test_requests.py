@@ -1,4 +1,4 @@
-"""Requests that a proxy may easily break, and their answers, byte for byte; tokens are counted all the same."""
+"""Requests that a proxy may easily break, and their answers: forwarded byte for byte, with their tokens counted."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 def body(**fields: Any) -> bytes:
-    """Write a request as no encoder of ours would: with spaces, and with what JSON may escape."""
+    """Encode a request unlike any encoder of the project: with spaces, and with every optional escape of JSON."""
     messages = fields.pop("messages", HELLO)
     return json.dumps({"model": MODEL, "messages": messages, **fields}, separators=(" , ", " : ")).encode()
 
@@ -36,7 +36,7 @@ def call_piece(**function: str) -> bytes:
 async def through(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, sent: bytes, answered: bytes, path: str
 ) -> tuple[FakeEngine, Gateway, bytes]:
-    """Send a body through the gateway to an engine that answers these bytes, as a stream if they are one."""
+    """Send a body through the gateway to an engine that answers these bytes, streamed if they are events."""
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         if not answered.startswith(b"data:"):
@@ -91,7 +91,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("fields", "choice"), WHOLE)
-async def test_whole_answers_go_through(
+async def test_whole_answers_are_forwarded(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, fields: dict[str, Any], choice: dict[str, Any]
 ) -> None:
     sent = body(**fields)
@@ -128,7 +128,7 @@ USAGE_EVENT = f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\n".encode(
 
 @pytest.mark.parametrize("told", [True, False], ids=["usage told", "usage not told"])
 @pytest.mark.parametrize(("fields", "events"), STREAMS)
-async def test_streams_go_through_and_are_counted(
+async def test_streams_are_forwarded_and_counted(
     start_engine: StartEngine,
     start_gateway: StartGateway,
     app: str,
@@ -151,7 +151,7 @@ async def test_streams_go_through_and_are_counted(
     ["one", ["one", "two \u00e9"], [1, 2, 3], [[1, 2], [3]]],
     ids=["text", "texts", "tokens", "lists of tokens"],
 )
-async def test_prompts_of_every_form_go_through(
+async def test_prompts_of_every_form_are_forwarded(
     start_engine: StartEngine, start_gateway: StartGateway, app: str, prompt: Any
 ) -> None:
     sent = json.dumps({"model": MODEL, "prompt": prompt, "echo": True, "logprobs": 3}, indent=1).encode()
@@ -162,7 +162,7 @@ async def test_prompts_of_every_form_go_through(
     await gateway.remembered(app, ok=1, output_tokens=5)
 
 
-async def test_openais_client_puts_streamed_calls_together(
+async def test_openais_client_joins_streamed_tool_calls(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -184,10 +184,10 @@ async def called(sdk: AsyncOpenAI) -> tuple[str, str]:
     return name, arguments
 
 
-# The priority of an engine that heeds it
+# The priority field
 
 
-async def test_rank_is_sent_to_an_engine_that_heeds_it_and_no_other_byte_changes(
+async def test_priority_is_added_only_where_the_engine_supports_it(
     start_engine: StartEngine, start_gateway: StartGateway
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:

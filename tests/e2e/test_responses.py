@@ -1,4 +1,4 @@
-"""OpenAI's Responses, which only the real vLLM serves here, and as a fake engine words them."""
+"""OpenAI's Responses API, on the real vLLM and on a fake engine with the same format."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def test_real_vllm_answers_whole_and_streamed(vllm_engine: Engine, start_g
     assert totals["input_tokens"] == answer.usage.input_tokens + last.response.usage.input_tokens
 
 
-async def test_answer_and_stream_go_through_byte_for_byte(
+async def test_answer_and_stream_are_forwarded_byte_for_byte(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def respond(request: Received, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ async def test_answer_and_stream_go_through_byte_for_byte(
     await gateway.remembered(app, ok=2, input_tokens=14, output_tokens=4)
 
 
-async def test_stream_that_breaks_raises_in_openais_client(
+async def test_broken_stream_raises_in_openais_client(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +85,7 @@ async def read_all(sdk: openai.AsyncOpenAI) -> None:
         continue
 
 
-async def test_answers_in_the_background_are_refused(start_engine: StartEngine, start_gateway: StartGateway) -> None:
+async def test_background_responses_are_rejected(start_engine: StartEngine, start_gateway: StartGateway) -> None:
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(whole(ANSWER))
 

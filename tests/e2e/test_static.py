@@ -1,4 +1,4 @@
-"""A static engine behind the gateway: requests that wait together go as one call, and each gets its own answer."""
+"""A static engine behind the gateway: waiting requests are sent as one call, and each gets its own answer."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.e2e.gateway import DEADLINE_S, Gateway, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FIRST_TOKENS = 1500
-"""Tokens of the answer that keeps the engine busy until all others wait: a second or so."""
+"""Tokens of the answer that keeps the engine busy, about a second, until all others wait."""
 
 LENGTHS = (40, 44, 48, 52, 56, 60)
 PROMPT_TOKENS = 20
@@ -31,7 +31,7 @@ StartStatic = Callable[..., Awaitable[Engine]]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def start_static(tmp_path: Path) -> AsyncIterator[StartStatic]:
-    """Starts static engines that answer the prompt "p<tokens>" with so many tokens."""
+    """Yield a function that starts static engines. They answer the prompt "p<tokens>" with this many tokens."""
     async with AsyncExitStack() as stack:
 
         async def start(kv_tokens: int) -> Engine:
@@ -58,7 +58,7 @@ def static(engine: Engine) -> dict[str, Any]:
 
 
 async def calls(engine: Engine) -> int:
-    """HTTP requests that the engine works on."""
+    """Return the number of HTTP requests that the engine works on."""
     async with httpx2.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
         return int((await client.get(f"{engine.url}/load")).json()["server_load"])
 
@@ -69,7 +69,7 @@ async def ask(gateway: Gateway, app: str, tokens: int, **fields: Any) -> httpx2.
 
 
 async def ask_behind_another(gateway: Gateway, engine: Engine, app: str, **fields: Any) -> list[httpx2.Response]:
-    """Ask for all of `LENGTHS` while the engine is busy; return the answers once all are there."""
+    """Send prompts for all of `LENGTHS` while the engine is busy. Return the answers when all are there."""
     async with asyncio.TaskGroup() as group:
         first = group.create_task(ask(gateway, "first", FIRST_TOKENS))
         await until(engine.works, "the first request runs")
@@ -88,7 +88,7 @@ def runs_all(engine: Engine) -> Callable[[], Awaitable[bool]]:
     return condition
 
 
-async def test_requests_that_wait_go_as_one_call_and_each_gets_its_own_answer(
+async def test_waiting_requests_are_one_call_and_each_gets_its_own_answer(
     start_static: StartStatic, start_gateway: StartGateway, app: str
 ) -> None:
     engine = await start_static(kv_tokens=20_000)
@@ -108,7 +108,7 @@ async def test_requests_that_wait_go_as_one_call_and_each_gets_its_own_answer(
     assert (remembered["requests"], remembered["output_tokens"]["total"]) == (len(LENGTHS), sum(LENGTHS))
 
 
-async def test_members_that_stream_get_streams(
+async def test_streaming_requests_of_a_batch_get_streams(
     start_static: StartStatic, start_gateway: StartGateway, app: str
 ) -> None:
     engine = await start_static(kv_tokens=20_000)
@@ -124,7 +124,7 @@ async def test_members_that_stream_get_streams(
     assert totals["output_tokens"] == sum(LENGTHS)
 
 
-async def test_requests_that_differ_in_their_parameters_do_not_share_a_call(
+async def test_requests_with_different_parameters_do_not_share_a_call(
     start_static: StartStatic, start_gateway: StartGateway, app: str
 ) -> None:
     engine = await start_static(kv_tokens=20_000)

@@ -1,4 +1,4 @@
-"""Streams whose ends do not keep step: clients that leave at any moment, readers that stop, engines that take long."""
+"""Streams whose two sides differ in speed: clients that disconnect, readers that stop, engines that take long."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ from tests.e2e.gateway import Gateway, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LEFT_WITHIN_S = 0.5
-"""From a client's leaving to the engine's hearing of it."""
+"""From the client's disconnect to the engine's notice of it."""
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ async def nothing_is_held(gateway: Gateway) -> None:
     assert await gateway.metric("magnus_backend_kv_reserved_tokens") == 0
 
 
-# Clients that leave
+# Clients that disconnect
 
 
 MOMENTS = [
@@ -80,7 +80,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/embeddings"])
 @pytest.mark.parametrize(("respond", "stream"), MOMENTS)
-async def test_engine_hears_at_once_of_a_client_that_leaves(
+async def test_engine_is_notified_at_once_if_a_client_disconnects(
     served_by: Served, app: str, path: str, respond: Any, stream: bool
 ) -> None:
     gateway, fake = served_by(respond)
@@ -110,7 +110,7 @@ async def test_engine_hears_at_once_of_a_client_that_leaves(
 # Readers that stop
 
 
-async def test_reader_that_stops_holds_the_engine_back_and_nobody_else(
+async def test_stopped_reader_slows_its_engine_and_no_other_client(
     start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine, app: str
 ) -> None:
     event = token("x" * 1000)
@@ -133,10 +133,10 @@ async def test_reader_that_stops_holds_the_engine_back_and_nobody_else(
         assert response.status_code == 200
         before = psutil.Process().memory_info().rss
         seen = -1
-        while written != seen:  # until neither a buffer nor a socket takes more
+        while written != seen:  # until no buffer and no socket accepts more
             seen = written
             await asyncio.sleep(0.5)
-        assert written < 64_000_000  # the sockets' buffers, of which two have megabytes
+        assert written < 64_000_000  # the sockets' buffers; two of them have megabytes
         assert psutil.Process().memory_info().rss - before < 32_000_000
 
         started = time.monotonic()
@@ -146,7 +146,7 @@ async def test_reader_that_stops_holds_the_engine_back_and_nobody_else(
     await nothing_is_held(gateway)
 
 
-async def test_reader_that_stops_for_a_while_gets_every_byte(
+async def test_reader_that_pauses_gets_every_byte(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     count = 40_000
@@ -174,7 +174,7 @@ async def test_reader_that_stops_for_a_while_gets_every_byte(
     await gateway.remembered(app, ok=1)
 
 
-async def test_reader_that_stops_does_not_hold_the_engine_for_ever(
+async def test_reader_that_stops_is_disconnected_at_the_total_timeout(
     start_engine: StartEngine, start_gateway: StartGateway, app: str
 ) -> None:
     async def flood(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -192,7 +192,7 @@ async def test_reader_that_stops_does_not_hold_the_engine_for_ever(
     await gateway.remembered(app, requests=1)
 
 
-# Time-outs of one backend
+# Timeouts of one backend
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ async def test_reader_that_stops_does_not_hold_the_engine_for_ever(
         ({"total_timeout_s": 0.3}, never_answer, False),
     ],
 )
-async def test_time_outs_are_each_backends_own(
+async def test_each_backend_has_its_own_timeouts(
     start_engine: StartEngine,
     start_gateway: StartGateway,
     app: str,
@@ -223,11 +223,11 @@ async def test_time_outs_are_each_backends_own(
     await gateway.remembered(app, requests=1, failed=1)
 
 
-# Characters that a border cuts
+# Characters that are split between chunks
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-async def test_characters_cut_by_a_chunk_s_border_arrive_whole(served_by: Served, app: str, size: int) -> None:
+async def test_characters_split_between_chunks_arrive_whole(served_by: Served, app: str, size: int) -> None:
     said = "ärger 🦙 漢字 \u2028 é"
     events = f'data: {{"choices":[{{"index":0,"delta":{{"content":"{said}"}},"finish_reason":null}}]}}\n\n'.encode()
     end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

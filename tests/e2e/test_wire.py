@@ -1,4 +1,4 @@
-"""What clients may do with HTTP itself, over bare sockets: versions, framing, encodings, and bodies that attack."""
+"""HTTP itself over plain sockets: versions, framing, encodings, and hostile bodies."""
 
 import asyncio
 import gzip
@@ -112,7 +112,7 @@ async def test_chunked_upload_reaches_the_engine_whole(served_by: Served) -> Non
     assert fake.received[0].body == BODY
 
 
-async def test_who_expects_100_continue_gets_it_and_then_the_answer(served_by: Served) -> None:
+async def test_client_that_expects_100_continue_gets_it_and_then_the_answer(served_by: Served) -> None:
     gateway, fake = served_by(answer_all)
     async with connected(gateway) as (reader, writer):
         for _ in range(2):
@@ -126,14 +126,14 @@ async def test_who_expects_100_continue_gets_it_and_then_the_answer(served_by: S
     assert [received.body for received in fake.received] == [BODY, BODY]
 
 
-async def test_who_expects_100_continue_is_refused_before_the_body_is_sent(
+async def test_client_that_expects_100_continue_is_rejected_before_it_sends_the_body(
     fake: FakeEngine, start_gateway: StartGateway
 ) -> None:
     gateway = await start_gateway(fake.backend("fake"), auth={"mode": "keys"})
     async with connected(gateway) as (reader, writer):
         writer.write(head(len(BODY), "Expect: 100-continue"))
         status, headers, content = await response_of(reader)
-        assert await reader.read() == b""  # the body may come or not, so no other request can
+        assert await reader.read() == b""  # the client may still send the body, so the connection cannot be used again
 
     assert status.split()[1] == "401"
     assert headers["connection"] == "close"
@@ -143,7 +143,7 @@ async def test_who_expects_100_continue_is_refused_before_the_body_is_sent(
 async def test_connection_is_kept_for_the_next_request(fake: FakeEngine, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(fake.backend("fake"), auth={"mode": "keys"})
     async with connected(gateway) as (reader, writer):
-        for _ in range(3):  # refused before its body is read, which is then not taken for the next request
+        for _ in range(3):  # rejected before the body is read; the body must not be taken for the next request
             writer.write(head(len(BODY)) + BODY)
             status, _, _ = await response_of(reader)
             assert status.split()[1] == "401"
@@ -151,7 +151,9 @@ async def test_connection_is_kept_for_the_next_request(fake: FakeEngine, start_g
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
 @pytest.mark.parametrize("times", [1, 30_000], ids=["small", "large"])
-async def test_packed_body_reaches_the_engine_unpacked(served_by: Served, encoding: str, pack: Any, times: int) -> None:
+async def test_compressed_body_reaches_the_engine_decompressed(
+    served_by: Served, encoding: str, pack: Any, times: int
+) -> None:
     body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "é" * times}]}).encode()
     gateway, fake = served_by(answer_all)
     response = await gateway.http.post(
@@ -164,7 +166,7 @@ async def test_packed_body_reaches_the_engine_unpacked(served_by: Served, encodi
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
-async def test_bomb_is_refused_and_fills_no_memory(
+async def test_decompression_bomb_is_rejected_and_takes_no_memory(
     fake: FakeEngine, start_gateway: StartGateway, encoding: str, pack: Any
 ) -> None:
     gateway = await start_gateway(fake.backend("fake"), server={"max_body_bytes": 2_000_000})
@@ -178,7 +180,7 @@ async def test_bomb_is_refused_and_fills_no_memory(
     assert fake.received == []
 
 
-async def test_encoding_that_is_not_known_is_refused(served_by: Served) -> None:
+async def test_unknown_encoding_is_rejected(served_by: Served) -> None:
     gateway, _ = served_by(answer_all)
     response = await gateway.http.post("/v1/chat/completions", content=BODY, headers={"content-encoding": "br"})
 
@@ -187,7 +189,7 @@ async def test_encoding_that_is_not_known_is_refused(served_by: Served) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-async def test_content_type_that_is_wrong_is_no_matter(served_by: Served, kind: str) -> None:
+async def test_wrong_content_type_is_ignored(served_by: Served, kind: str) -> None:
     gateway, fake = served_by(answer_all)
     response = await gateway.http.post("/v1/chat/completions", content=BODY, headers={"content-type": kind})
 
@@ -195,7 +197,9 @@ async def test_content_type_that_is_wrong_is_no_matter(served_by: Served, kind: 
     assert fake.received[0].headers["content-type"] == "application/json"
 
 
-async def test_simulated_engine_takes_what_came_packed(start_gateway: StartGateway, simulated_engine: Engine) -> None:
+async def test_simulated_engine_accepts_compressed_bodies(
+    start_gateway: StartGateway, simulated_engine: Engine
+) -> None:
     gateway = await start_gateway(simulated_engine.backend())
     body = gzip.compress(b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"max_tokens":3}')
     response = await gateway.http.post("/v1/chat/completions", content=body, headers={"content-encoding": "gzip"})
