@@ -1,7 +1,6 @@
 """A replacement for the `vllm` executable. It takes vLLM's arguments and runs a simulated engine.
 
-It writes into its own folder: `arguments.json`; `requests.jsonl`, with one line per posted body; and the file `ended`
-after a
+It writes into its own folder: `arguments.json`; `requests.jsonl`, with one line per posted body; and `ended` after a
 regular shutdown.
 """
 

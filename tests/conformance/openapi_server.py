@@ -1,6 +1,6 @@
-"""An engine made of nothing but its OpenAPI document: every request is checked against it, and so is every answer.
+"""An engine that is generated from its OpenAPI document: every request and every answer is validated against it.
 
-What an answer holds is made up from the schemas; `facts` sets, by schema, the few values that mean something.
+Values of answers are generated from the schemas. `facts` sets, by schema, the few values that have a meaning.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import uvicorn
 
 EVENTS = "text/event-stream"
 STREAM_EVENTS = 4
-"""Of an answer; the last one says why it ended."""
+"""Number of events of a streamed answer. The last one has the reason for the end."""
 
 
 class Document:
@@ -29,12 +29,12 @@ class Document:
         return self._tree["paths"].get(path, {}).get(method.lower())
 
     def faults(self, schema: dict[str, Any], value: object) -> list[str]:
-        """Tell what about the value is not as its schema says."""
+        """Return how the value violates its schema."""
         whole = {**schema, "components": self._tree["components"]}
         return [error.message for error in jsonschema.Draft202012Validator(whole).iter_errors(value)]
 
     def example(self, schema: dict[str, Any], facts: Mapping[str, dict[str, Any]]) -> Any:
-        """Make up a value: of an object what is required and what `facts` has, of alternatives the first."""
+        """Generate a value: of an object its required fields and those of `facts`, of alternatives the first."""
         if "$ref" in schema:
             name = schema["$ref"].rsplit("/", 1)[1]
             made = self.example(self._tree["components"]["schemas"][name], facts)
@@ -75,12 +75,12 @@ class OpenApiServer:
     """An ASGI application.
 
     Args:
-        document: what it serves.
-        facts: values by schema, of every answer.
-        ending: values by schema, of a stream's last event.
-        pages: what the document has no schema for, by path.
-        done: whether streams end in `[DONE]`, which is in no schema either; by path.
-        errors: answers a path with this status and body, while it is there.
+        document: The document to serve.
+        facts: Values by schema, for every answer.
+        ending: Values by schema, for the last event of a stream.
+        pages: Bodies by path, where the document has no schema.
+        done: Paths whose streams end in `[DONE]`, which has no schema either.
+        errors: Status and body by path; a path answers with them as long as it is listed.
     """
 
     document: Document
@@ -91,7 +91,7 @@ class OpenApiServer:
     errors: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     requests: list[tuple[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """What of the requests was not as the document says."""
+    """The violations of the document by the requests so far."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         method, path = scope["method"], scope["path"]
@@ -162,7 +162,7 @@ async def _send(send: Any, status: int, content_type: str, body: bytes) -> None:
 
 @asynccontextmanager
 async def listening(server: OpenApiServer) -> AsyncIterator[str]:
-    """Serve on a free port until the block ends; yield the base URL."""
+    """Serve on a free port until the block ends. Yields the base URL."""
     config = uvicorn.Config(server, port=0, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
     running = _Server(config)
     task = asyncio.create_task(running.serve())

@@ -1,4 +1,4 @@
-"""What every adapter does, whatever its engine: one suite, run over all kinds against recorded pages."""
+"""The common behaviour of all adapters: one suite, run for every kind of engine against recorded pages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,9 +52,9 @@ def page(version: str) -> bytes:
 
 @dataclass(frozen=True)
 class Recording:
-    """An idle engine with room for 8192 tokens, which serves `tiny`.
+    """Recorded pages of an idle engine that has room for 8192 tokens and serves `tiny`.
 
-    `translated` are the routes of OpenAI's that it does not have.
+    `translated` has the routes of OpenAI that the engine does not have.
     """
 
     kind: str
@@ -119,7 +119,7 @@ class Page(httpx2.AsyncByteStream):
 
 
 class FakeEngine(httpx2.AsyncBaseTransport):
-    """Answers each path with its page, its bare status or its error; None never answers, a path unknown is a 404."""
+    """Answers each path with its page, its status or its error. None never answers. An unknown path is a 404."""
 
     def __init__(self, pages: dict[str, bytes | int | Exception | None]) -> None:
         self.pages = pages
@@ -161,7 +161,7 @@ def test_every_kind_of_engine_is_recorded():
     assert {recording.kind for recording in RECORDINGS.values()} == set(KINDS)
 
 
-async def test_a_scrape_tells_models_memory_and_load(kind: str, recording: Recording, engine: FakeEngine):
+async def test_scrape_returns_models_memory_and_load(kind: str, recording: Recording, engine: FakeEngine):
     snapshot = await backend(kind, engine).scrape()
     assert snapshot.models == (recording.card,)
     used = None if recording.capacity is None else 0
@@ -169,15 +169,13 @@ async def test_a_scrape_tells_models_memory_and_load(kind: str, recording: Recor
     assert (snapshot.running, snapshot.waiting) == (0, 0)
 
 
-async def test_every_answer_is_closed(kind: str, engine: FakeEngine):
+async def test_every_response_is_closed(kind: str, engine: FakeEngine):
     await backend(kind, engine).scrape()
     assert len(engine.bodies) == 2
     assert all(body.closed for body in engine.bodies)
 
 
-async def test_pages_are_asked_for_below_the_url_with_a_limit_on_time(
-    kind: str, recording: Recording, engine: FakeEngine
-):
+async def test_pages_are_requested_below_the_url_with_a_timeout(kind: str, recording: Recording, engine: FakeEngine):
     await backend(kind, engine).scrape()
     urls = {str(request.url) for request in engine.requests}
     assert urls == {f"http://gpu-0:8000{recording.models_path}", "http://gpu-0:8000/metrics"}
@@ -185,25 +183,23 @@ async def test_pages_are_asked_for_below_the_url_with_a_limit_on_time(
 
 
 @pytest.mark.parametrize(("api_key", "header"), [("sesame", "Bearer sesame"), (None, None)])
-async def test_the_key_goes_out_with_every_request(
-    kind: str, engine: FakeEngine, api_key: str | None, header: str | None
-):
+async def test_key_is_sent_with_every_request(kind: str, engine: FakeEngine, api_key: str | None, header: str | None):
     await backend(kind, engine, api_key=api_key).scrape()
     assert {request.headers.get("authorization") for request in engine.requests} == {header}
 
 
-async def test_the_operators_capacity_wins(kind: str, engine: FakeEngine):
+async def test_capacity_of_the_operator_overrides_the_engines(kind: str, engine: FakeEngine):
     assert (await backend(kind, engine, kv_tokens=5000).scrape()).kv_capacity_tokens == 5000
 
 
-async def test_the_operators_models_win_with_the_length_that_the_engine_told(
+async def test_models_of_the_operator_keep_the_context_length_of_the_engine(
     kind: str, recording: Recording, engine: FakeEngine
 ):
     assert (await backend(kind, engine, models=("tiny",)).scrape()).models == (recording.card,)
 
 
 @pytest.mark.parametrize("metrics", [404, 500, None, b"", b"<html>\x00\xff{", b"{}", httpx2.ReadError("lost")])
-async def test_an_engine_without_metrics_is_healthy_and_its_numbers_unknown(
+async def test_engine_without_metrics_is_healthy_with_unknown_load(
     kind: str, recording: Recording, engine: FakeEngine, metrics: bytes | int | Exception | None
 ):
     engine.pages["/metrics"] = metrics
@@ -215,7 +211,7 @@ async def test_an_engine_without_metrics_is_healthy_and_its_numbers_unknown(
     "models",
     [401, 404, 307, 500, None, b"", b"<html>", b"{}", b'{"data":[{}]}', b"\xff", b"[" * 99999, httpx2.ConnectError("")],
 )
-async def test_an_engine_that_does_not_tell_its_models_is_unreachable(
+async def test_engine_without_a_list_of_models_is_unreachable(
     kind: str, recording: Recording, engine: FakeEngine, models: bytes | int | Exception | None
 ):
     engine.pages[recording.models_path] = models
@@ -224,7 +220,7 @@ async def test_an_engine_that_does_not_tell_its_models_is_unreachable(
     assert "sesame" not in str(failure.value)
 
 
-async def test_pages_are_asked_for_side_by_side(kind: str, recording: Recording):
+async def test_pages_are_requested_concurrently(kind: str, recording: Recording):
     everyone_is_here = asyncio.Barrier(2)
 
     class Meeting(FakeEngine):
@@ -236,22 +232,20 @@ async def test_pages_are_asked_for_side_by_side(kind: str, recording: Recording)
     assert (await backend(kind, engine).scrape()).running == 0
 
 
-def test_a_wrong_request_is_told_in_openais_fields(kind: str, recording: Recording, engine: FakeEngine):
+def test_error_for_a_wrong_request_has_openais_fields(kind: str, recording: Recording, engine: FakeEngine):
     error = backend(kind, engine).read_error(recording.error_status, recording.error)
     assert (error.message, error.type) == ("too long", "invalid_request_error")
     assert not backend(kind, engine).is_queue_full(recording.error_status, error)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 424, 429, 500, 502, 503])
-def test_only_some_statuses_say_that_the_queue_is_full(
-    kind: str, recording: Recording, engine: FakeEngine, status: int
-):
+def test_only_some_statuses_mean_a_full_queue(kind: str, recording: Recording, engine: FakeEngine, status: int):
     full = backend(kind, engine).is_queue_full(status, EngineError("busy", "overloaded"))
     assert full == (status in recording.full_statuses)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 424, 429, 500, 502, 503])
-def test_only_some_statuses_are_the_engines_own_failure(
+def test_only_some_statuses_are_failures_of_the_engine(
     kind: str, recording: Recording, engine: FakeEngine, status: int
 ):
     failed = backend(kind, engine).has_failed(status, EngineError("oh", "server_error"))
@@ -259,7 +253,9 @@ def test_only_some_statuses_are_the_engines_own_failure(
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
-async def test_only_what_has_no_route_goes_elsewhere(kind: str, recording: Recording, engine: FakeEngine, path: str):
+async def test_only_requests_without_a_route_are_translated(
+    kind: str, recording: Recording, engine: FakeEngine, path: str
+):
     adapter = backend(kind, engine)
     body = b'{"model":"tiny","prompt":["x"],"messages":[{"role":"user","content":"x"}]}'
     assert adapter.translate(path, body) is None
@@ -269,17 +265,17 @@ async def test_only_what_has_no_route_goes_elsewhere(kind: str, recording: Recor
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"prompt":', b"\xff", b"[" * 9999])
-def test_what_is_no_request_is_left_to_the_engine(kind: str, engine: FakeEngine, path: str, body: bytes):
+def test_malformed_request_is_left_to_the_engine(kind: str, engine: FakeEngine, path: str, body: bytes):
     assert backend(kind, engine).translate(path, body) is None
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @given(status=st.integers(400, 599), body=st.binary())
-def test_any_error_body_can_be_read(kind: str, status: int, body: bytes):
+def test_every_error_body_can_be_read(kind: str, status: int, body: bytes):
     error = backend(kind, FakeEngine({})).read_error(status, body)
     assert error.message
     assert error.type
 
 
-def test_a_body_in_no_known_shape_is_quoted_in_part(kind: str, engine: FakeEngine):
+def test_error_body_of_unknown_format_is_quoted_in_part(kind: str, engine: FakeEngine):
     assert backend(kind, engine).read_error(502, b"x" * 501).message == "x" * 500

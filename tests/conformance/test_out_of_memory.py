@@ -1,4 +1,4 @@
-"""A lack of memory, told from all else that engines fail of: every adapter, on bodies in its engines' own shapes."""
+"""Every adapter tells out-of-memory errors from all other failures, in its engine's own error bodies."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ Refusal = tuple[int, bytes]
 
 @dataclass(frozen=True)
 class Failures:
-    """What an engine answers when it lacks memory, when it fails of something else, and when its queue is full."""
+    """Answers of an engine that is out of memory, that fails for another reason, and whose queue is full."""
 
     kind: str
     out_of_memory: tuple[Refusal, ...]
@@ -32,7 +32,7 @@ def vllm(message: bytes, code: int = 500, kind: bytes = b"InternalServerError") 
 
 
 def flat(message: bytes, code: int = 500, kind: bytes = b"InternalServerError") -> Refusal:
-    """Answer as vLLM did before 0.10, and as SGLang does."""
+    """Return an error as vLLM before 0.10 and SGLang send it."""
     return code, b'{"object":"error","message":"%b","type":"%b","param":null,"code":%d}' % (message, kind, code)
 
 
@@ -81,7 +81,7 @@ FAILURES = {
         other=(flat(b"Internal server error: tokenizer"), flat(ABOUT_MEMORY, 400, b"BadRequest"), (500, b"")),
         full=(flat(b"The request queue is full.", 503, b"ServiceUnavailable"),),
     ),
-    "llama.cpp": Failures(  # which dies of a lack of memory, and says nothing
+    "llama.cpp": Failures(  # it crashes when out of memory, without an answer
         "openai",
         out_of_memory=(),
         other=(llama_cpp(b"Compute error."), llama_cpp(b"Context size has been exceeded.")),
@@ -121,24 +121,24 @@ def test_every_kind_of_engine_has_its_failures():
     assert {failures.kind for failures in FAILURES.values()} == set(KINDS)
 
 
-def test_every_kind_of_engine_lacks_memory_somewhere():
+def test_every_kind_of_engine_can_run_out_of_memory():
     assert {failures.kind for failures in FAILURES.values() if failures.out_of_memory} == set(KINDS)
 
 
-def test_a_lack_of_memory_is_told(failures: Failures, adapter: Backend):
+def test_out_of_memory_error_is_detected(failures: Failures, adapter: Backend):
     assert [refusal for refusal in failures.out_of_memory if not lacks_memory(adapter, refusal)] == []
 
 
-def test_no_other_failure_is_a_lack_of_memory(failures: Failures, adapter: Backend):
+def test_other_failure_is_no_out_of_memory_error(failures: Failures, adapter: Backend):
     assert [refusal for refusal in failures.other if lacks_memory(adapter, refusal)] == []
 
 
-def test_a_full_queue_is_no_lack_of_memory(failures: Failures, adapter: Backend):
+def test_full_queue_is_no_out_of_memory_error(failures: Failures, adapter: Backend):
     assert [refusal for refusal in failures.full if lacks_memory(adapter, refusal)] == []
     assert all(is_full(adapter, refusal) for refusal in failures.full)
 
 
-def test_a_lack_of_memory_is_the_engines_own_failure_and_no_full_queue(failures: Failures, adapter: Backend):
+def test_out_of_memory_error_is_a_failure_of_the_engine_and_no_full_queue(failures: Failures, adapter: Backend):
     for status, body in failures.out_of_memory:
         assert adapter.has_failed(status, adapter.read_error(status, body))
         assert not is_full(adapter, (status, body))

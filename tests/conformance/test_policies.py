@@ -1,4 +1,4 @@
-"""What the scheduler does under every policy: one suite, run over all of them."""
+"""The common behaviour of the scheduler under all policies: one suite, run for each of them."""
 
 import random
 from typing import Any
@@ -49,7 +49,7 @@ def seen(name="gpu-0", **known):
 
 
 def started(policy, *messages, max_requests=10**6, max_tokens=10**9):
-    """A scheduler that was told all this at time zero."""
+    """A scheduler that has taken these messages at time zero."""
     scheduler = Scheduler(policy, QueueLimits(max_requests, max_tokens))
     scheduler.step(messages, 0.0)
     return scheduler
@@ -60,12 +60,12 @@ def drops(actions):
 
 
 def busy(scheduler, id="busy"):
-    """Occupy the one backend that has one request at a time."""
+    """Occupy the only backend, which runs one request at a time."""
     scheduler.step([seen(max_concurrency=1), submit(id)], 0.0)
 
 
 def served_one_by_one(scheduler, id, now):
-    """Ids in the order in which they go when the one that runs has finished, and each after it at once."""
+    """Return the ids in the order of dispatch: each request finishes as soon as it runs."""
     order = []
     while actions := scheduler.step([Finished(id)], now):
         (action,) = actions
@@ -73,13 +73,13 @@ def served_one_by_one(scheduler, id, now):
     return order
 
 
-def test_it_takes_work(policy):
+def test_policy_dispatches(policy):
     scheduler = started(policy, seen())
     actions = scheduler.step([submit("a"), submit("b", output=5000)], 0.0)
     assert sorted(actions, key=lambda action: action.id) == [Dispatch("a", "gpu-0"), Dispatch("b", "gpu-0")]
 
 
-def test_all_that_wait_are_served_once(policy):
+def test_every_waiting_request_is_served_once(policy):
     scheduler = started(policy)
     busy(scheduler)
     chance = random.Random(0)
@@ -89,7 +89,7 @@ def test_all_that_wait_are_served_once(policy):
     assert (scheduler.waiting, scheduler.running, scheduler.waiting_tokens) == (0, 0, 0)
 
 
-def test_equally_long_ones_go_in_the_order_of_their_arrival(policy):
+def test_requests_of_equal_length_go_in_order_of_arrival(policy):
     scheduler = started(policy)
     busy(scheduler)
     ids = [f"r{number:02}" for number in range(50)]
@@ -97,7 +97,7 @@ def test_equally_long_ones_go_in_the_order_of_their_arrival(policy):
     assert served_one_by_one(scheduler, "busy", 60.0) == ids
 
 
-def test_the_more_urgent_priority_goes_first_whatever_lengths_say(policy):
+def test_more_urgent_priority_goes_first_regardless_of_length(policy):
     scheduler = started(policy)
     busy(scheduler)
     chance = random.Random(1)
@@ -107,7 +107,7 @@ def test_the_more_urgent_priority_goes_first_whatever_lengths_say(policy):
     assert order == sorted(priorities.values())
 
 
-def test_an_endless_stream_of_more_urgent_ones_cannot_starve_who_has_waited_for_long(policy):
+def test_endless_stream_of_urgent_requests_does_not_starve_an_overdue_one(policy):
     scheduler = started(policy)
     busy(scheduler)
     scheduler.step([submit("low", priority=9, timeout_s=100.0)], 0.0)
@@ -121,7 +121,7 @@ def test_an_endless_stream_of_more_urgent_ones_cannot_starve_who_has_waited_for_
     assert OVERDUE_SHARE * 100.0 < gone_s <= OVERDUE_SHARE * 100.0 + 2
 
 
-def test_a_request_does_not_go_where_it_failed(policy):
+def test_request_does_not_return_to_the_backend_that_failed_it(policy):
     scheduler = started(policy, seen("gpu-0"), seen("gpu-1"))
     (first,) = scheduler.step([submit("a")], 0.0)
     (second,) = scheduler.step([Returned("a", full=False)], 1.0)
@@ -129,7 +129,7 @@ def test_a_request_does_not_go_where_it_failed(policy):
     assert drops(scheduler.step([Returned("a", full=False)], 2.0)) == [("a", DropReason.BACKENDS_FAILED)]
 
 
-def test_who_failed_on_a_backend_holds_up_nobody_there(policy):
+def test_request_that_failed_on_a_backend_does_not_block_it(policy):
     scheduler = started(policy, seen("gpu-0"), submit("a"))
     scheduler.step([seen("gpu-1", healthy=True, max_concurrency=1), submit("b", at=1.0)], 1.0)
     if not scheduler.in_flight("gpu-1"):
@@ -139,7 +139,7 @@ def test_who_failed_on_a_backend_holds_up_nobody_there(policy):
     assert scheduler.step([submit("d", at=3.0)], 3.0) == [Dispatch("d", "gpu-0")]
 
 
-def test_who_waits_beyond_its_deadline_is_dropped_and_nobody_else(policy):
+def test_only_requests_beyond_their_deadline_are_dropped(policy):
     scheduler = started(policy)
     busy(scheduler)
     chance = random.Random(2)
@@ -151,7 +151,7 @@ def test_who_waits_beyond_its_deadline_is_dropped_and_nobody_else(policy):
     assert scheduler.waiting == 0
 
 
-def test_a_client_that_leaves_is_forgotten_wherever_it_is(policy):
+def test_cancelled_request_is_forgotten_in_every_state(policy):
     scheduler = started(policy)
     busy(scheduler)
     scheduler.step([submit(id, output=output) for id, output in (("a", 10), ("b", 500), ("c", 10))], 1.0)
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_is_forgotten_wherever_it_is(policy):
     assert served_one_by_one(scheduler, "busy", 3.0) == ["c"]
 
 
-def test_the_queue_holds_so_many_requests_and_tokens_and_no_more(policy):
+def test_queue_is_bounded_in_requests_and_tokens(policy):
     scheduler = started(policy, max_requests=5, max_tokens=1000)
     busy(scheduler)
     full = scheduler.step([submit(f"r{number}", prompt=10, output=10) for number in range(8)], 1.0)
@@ -170,7 +170,7 @@ def test_the_queue_holds_so_many_requests_and_tokens_and_no_more(policy):
     assert drops(full) == [("s3", DropReason.QUEUE_FULL), ("s2", DropReason.QUEUE_FULL)]
 
 
-def test_no_more_run_than_memory_and_the_operator_allow(policy):
+def test_running_requests_are_bounded_by_memory_and_max_concurrency(policy):
     scheduler = started(policy, seen(kv_capacity_tokens=2000, max_concurrency=6))
     chance = random.Random(3)
     sent = set()
@@ -188,7 +188,7 @@ def test_no_more_run_than_memory_and_the_operator_allow(policy):
     assert scheduler.waiting > 10
 
 
-def test_no_healthy_backend_idles_while_somebody_waits_for_it(policy):
+def test_healthy_backend_is_never_idle_while_requests_wait_for_it(policy):
     chance = random.Random(4)
     names = ["gpu-0", "gpu-1", "gpu-2"]
     scheduler = started(policy, *(seen(name, kv_capacity_tokens=800) for name in names))
@@ -204,7 +204,7 @@ def test_no_healthy_backend_idles_while_somebody_waits_for_it(policy):
         assert not scheduler.waiting or set(running.values()) == set(names)
 
 
-def test_the_same_messages_have_the_same_answers(policy):
+def test_equal_messages_have_equal_actions(policy):
     def play():
         chance = random.Random(5)
         scheduler = started(policy, *(seen(f"gpu-{i}", kv_capacity_tokens=3000) for i in range(3)))

@@ -1,4 +1,4 @@
-"""The adapter, and the gateway through it, on a server that is nothing but TGI's OpenAPI document."""
+"""The adapter for TGI against a server that is generated from TGI's OpenAPI document."""
 
 import json
 from collections.abc import AsyncIterator
@@ -70,7 +70,7 @@ def a_tgi_without_openais_routes(engine: OpenApiServer) -> None:
 
 
 async def ask(http: httpx2.AsyncClient, backend: Backend, path: str, request: dict[str, object]) -> bytes:
-    """Send what the adapter makes of the request, and return what it makes of the answer."""
+    """Send the adapter's request, and return the adapter's reading of the answer."""
     body = json.dumps(request).encode()
     translation = backend.translate(path, body)
     if translation is None:
@@ -88,7 +88,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-async def test_a_look_reads_what_the_document_promises(backend: Backend) -> None:
+async def test_scrape_reads_the_values_of_the_document(backend: Backend) -> None:
     assert await backend.scrape() == Snapshot(
         models=(ModelCard("tiny", 2048),), kv_capacity_tokens=8192, kv_used_tokens=700, running=2, waiting=0
     )
@@ -106,7 +106,7 @@ async def test_a_look_reads_what_the_document_promises(backend: Backend) -> None
     ],
 )
 @pytest.mark.parametrize("native", [False, True])
-async def test_requests_are_as_the_document_says(
+async def test_requests_conform_to_the_document(
     engine: OpenApiServer,
     backend: Backend,
     http: httpx2.AsyncClient,
@@ -129,7 +129,7 @@ async def test_requests_are_as_the_document_says(
     assert last["choices"] == [] or last["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-async def test_a_native_answer_becomes_one_that_openais_client_reads(
+async def test_native_answer_is_translated_for_openais_client(
     engine: OpenApiServer, backend: Backend, http: httpx2.AsyncClient
 ) -> None:
     a_tgi_without_openais_routes(engine)
@@ -158,7 +158,7 @@ async def test_a_native_answer_becomes_one_that_openais_client_reads(
     ],
 )
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions"])
-async def test_errors_are_read_as_the_document_has_them(
+async def test_errors_of_the_document_are_read(
     engine: OpenApiServer,
     backend: Backend,
     http: httpx2.AsyncClient,
@@ -178,9 +178,7 @@ async def test_errors_are_read_as_the_document_has_them(
     assert (backend.is_queue_full(status, told), backend.has_failed(status, told)) == (full, failed)
 
 
-async def test_the_server_refuses_what_the_document_does_not_allow(
-    engine: OpenApiServer, http: httpx2.AsyncClient
-) -> None:
+async def test_server_rejects_what_the_document_does_not_allow(engine: OpenApiServer, http: httpx2.AsyncClient) -> None:
     response = await http.post("/v1/chat/completions", json=CHAT | {"stop": "x"})
     assert response.status_code == 422
     assert len(engine.faults) == 1

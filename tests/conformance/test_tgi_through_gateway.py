@@ -1,4 +1,4 @@
-"""TGI behind the gateway: the server made of its OpenAPI document, and simulated ones of three versions."""
+"""TGI behind the gateway: the server generated from its OpenAPI document, and simulated ones of three versions."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,7 +41,7 @@ async def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield gateway
 
 
-# The document calls `arguments` what OpenAI calls `parameters`, and TGI itself takes for either.
+# The document has `arguments` where OpenAI has `parameters`. TGI accepts both.
 TOOL = {"type": "function", "function": {"name": "f", "arguments": {"type": "object"}}}
 CHATS = [
     {"max_tokens": 5},
@@ -51,7 +51,7 @@ CHATS = [
 
 
 @pytest.mark.parametrize("fields", CHATS)
-async def test_chats_are_as_the_document_says(
+async def test_chats_conform_to_the_document(
     document: OpenApiServer, on_document: Gateway, fields: dict[str, Any]
 ) -> None:
     async with on_document.sdk() as sdk:
@@ -64,7 +64,7 @@ async def test_chats_are_as_the_document_says(
     assert text == "word " * 4
 
 
-async def test_text_completions_are_as_the_document_says(document: OpenApiServer, on_document: Gateway) -> None:
+async def test_text_completions_conform_to_the_document(document: OpenApiServer, on_document: Gateway) -> None:
     async with on_document.sdk() as sdk:
         answer = await sdk.completions.create(model="tiny", prompt="hello", max_tokens=5, stop="x")
         streamed = await sdk.completions.create(model="tiny", prompt="hello", max_tokens=5, stream=True)
@@ -74,7 +74,7 @@ async def test_text_completions_are_as_the_document_says(document: OpenApiServer
     assert (answer.choices[0].text, text) == ("word ", "word " * 4)
 
 
-async def test_generation_that_fails_is_a_bad_gateway(document: OpenApiServer, on_document: Gateway) -> None:
+async def test_failed_generation_is_a_bad_gateway(document: OpenApiServer, on_document: Gateway) -> None:
     document.errors["/v1/chat/completions"] = (424, {"error": "shards are lost", "error_type": "generation"})
     async with on_document.sdk() as sdk:
         with pytest.raises(openai.APIStatusError) as failure:
@@ -107,7 +107,7 @@ async def test_hugging_faces_client_chats_through_the_gateway(gateway: Gateway) 
     assert (answer.choices[0].message.content, text) == (" lorem", " lorem")
 
 
-async def test_what_the_first_version_cannot_say_is_a_bad_request(tmp_path: Path) -> None:
+async def test_request_that_the_first_version_does_not_support_is_a_bad_request(tmp_path: Path) -> None:
     async with (
         simulated(EngineConfig(kind="tgi", model="tiny", tgi_version="1")) as url,
         in_front_of(url, tmp_path) as gateway,

@@ -30,7 +30,7 @@ def run_build_stage(root: Path) -> None:
         elif step.word == "ARG":
             continue  # pip reads the variable from the environment, here as in Docker
         elif "compileall" in step.rest:
-            continue  # a minute of CPU time that changes nothing the tests look at
+            continue  # takes a minute of CPU time and changes nothing that the tests check
         else:
             assert step.word == "RUN"
             run(["sh", "-c", relocate(step.rest, root)], folder, environment(root))
@@ -56,7 +56,7 @@ def copy(step: Instruction, folder: Path) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the caller's environment with the base image's `python` and nothing that points into the checkout."""
+    """Return the caller's environment with the base image's `python` and without any path into the checkout."""
     shims = root / "shims"
     shims.mkdir(exist_ok=True)
     python = shims / "python"

@@ -1,4 +1,4 @@
-"""One profile for all properties: as many examples as the time for a commit allows, on a machine however slow."""
+"""One Hypothesis profile for all property tests: few enough examples for every commit, and no deadline."""
 
 from hypothesis import settings
 

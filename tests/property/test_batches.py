@@ -1,4 +1,4 @@
-"""What a batch's answer is divided into."""
+"""Division of a batch's answer among its requests."""
 
 import json
 
@@ -19,13 +19,13 @@ def test_parts_sum_to_the_whole_and_none_is_negative(total, weights):
 
 
 @given(counts, st.lists(st.integers(1, 1000), min_size=1, max_size=50))
-def test_a_part_is_off_by_less_than_one(total, weights):
+def test_part_is_off_by_less_than_one(total, weights):
     for part, weight in zip(apportion(total, weights), weights, strict=True):
         assert abs(part - total * weight / sum(weights)) < 1 + 1e-6
 
 
 @given(choices, counts, counts, st.none() | st.integers(1, 100))
-def test_every_text_comes_through_and_the_tokens_sum_to_the_engine_s(told, prompt, completion, max_tokens):
+def test_every_text_is_returned_and_the_tokens_sum_to_the_engines(told, prompt, completion, max_tokens):
     listed = [{"index": i, "text": text, "finish_reason": why} for i, (text, why) in enumerate(told)]
     usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     body = json.dumps({"choices": listed, "usage": usage}).encode()

@@ -1,4 +1,4 @@
-"""Whatever an engine does: a limit is learned of first tokens alone, and is never below what is seen to fit."""
+"""For every engine: a limit is learned from first tokens only, and is never below what is known to fit."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ moves = st.lists(st.tuples(kinds, st.integers(0, 10**6), st.floats(0.0, 0.5)), m
 
 
 class Told:
-    """What is in the engine, in the order in which it was sent, and what is learned of it."""
+    """The requests in the engine in the order of their dispatch, and the capacity that is learned from it."""
 
     def __init__(self):
         self.learned = LearnedCapacity()
@@ -21,7 +21,7 @@ class Told:
         self.silent = set()
 
     def work(self):
-        """Show how quick the engine is."""
+        """Show the engine's prefill rate."""
         name = self.send(399)
         self.now += 0.01
         self.begin(0, name)
@@ -49,7 +49,7 @@ class Told:
             assert self.learned.tokens >= MARGIN * self.known_to_fit() - 1e-6
 
     def known_to_fit(self):
-        """What was sent no later than the last one that has begun."""
+        """Return the requests sent no later than the last one that has started."""
         names = list(self.kv_tokens)
         last = max(i for i, name in enumerate(names) if name not in self.silent)
         return sum(self.kv_tokens[name] for name in names[: last + 1])
@@ -73,7 +73,7 @@ class Told:
         self.learned.on_scrape(self.now, bound=False)
 
     def keep_waiting(self, number):
-        """Let a request begin when another ends, long after it was sent."""
+        """Start a request when another ends, long after it was sent."""
         name = self.send(number)
         for _ in range(20):
             self.now += 0.25
@@ -89,7 +89,7 @@ class Told:
 
 
 @given(moves)
-def test_a_limit_lies_between_what_is_known_to_fit_and_the_most_that_was_ever_there(moves):
+def test_limit_is_between_what_is_known_to_fit_and_the_highest_use(moves):
     told = Told()
     told.work()
     for move in moves:
@@ -99,7 +99,7 @@ def test_a_limit_lies_between_what_is_known_to_fit_and_the_most_that_was_ever_th
 
 
 @given(moves)
-def test_without_a_first_token_nothing_is_learned(moves):
+def test_nothing_is_learned_without_a_first_token(moves):
     told = Told()
     for kind, number, elapsed_s in moves:
         told.move({"begin": "send", "keep_waiting": "end"}.get(kind, kind), number, elapsed_s)

@@ -152,7 +152,7 @@ def test_adding_token_counts_twice_changes_nothing(fields, stream_options):
 
 
 @given(st.dictionaries(keys, raw_values, max_size=6), st.integers(-(2**31), 2**31 - 1))
-def test_a_priority_is_added_and_nothing_else_changed(fields, priority):
+def test_only_the_priority_is_added(fields, priority):
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in fields.items()) + "}"
     ranked = request_of(body).upstream_body(priority).decode()
     if fields.get("priority", "null") != "null":

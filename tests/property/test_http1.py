@@ -1,4 +1,4 @@
-"""However an answer is cut into reads, it is the same answer."""
+"""A response is parsed to the same value however it is cut into reads."""
 
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ def pieces_of(data, cuts):
 
 
 @given(bodies, st.sampled_from([chunked, of_a_length]), st.booleans(), st.lists(st.integers(min_value=0), max_size=9))
-def test_the_cuts_change_nothing(parts, framed, continues, cuts):
+def test_cuts_between_reads_change_nothing(parts, framed, continues, cuts):
     answer, taken = Http1Response(), []
     for piece in pieces_of((CONTINUE if continues else b"") + framed(parts), cuts):
         assert not answer.complete
@@ -40,7 +40,7 @@ def test_the_cuts_change_nothing(parts, framed, continues, cuts):
 
 
 @given(bodies, st.sampled_from([chunked, of_a_length]), st.integers(min_value=1))
-def test_what_is_cut_short_is_never_whole(parts, framed, cut):
+def test_truncated_response_is_never_complete(parts, framed, cut):
     data = framed(parts)
     answer = Http1Response()
     answer.feed(data[: cut % len(data)])
@@ -48,7 +48,7 @@ def test_what_is_cut_short_is_never_whole(parts, framed, cut):
 
 
 @given(bodies, st.lists(st.integers(min_value=0), max_size=9))
-def test_without_a_length_the_end_of_the_connection_is_the_answer_s(parts, cuts):
+def test_response_without_a_length_ends_with_the_connection(parts, cuts):
     answer = Http1Response()
     for piece in pieces_of(b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(parts), cuts):
         answer.feed(piece)
@@ -62,7 +62,7 @@ more_than_line_ends = st.binary(min_size=1).filter(lambda more: more.strip(b"\r\
 
 
 @given(bodies, st.sampled_from([chunked, of_a_length]), more_than_line_ends, st.booleans())
-def test_what_comes_after_the_end_is_not_of_it_and_ends_the_connection(parts, framed, more, at_once):
+def test_bytes_after_the_response_are_not_part_of_it_and_close_the_connection(parts, framed, more, at_once):
     answer = Http1Response()
     data = framed(parts)
     try:
@@ -75,7 +75,7 @@ def test_what_comes_after_the_end_is_not_of_it_and_ends_the_connection(parts, fr
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_an_error_or_no_answer(noise):
+def test_noise_is_an_error_or_an_incomplete_response(noise):
     answer = Http1Response()
     try:
         answer.feed(noise)
@@ -84,7 +84,7 @@ def test_noise_is_an_error_or_no_answer(noise):
     assert not answer.complete or noise.lstrip(b"\r\n").startswith(b"HTTP/")
 
 
-def test_a_head_without_end_is_an_error():
+def test_head_without_an_end_is_an_error():
     answer = Http1Response()
     answer.feed(b"HTTP/1.1 200 OK\r\nx: ")
     for _ in range(255):

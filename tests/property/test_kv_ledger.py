@@ -1,4 +1,4 @@
-"""The predicted peak is what a step-by-step run of the same requests would reach, as far as lengths are known."""
+"""The predicted KV peak equals that of a step-by-step run of the same requests, if their lengths are known."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +23,7 @@ certain = st.integers(1, 3000).map(lambda cap: LengthQuantiles.of((1e9,) * 6, ca
 
 @dataclass(frozen=True)
 class Running:
-    """A request, and how far each of its sequences is."""
+    """A request, and the progress of each of its sequences."""
 
     request: Request
     generated: int
@@ -69,7 +69,7 @@ def ledger_of(batch, **kind):
 
 
 def futures_match(one, other, scale=1.0):
-    """Two ledgers that hold the same expect the same, with any candidate."""
+    """Two ledgers with equal requests have equal peaks, with any candidate."""
     candidate = Request("candidate", "m", 50, LengthQuantiles.of((20, 40, 80, 160, 300, 500)), 0.0, 1.0)
     same = {"rel": ROUNDING, "abs": ROUNDING * scale}
     with_candidate = one.peak_tokens(curve_of(one, candidate)), other.peak_tokens(curve_of(other, candidate))
@@ -81,9 +81,9 @@ def futures_match(one, other, scale=1.0):
 
 
 def exact_peak(batch):
-    """The peak of the future where lengths are certain: the most that is held when one of them ends.
+    """The exact future peak where lengths are certain: the largest use at the end of any request.
 
-    max over j of the sum of k_i + s_i * r_j over those with r_i >= r_j: k held now, r to come of each of s sequences.
+    max over j of the sum of k_i + s_i * r_j over those with r_i >= r_j: k tokens held now, r left in s sequences each.
     """
     return max(
         sum(each.held + each.request.sequences * end.to_come for each in batch if each.to_come >= end.to_come)
@@ -92,7 +92,7 @@ def exact_peak(batch):
 
 
 @given(certain_batches.filter(len))
-def test_where_lengths_are_certain_the_peak_is_exact_but_for_the_steps_between_two_looks(batch):
+def test_peak_of_certain_lengths_is_exact_except_between_two_samples(batch):
     exact, longest = exact_peak(batch), max(each.to_come for each in batch)
     gap = max((after - before for before, after in pairwise(AHEAD) if before < longest), default=0)
     peak = ledger_of(batch).peak_tokens()
@@ -102,13 +102,13 @@ def test_where_lengths_are_certain_the_peak_is_exact_but_for_the_steps_between_t
 
 
 @given(certain_batches.filter(len))
-def test_where_lengths_are_certain_the_peak_is_within_an_eighth(batch):
+def test_peak_of_certain_lengths_is_within_an_eighth(batch):
     smallest_step = 8 * sum(each.request.sequences for each in batch)
     assert ledger_of(batch).peak_tokens() == pytest.approx(exact_peak(batch), rel=1 / 8, abs=smallest_step)
 
 
 @given(batches, running())
-def test_what_comes_and_goes_leaves_the_same_future(batch, guest):
+def test_request_that_is_added_and_released_changes_nothing(batch, guest):
     ledger = ledger_of(batch)
     enter(ledger, guest)
     ledger.release(guest.request.id)
@@ -116,19 +116,19 @@ def test_what_comes_and_goes_leaves_the_same_future(batch, guest):
 
 
 @given(batches.flatmap(lambda batch: st.tuples(st.just(batch), st.permutations(batch))))
-def test_the_order_of_admission_does_not_matter(orders):
+def test_order_of_admission_does_not_matter(orders):
     assert futures_match(*map(ledger_of, orders))
 
 
 @given(batches, running(most_generated=0))
-def test_a_candidate_counts_as_if_it_were_admitted(batch, newcomer):
+def test_candidate_counts_as_if_it_were_admitted(batch, newcomer):
     with_it = ledger_of([*batch, newcomer])
     ledger = ledger_of(batch)
     assert ledger.peak_tokens(curve_of(ledger, newcomer.request)) == pytest.approx(with_it.peak_tokens())
 
 
 @given(batches, running())
-def test_a_candidate_never_lowers_the_peak_and_has_room_in_any_larger_budget(batch, newcomer):
+def test_candidate_never_lowers_the_peak_and_has_room_in_any_larger_budget(batch, newcomer):
     ledger = ledger_of(batch)
     curve = curve_of(ledger, newcomer.request)
     peak = ledger.peak_tokens(curve)
@@ -139,14 +139,14 @@ def test_a_candidate_never_lowers_the_peak_and_has_room_in_any_larger_budget(bat
 
 
 @given(batches, running(), st.integers(1, 500))
-def test_a_longer_prompt_never_needs_less(batch, newcomer, more):
+def test_longer_prompt_never_needs_less(batch, newcomer, more):
     ledger, request = ledger_of(batch), newcomer.request
     longer = Request("longer", "m", request.prompt_tokens + more, request.length, 0.0, 1.0, sequences=request.sequences)
     assert ledger.peak_tokens(curve_of(ledger, longer)) >= ledger.peak_tokens(curve_of(ledger, request)) - ROUNDING
 
 
 @given(st.lists(st.tuples(running(), st.lists(st.integers(0, 600), max_size=5)), max_size=5), st.data())
-def test_what_is_held_is_what_the_running_ones_have_and_the_peak_is_no_less(batch, data):
+def test_use_is_that_of_the_running_requests_and_the_peak_is_at_least_the_use(batch, data):
     block = data.draw(st.sampled_from([1, 16]))
     ledger, held = KvLedger(block), {}
     for each, growth in batch:
@@ -165,21 +165,21 @@ def test_what_is_held_is_what_the_running_ones_have_and_the_peak_is_no_less(batc
 
 
 def blocks_held(request, generated, block):
-    """Tokens in whole blocks: one sequence goes on in its prompt's last block, several each begin a block."""
+    """Round tokens to whole blocks: a single sequence continues in its prompt's last block, several start their own."""
     if request.sequences == 1:
         return -(-(request.prompt_tokens + generated) // block) * block
     return (-(-request.prompt_tokens // block) + request.sequences * -(-generated // block)) * block
 
 
 @given(st.lists(running(certain), max_size=6))
-def test_an_engine_that_reserves_will_hold_what_it_holds(batch):
+def test_peak_of_an_engine_that_reserves_is_its_use(batch):
     ledger = ledger_of(batch, reserving=True)
     expected = sum(each.request.prompt_tokens + each.request.sequences * each.request.length.cap for each in batch)
     assert ledger.held_tokens == expected
     assert ledger.peak_tokens() == pytest.approx(expected)
 
 
-def test_answers_drawn_from_what_was_predicted_exceed_the_plan_as_seldom_as_its_caution_says():
+def test_answers_drawn_from_the_prediction_exceed_the_plan_as_rarely_as_configured():
     chance = np.random.default_rng(0)
     runs = 500
     exceeded = sum(held_over_planned(chance) > 1.0 for _ in range(runs)) / runs
@@ -187,10 +187,10 @@ def test_answers_drawn_from_what_was_predicted_exceed_the_plan_as_seldom_as_its_
 
 
 def held_over_planned(chance, requests=25):
-    """Let requests in every stage of their answers run on; return what they hold when most is planned, over that.
+    """Run requests in every stage of their answers. Return their use at the time of the planned peak, over the peak.
 
-    An answer is under way with a probability that grows with its length, at a stage that is even over it: then what is
-    still to come is distributed as predicted, given that it is longer already than what was generated.
+    The probability that an answer runs grows with its length, and its stage is uniform over its length. So the rest of
+    it is distributed as predicted, given that it is already longer than the tokens so far.
     """
     ledger = KvLedger()
     held, left = np.empty(requests), np.empty(requests)

@@ -47,7 +47,7 @@ def quantiles(memory, key, cap=None):
 
 
 @given(st.integers(1, MAX_TOKENS))
-def test_a_length_lies_within_the_edges_of_its_bin(tokens):
+def test_length_is_within_the_edges_of_its_bin(tokens):
     index = bin_of(tokens)
     assert EDGES[index] <= tokens < EDGES[index + 1]
 
@@ -61,14 +61,14 @@ def test_quantiles_rise_with_their_level_and_stay_within_the_cap(past, key, cap)
 
 
 @given(answers, keys, st.floats(0, 15))
-def test_the_anchor_is_finite_and_every_feature_is_a_number_or_unknown(past, key, size):
+def test_anchor_is_finite_and_every_feature_is_a_number_or_unknown(past, key, size):
     values, anchor = memory_of(past).features_one(key, size)
     assert isfinite(anchor)
     assert all(isfinite(value) or value != value for value in values)
 
 
 def tau_b(pairs):
-    """Kendall's tau-b, pair by pair."""
+    """Kendall's tau-b, computed pair by pair."""
     concordant = discordant = tied_x = tied_y = 0
     for i, (x, y) in enumerate(pairs):
         for other_x, other_y in pairs[:i]:
@@ -83,7 +83,7 @@ def tau_b(pairs):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 20)] * 3), max_size=30))
-def test_quality_is_what_counting_by_hand_gives(rows):
+def test_quality_equals_the_count_by_hand(rows):
     quality = RecentQuality()
     for row in rows:
         quality.learn_one(*row)

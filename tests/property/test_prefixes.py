@@ -34,7 +34,7 @@ def test_chats_under_one_system_prompt_share_it(system, one, other):
 
 
 @given(turns, messages, messages)
-def test_chats_that_differ_in_the_last_message_alone_share_the_rest(sent, one, other):
+def test_chats_that_differ_in_the_last_message_only_share_the_rest(sent, one, other):
     assert set(keys(*sent, one)) & set(keys(*sent, other))
 
 

@@ -26,7 +26,7 @@ ACTIONS = st.lists(
 
 
 class Ledger:
-    """The view of an engine's client, and the invariants of that view."""
+    """An engine as its client observes it, and the invariants that must hold."""
 
     def __init__(self, config):
         self.engine = build_engine(config)

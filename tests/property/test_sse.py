@@ -1,4 +1,4 @@
-"""Whatever a stream holds and wherever it is cut: what goes on and what is learned are the same."""
+"""For any stream and any cuts: the forwarded bytes and the usage that is read are the same."""
 
 import json
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ counts = st.fixed_dictionaries({"prompt_tokens": st.integers(0, 99), "completion
 
 @dataclass(frozen=True)
 class Event:
-    """One event, and what it says."""
+    """One event, and its content."""
 
-    body: str | None  # None is a comment
+    body: str | None  # None: a comment
     token: bool = False
     usage: tuple[int, int] | None = None
     usage_only: bool = False
@@ -111,7 +111,7 @@ def learned(scanner):
 
 
 def said(events):
-    """What the events say, one after the other."""
+    """Return the content of the events, in order."""
     usage = reason = None
     for event in events:
         usage, reason = event.usage or usage, event.finish_reason or reason
@@ -119,7 +119,7 @@ def said(events):
 
 
 @given(fine, line_ends, st.booleans(), st.data())
-def test_what_is_forwarded_and_learned_does_not_depend_on_the_borders(events, line_end, hide_usage, data):
+def test_forwarded_bytes_and_usage_do_not_depend_on_the_cuts(events, line_end, hide_usage, data):
     stream = b"".join(event.rendered(line_end) for event in events)
     forwarded, scanner = scan(data.draw(cut(stream)), hide_usage=hide_usage)
 
@@ -129,7 +129,7 @@ def test_what_is_forwarded_and_learned_does_not_depend_on_the_borders(events, li
 
 
 @given(fine, errors(), fine, line_ends, st.data())
-def test_an_error_and_what_follows_it_are_not_forwarded(before, error, after, line_end, data):
+def test_error_and_later_events_are_not_forwarded(before, error, after, line_end, data):
     stream = b"".join(event.rendered(line_end) for event in (*before, error, *after))
     forwarded, scanner = scan(data.draw(cut(stream)))
 
@@ -140,7 +140,7 @@ def test_an_error_and_what_follows_it_are_not_forwarded(before, error, after, li
 
 
 @given(fine, line_ends, st.binary(max_size=40), st.data())
-def test_bytes_that_no_event_ends_are_passed_on_as_they_are(events, line_end, tail, data):
+def test_bytes_without_the_end_of_an_event_are_forwarded_unchanged(events, line_end, tail, data):
     stream = b"".join(event.rendered(line_end) for event in events) + tail
     forwarded, _ = scan(data.draw(cut(stream)))
     assert forwarded == stream
@@ -155,13 +155,13 @@ def test_quoted_json_in_a_text_is_not_read_as_an_event(text, ensure_ascii):
 
 
 @given(st.binary(max_size=200), st.data())
-def test_no_bytes_make_the_scanner_fail(stream, data):
+def test_scanner_accepts_any_bytes(stream, data):
     forwarded, _ = scan(data.draw(cut(stream)))
     assert stream.startswith(forwarded)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_a_stream_cut_into_single_bytes_is_the_same_stream(line_end):
+def test_stream_cut_into_single_bytes_is_the_same_stream(line_end):
     events = [Event('{"choices":[{"delta":{"content":"é"}}]}', token=True), Event("[DONE]", done=True)]
     stream = b"".join(event.rendered(line_end) for event in events)
     forwarded, scanner = scan([stream[i : i + 1] for i in range(len(stream))])

@@ -1,4 +1,4 @@
-"""A static batch is within its budget, holds its head, and nobody twice, whatever waits."""
+"""A static batch is within its budget, contains its head, and has no request twice."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ limits = st.builds(StaticLimits, st.none() | st.integers(1, 60_000), st.none() |
 
 
 @given(queues, limits)
-def test_a_batch_is_within_its_budget_or_the_head_alone(queue, limits):
+def test_batch_is_within_its_budget_or_the_head_alone(queue, limits):
     batch = form_static_batch(queue[0], queue[1:], limits, NOW, TIME)
     rows = sum(member.sequences for member in batch)
     padded = max(m.prompt_tokens for m in batch) + max(round(m.length.quantile(MEMORY_LEVEL)) for m in batch)
@@ -33,7 +33,7 @@ def test_a_batch_is_within_its_budget_or_the_head_alone(queue, limits):
 
 
 @given(queues, limits)
-def test_the_head_is_first_and_nobody_is_in_twice(queue, limits):
+def test_head_is_first_and_no_request_is_in_twice(queue, limits):
     batch = form_static_batch(queue[0], queue[1:], limits, NOW, TIME)
     ids = [member.id for member in batch]
     assert ids[0] == queue[0].id
@@ -42,7 +42,7 @@ def test_the_head_is_first_and_nobody_is_in_twice(queue, limits):
 
 
 @given(queues, limits)
-def test_company_never_makes_a_batch_worth_less_than_its_head_alone(queue, limits):
+def test_batch_is_never_worth_less_than_its_head_alone(queue, limits):
     batch = form_static_batch(queue[0], queue[1:], limits, NOW, TIME)
     alone = plan = PlannedBatch.of(queue[0], NOW)
     for member in batch[1:]:
@@ -51,7 +51,7 @@ def test_company_never_makes_a_batch_worth_less_than_its_head_alone(queue, limit
 
 
 @given(queues, limits, st.floats(0.01, 100.0))
-def test_a_time_model_that_is_off_by_a_factor_forms_the_same_batch(queue, limits, factor):
+def test_time_model_that_is_off_by_a_factor_forms_the_same_batch(queue, limits, factor):
     def scaled(size, prompt_tokens, output_tokens):
         return factor * TIME(size, prompt_tokens, output_tokens)
 

@@ -1,4 +1,4 @@
-"""Whatever a backend shows: times stay positive and grow with the load, and the unit they are in does not matter."""
+"""For any observations: times stay positive and grow with the load, and their unit does not matter."""
 
 import numpy as np
 import pytest
@@ -38,14 +38,14 @@ def test_times_are_positive_and_grow_with_the_load(prior, observations, running,
 
 
 @given(priors, st.lists(decodes, min_size=1, max_size=60), st.sampled_from([0.125, 8.0]), runnings, kv_tokens)
-def test_an_engine_that_is_slower_throughout_is_predicted_slower_by_as_much(prior, observations, unit, running, kv):
+def test_prediction_scales_with_the_speed_of_the_engine(prior, observations, unit, running, kv):
     assume(all(1e-5 < seconds * unit < 1e3 for _, seconds, *_ in observations))
     model, slower = taught(prior, observations), taught(prior, observations, unit=unit)
     assert slower.tpot_s(running, kv) == pytest.approx(unit * model.tpot_s(running, kv), rel=1e-6)
 
 
 @given(priors, st.tuples(times, runnings, kv_tokens), st.integers(1, 100))
-def test_what_is_always_the_same_is_predicted(prior, gap, times_seen):
+def test_constant_observation_is_predicted(prior, gap, times_seen):
     model = StepTimeModel(prior)
     for _ in range(times_seen):
         model.learn_decode(*gap)
@@ -58,7 +58,7 @@ rows = st.tuples(st.floats(0.01, 1.0), shares, shares, st.floats(0.01, 20.0), st
 
 
 @given(st.lists(rows, min_size=1, max_size=25))
-def test_the_coefficients_are_those_of_least_squares_over_all_rows(rows):
+def test_coefficients_are_those_of_least_squares_over_all_rows(rows):
     memory, ridge = 50.0, 0.1
     fit = RecursiveLeastSquares(memory=memory, ridge=ridge)
     for x, y, z, target, weight in rows:

@@ -1,4 +1,4 @@
-"""What the gateway relies on in a real vLLM; when a new version changes it, these fail first."""
+"""The behaviour of a real vLLM that the gateway relies on. If a new version changes it, these tests fail first."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from bench.vllm_environment.engine import MAX_MODEL_TOKENS, Engine
 
-# The first test waits for the start.
+# The first test waits for vLLM's start.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 GREETING = [{"role": "user", "content": "hello"}]
@@ -51,7 +51,7 @@ def wait_for_usage(client: httpx2.Client, *, above_zero: bool) -> None:
         time.sleep(0.05)
 
 
-def test_chat_is_as_long_as_asked(client: httpx2.Client) -> None:
+def test_chat_has_the_requested_length(client: httpx2.Client) -> None:
     answer = client.post("/v1/chat/completions", json=chat(max_tokens=7)).json()
     assert answer["usage"]["completion_tokens"] == 7
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -78,7 +78,7 @@ def test_request_id_becomes_part_of_the_response_id(client: httpx2.Client) -> No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_leaves_frees_its_memory(vllm: Engine, client: httpx2.Client, stream: bool) -> None:
+def test_client_that_disconnects_frees_its_memory(vllm: Engine, client: httpx2.Client, stream: bool) -> None:
     body = chat(max_tokens=2000, stream=stream)
     before = generated_tokens(client)
     timeout = httpx2.Timeout(10, read=0.5)
@@ -89,7 +89,7 @@ def test_client_that_leaves_frees_its_memory(vllm: Engine, client: httpx2.Client
 
 
 class LeavingError(Exception):
-    """The client goes."""
+    """Disconnects in the middle of an answer."""
 
 
 def leave_while_generating(leaver: httpx2.Client, observer: httpx2.Client, body: dict[str, object]) -> None:
@@ -98,7 +98,7 @@ def leave_while_generating(leaver: httpx2.Client, observer: httpx2.Client, body:
             wait_for_usage(observer, above_zero=True)
             raise LeavingError
     except httpx2.ReadTimeout as silent:
-        # An answer in one piece shows nothing until its end.
+        # An answer in one piece shows no progress until its end.
         raise LeavingError from silent
 
 

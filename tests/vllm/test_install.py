@@ -1,4 +1,4 @@
-"""The installer without the download."""
+"""The installer, without its downloads."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_half_built_environment_is_not_complete(tmp_path: Path) -> None:
     assert not install.is_complete(tmp_path)
 
 
-def test_complete_environment_is_only_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_complete_environment_is_only_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MAGNUS_CACHE", str(tmp_path))
     target = install.environment()
     target.mkdir()
@@ -35,7 +35,7 @@ def test_complete_environment_is_only_named(monkeypatch: pytest.MonkeyPatch, tmp
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{target}\n", "")
 
 
-def test_failure_is_one_line(tmp_path: Path) -> None:
+def test_failure_is_reported_in_one_line(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     failed = run_installer(in_the_way)

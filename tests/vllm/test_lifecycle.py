@@ -1,4 +1,4 @@
-"""A real vLLM's end, in two of its ways, as the gateway's clients live through it; and its new beginning under load."""
+"""A real vLLM that is stopped and killed, as the gateway's clients notice it, and that restarts under load."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.e2e.gateway import Gateway, serving, settings_of, until
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
 LONG = 1500
-"""Tokens of an answer that is still on its way when its engine ends: some seconds."""
+"""Tokens of an answer that still runs when its engine ends, after some seconds."""
 
 IDLE_S = 5
 CLIENTS = 4
@@ -37,23 +37,23 @@ def chat(tokens: int, **fields: Any) -> dict[str, Any]:
 
 
 async def stream(gateway: Gateway) -> list[str]:
-    """Return the data of all the events of a long answer."""
+    """Return the data of all events of a long answer."""
     response = await gateway.http.post("/v1/chat/completions", json=chat(LONG, stream=True), timeout=60)
     return [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
 
 
 def is_broken(events: list[str]) -> bool:
-    """Tell a stream that ends as a failed one has to: in an error, and not in [DONE]."""
+    """Return whether a stream ends as a failed one must: in an error, and not in [DONE]."""
     return "[DONE]" not in events and "error" in json.loads(events[-1])
 
 
 def is_whole(events: list[str]) -> bool:
-    """Tell a stream that came to its own end: one that a stopping vLLM cut says `abort`, which is no end."""
+    """Return whether a stream is complete. vLLM marks a stream that it cuts at its shutdown with `abort`."""
     return events[-1] == "[DONE]" and not any('"abort"' in event for event in events)
 
 
 async def persist(gateway: Gateway) -> list[httpx2.Response]:
-    """Ask again and again until there is an answer, and return all that came."""
+    """Retry until there is an answer, and return all responses."""
     came = []
     while True:
         came.append(await gateway.http.post("/v1/chat/completions", json=chat(5), timeout=60))
@@ -73,7 +73,7 @@ def descendants(pid: int, name: str) -> list[psutil.Process]:
 
 @asynccontextmanager
 async def started_by_command(folder: Path, port: int) -> AsyncIterator[Process]:
-    """Start a vLLM by `magnus backend vllm`, and wait until the command says that it is healthy."""
+    """Start a vLLM with `magnus backend vllm`, and wait until the command reports it healthy."""
     home = environment()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAGNUS_", "VLLM_"))}
     own = {"VLLM_CACHE_ROOT": str(home / "cache"), "TMPDIR": str(folder), "PATH": f"{home}/bin:{os.environ['PATH']}"}
@@ -96,21 +96,21 @@ async def started_by_command(folder: Path, port: int) -> AsyncIterator[Process]:
         assert line.decode().strip() == f"http://127.0.0.1:{port}", (folder / "command.log").read_text()[-2000:]
         yield process
     finally:
-        for _ in range(2):  # once in order, once at once
+        for _ in range(2):  # the first SIGTERM drains, the second ends it at once
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         await process.wait()
 
 
-async def test_engine_that_dies_and_comes_back_under_load(vllm: Engine, tmp_path: Path, database_url: str) -> None:
-    """Ends the engine that all tests share, which saves the start of another: no test after this one has it."""
+async def test_engine_that_dies_and_restarts_under_load(vllm: Engine, tmp_path: Path, database_url: str) -> None:
+    """Kills the engine that all tests share, which saves the start of another one, so it must run last."""
     engine = vllm
     async with AsyncExitStack() as stack:
         backend = {"name": "gpu-0", "kind": "vllm", "url": engine.url, "priority": True}
         settings = settings_of(database_url, tmp_path, [backend], upstream={"idle_timeout_s": IDLE_S})
         gateway = await stack.enter_async_context(serving(settings))
 
-        # SIGKILL of its engine process, which by itself would end the streams in [DONE].
+        # SIGKILL of vLLM's engine process. By itself vLLM would end the streams in [DONE].
         streams = [asyncio.create_task(stream(gateway)) for _ in range(CLIENTS)]
         await until(Probe(engine.url).works, "the engine works")
         (core,) = descendants(engine.process.pid, "EngineCore")
@@ -123,7 +123,7 @@ async def test_engine_that_dies_and_comes_back_under_load(vllm: Engine, tmp_path
         stats = await gateway.stats()
         assert (stats["backends"][0]["kv_reserved_tokens"], stats["queue"]["waiting"]) == (0, 0)
 
-        # It comes back where it was while its clients ask on.
+        # vLLM restarts on its port while its clients keep sending.
         asking = [asyncio.create_task(persist(gateway)) for _ in range(CLIENTS)]
         process = await stack.enter_async_context(started_by_command(tmp_path, engine.port))
         for came in await asyncio.gather(*asking):
@@ -131,9 +131,9 @@ async def test_engine_that_dies_and_comes_back_under_load(vllm: Engine, tmp_path
             assert {response.status_code for response in came[:-1]} <= {502, 503, 504}
             assert all(response.json()["error"]["message"] for response in came[:-1])
 
-        # SIGTERM within a stream: whatever vLLM makes of it, its client is not left hanging.
+        # SIGTERM within a stream: the client must get an end, whatever vLLM does.
         last = asyncio.create_task(stream(gateway))
-        await asyncio.sleep(START_S)  # a first token: the engine's own figures come too late to catch the answer by
+        await asyncio.sleep(START_S)  # time for a first token: vLLM's metrics are updated too late to wait for
         assert not last.done()
         (server,) = [child for child in psutil.Process(process.pid).children() if child.is_running()]
         server.send_signal(signal.SIGTERM)

@@ -30,7 +30,7 @@ PROMPT_TOKENS = 10
 
 @dataclass
 class BatchClient:
-    """One client, and what it got."""
+    """One client and the answer that it received."""
 
     context: RequestContext
     body: bytes = b""
@@ -49,7 +49,7 @@ class BatchClient:
 
 @pytest.fixture
 def send(tmp_path):
-    """Return a function that sends a batch whose answers have these lengths to an engine with so much memory."""
+    """Return a function that sends a batch with these answer lengths to an engine with this memory."""
 
     async def send(*lengths, kv_tokens, max_tokens=400, prompts=None):
         workload = tmp_path / "workload.jsonl"
@@ -83,7 +83,7 @@ def send(tmp_path):
     return send
 
 
-async def test_each_member_gets_the_answer_to_its_own_prompt(send):
+async def test_each_request_gets_the_answer_to_its_own_prompt(send):
     lengths = (40, 50, 60, 400)
     members, core, _ = await send(*lengths, kv_tokens=10_000)
     assert [member.text for member in members] == [text_of(length) for length in lengths]
@@ -92,20 +92,20 @@ async def test_each_member_gets_the_answer_to_its_own_prompt(send):
     assert core.received(OutOfMemory) == core.received(Returned) == []
 
 
-async def test_an_answer_that_is_cut_is_counted_exactly(send):
+async def test_truncated_answer_is_counted_exactly(send):
     members, _, _ = await send(40, 390, kv_tokens=10_000, max_tokens=50)
     assert [member.context.finish_reason for member in members] == ["stop", "length"]
     assert [member.context.output_tokens for member in members] == [40, 50]
 
 
-async def test_a_batch_that_outgrows_the_memory_comes_through_in_halves(send):
+async def test_batch_that_exceeds_the_memory_is_served_in_halves(send):
     lengths = (390, 380, 370, 360)
     members, core, _ = await send(*lengths, kv_tokens=2 * (PROMPT_TOKENS + 390) + 100)
     assert core.received(OutOfMemory) == [OutOfMemory(("0", "1", "2", "3"))]
     assert [member.text for member in members] == [text_of(length) for length in lengths]
 
 
-async def test_a_prompt_that_the_engine_refuses_costs_the_others_nothing(send):
+async def test_rejected_prompt_does_not_fail_the_others(send):
     members, core, (answered, refusal) = await send(40, 50, kv_tokens=10_000, prompts=["p0", ""])
     assert (refusal.status, refusal.type) == (400, "BadRequestError")
     assert (answered, members[0].text) == (None, text_of(40))

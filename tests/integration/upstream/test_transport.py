@@ -66,7 +66,7 @@ class ScriptedServer:
 
 
 def answering(*answers, close=False):
-    """A server that gives these answers in turn; the last one repeats for ever."""
+    """A server that gives these answers in turn and repeats the last one."""
     left = list(answers)
 
     async def answer(_, writer):
