@@ -6,9 +6,10 @@ running sequences. When the metrics are stale, the ledger decides alone. When an
 memory, the size is learned from the requests that it keeps waiting.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import inf
+
+from cachetools import LRUCache
 
 from gateway.scheduling.batch_time import BatchTimer
 from gateway.scheduling.capacity import LearnedCapacity
@@ -36,7 +37,7 @@ REMEMBERED_PREFIXES = 4096
 class PrefixCache:
     """The prefixes that a backend was sent lately, and so probably has in its prefix cache; the latest comes last."""
 
-    _keys: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _keys: LRUCache[int, None] = field(default_factory=lambda: LRUCache(REMEMBERED_PREFIXES))
 
     def cached_tokens(self, request: Request) -> int:
         """Return how many of the prompt's tokens the backend probably has in its cache."""
@@ -48,9 +49,6 @@ class PrefixCache:
         """Remember the prefixes of a request that is sent there."""
         for prefix in reversed(request.prefixes):
             self._keys[prefix.key] = None
-            self._keys.move_to_end(prefix.key)
-        while len(self._keys) > REMEMBERED_PREFIXES:
-            self._keys.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
