@@ -203,8 +203,8 @@ async def test_engine_without_metrics_is_healthy_with_unknown_load(
     kind: str, recording: Recording, engine: FakeEngine, metrics: bytes | int | Exception | None
 ):
     engine.pages["/metrics"] = metrics
-    told = 8192 if b"max_batch_total_tokens" in recording.models else None
-    assert await backend(kind, engine).scrape() == Snapshot(models=(recording.card,), kv_capacity_tokens=told)
+    capacity = 8192 if b"max_batch_total_tokens" in recording.models else None
+    assert await backend(kind, engine).scrape() == Snapshot(models=(recording.card,), kv_capacity_tokens=capacity)
 
 
 @pytest.mark.parametrize(

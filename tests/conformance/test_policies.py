@@ -44,7 +44,7 @@ def submit(id, *, at=0.0, prompt=10, output=10, timeout_s=1000.0, model="llama",
     return Submit(Request(id, model, prompt, length, at, at + timeout_s, **kept))
 
 
-def seen(name="gpu-0", **known):
+def backend_state(name="gpu-0", **known):
     return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=known.pop("healthy", True), **known))
 
 
@@ -61,7 +61,7 @@ def drops(actions):
 
 def busy(scheduler, id="busy"):
     """Occupy the only backend, which runs one request at a time."""
-    scheduler.step([seen(max_concurrency=1), submit(id)], 0.0)
+    scheduler.step([backend_state(max_concurrency=1), submit(id)], 0.0)
 
 
 def served_one_by_one(scheduler, id, now):
@@ -74,7 +74,7 @@ def served_one_by_one(scheduler, id, now):
 
 
 def test_policy_dispatches(policy):
-    scheduler = started(policy, seen())
+    scheduler = started(policy, backend_state())
     actions = scheduler.step([submit("a"), submit("b", output=5000)], 0.0)
     assert sorted(actions, key=lambda action: action.id) == [Dispatch("a", "gpu-0"), Dispatch("b", "gpu-0")]
 
@@ -122,7 +122,7 @@ def test_endless_stream_of_urgent_requests_does_not_starve_an_overdue_one(policy
 
 
 def test_request_does_not_return_to_the_backend_that_failed_it(policy):
-    scheduler = started(policy, seen("gpu-0"), seen("gpu-1"))
+    scheduler = started(policy, backend_state("gpu-0"), backend_state("gpu-1"))
     (first,) = scheduler.step([submit("a")], 0.0)
     (second,) = scheduler.step([Returned("a", full=False)], 1.0)
     assert {first.backend, second.backend} == {"gpu-0", "gpu-1"}
@@ -130,8 +130,8 @@ def test_request_does_not_return_to_the_backend_that_failed_it(policy):
 
 
 def test_request_that_failed_on_a_backend_does_not_block_it(policy):
-    scheduler = started(policy, seen("gpu-0"), submit("a"))
-    scheduler.step([seen("gpu-1", healthy=True, max_concurrency=1), submit("b", at=1.0)], 1.0)
+    scheduler = started(policy, backend_state("gpu-0"), submit("a"))
+    scheduler.step([backend_state("gpu-1", healthy=True, max_concurrency=1), submit("b", at=1.0)], 1.0)
     if not scheduler.in_flight("gpu-1"):
         scheduler.step([submit("c", at=1.0)], 1.0)
     assert scheduler.in_flight("gpu-1") == 1
@@ -171,7 +171,7 @@ def test_queue_is_bounded_in_requests_and_tokens(policy):
 
 
 def test_running_requests_are_bounded_by_memory_and_max_concurrency(policy):
-    scheduler = started(policy, seen(kv_capacity_tokens=2000, max_concurrency=6))
+    scheduler = started(policy, backend_state(kv_capacity_tokens=2000, max_concurrency=6))
     chance = random.Random(3)
     sent = set()
     for step in range(300):
@@ -191,7 +191,7 @@ def test_running_requests_are_bounded_by_memory_and_max_concurrency(policy):
 def test_healthy_backend_is_never_idle_while_requests_wait_for_it(policy):
     chance = random.Random(4)
     names = ["gpu-0", "gpu-1", "gpu-2"]
-    scheduler = started(policy, *(seen(name, kv_capacity_tokens=800) for name in names))
+    scheduler = started(policy, *(backend_state(name, kv_capacity_tokens=800) for name in names))
     running = {}
     for step in range(400):
         now = float(step)
@@ -207,7 +207,7 @@ def test_healthy_backend_is_never_idle_while_requests_wait_for_it(policy):
 def test_equal_messages_have_equal_actions(policy):
     def play():
         chance = random.Random(5)
-        scheduler = started(policy, *(seen(f"gpu-{i}", kv_capacity_tokens=3000) for i in range(3)))
+        scheduler = started(policy, *(backend_state(f"gpu-{i}", kv_capacity_tokens=3000) for i in range(3)))
         answers, running = [], []
         for step in range(200):
             messages = [

@@ -172,10 +172,10 @@ async def test_errors_of_the_document_are_read(
     engine.errors[path] = (status, {"error": "why", "error_type": error})
     response = await http.post(path, json=CHAT | {"inputs": "hello"})
 
-    told = backend.read_error(response.status_code, response.content)
+    parsed_error = backend.read_error(response.status_code, response.content)
 
-    assert (response.status_code, told) == (status, EngineError("why", kind, code=error))
-    assert (backend.is_queue_full(status, told), backend.has_failed(status, told)) == (full, failed)
+    assert (response.status_code, parsed_error) == (status, EngineError("why", kind, code=error))
+    assert (backend.is_queue_full(status, parsed_error), backend.has_failed(status, parsed_error)) == (full, failed)
 
 
 async def test_server_rejects_what_the_document_does_not_allow(engine: OpenApiServer, http: httpx2.AsyncClient) -> None:

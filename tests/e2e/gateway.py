@@ -123,11 +123,11 @@ async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Ga
         httpx2.AsyncClient(base_url=gateway.url, timeout=DEADLINE_S, trust_env=False) as http,
     ):
 
-        async def sees_all() -> bool:
+        async def has_scraped_all() -> bool:
             return set((await http.get("/health/ready")).json()["backends"].values()) <= {"healthy"}
 
         if ready:
-            await until(sees_all, "all backends are healthy")
+            await until(has_scraped_all, "all backends are healthy")
         yield Gateway(gateway.url, http)
 
 

@@ -75,7 +75,7 @@ async def code_of(process: subprocess.Popen[str]) -> int:
     return await asyncio.to_thread(process.wait, DEADLINE_S)
 
 
-def asked(tokens: int, **fields: Any) -> dict[str, Any]:
+def completion_fields(tokens: int, **fields: Any) -> dict[str, Any]:
     """Return a request whose answer has exactly this many tokens."""
     return {"model": MODEL, "prompt": "x", "max_tokens": tokens, "extra_body": {"ignore_eos": True}, **fields}
 
@@ -86,7 +86,7 @@ async def test_engine_serves_under_its_name_and_gets_priorities(
     async with registered(gateway, vllm_folder), gateway.sdk(api_key=key) as sdk:
         (entry,) = await backends(gateway)
         await serves(gateway)
-        answer = await sdk.completions.with_raw_response.create(**asked(3))
+        answer = await sdk.completions.with_raw_response.create(**completion_fields(3))
 
     assert (entry["name"], entry["kind"], entry["priority"], entry["source"]) == (NAME, "vllm", True, "admin")
     assert answer.headers["x-magnus-backend"] == NAME
@@ -102,7 +102,9 @@ async def test_engine_is_removed_after_its_running_requests_end(
     async with registered(gateway, vllm_folder) as process, gateway.sdk(api_key=key) as sdk:
         await serves(gateway)
         (engine,) = engines_of(vllm_folder)
-        stream = await sdk.completions.create(**asked(LONG, stream=True, stream_options={"include_usage": True}))
+        stream = await sdk.completions.create(
+            **completion_fields(LONG, stream=True, stream_options={"include_usage": True})
+        )
         first = await anext(stream)
         process.send_signal(signal.SIGTERM)
         rest = [part async for part in stream]
@@ -132,7 +134,7 @@ async def ask_for_one(gateway: Gateway, key: str) -> httpx2.Response:
 async def test_stopping_engine_gets_no_new_requests(gateway: Gateway, vllm_folder: Path, key: str, app: str) -> None:
     async with registered(gateway, vllm_folder) as process, gateway.sdk(api_key=key) as sdk:
         await serves(gateway)
-        running = asyncio.create_task(sdk.completions.create(**asked(LONG)))
+        running = asyncio.create_task(sdk.completions.create(**completion_fields(LONG)))
         await until(gateway.shows("magnus_requests_running", 1), "the request runs")
         process.send_signal(signal.SIGTERM)
 
@@ -151,7 +153,7 @@ async def test_second_signal_ends_command_and_engine_at_once_and_removes_the_ent
     async with registered(gateway, vllm_folder, "--drain-s", 600) as process, gateway.sdk(api_key=key) as sdk:
         await serves(gateway)
         (engine,) = engines_of(vllm_folder)
-        stream = await sdk.completions.create(**asked(8000, stream=True))
+        stream = await sdk.completions.create(**completion_fields(8000, stream=True))
         await anext(stream)
         process.send_signal(signal.SIGTERM)
 

@@ -111,10 +111,10 @@ async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str
 
     gateway, _ = served_by(respond)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
-    asked = body | {"stream_options": {"include_usage": True}}
+    usage_body = body | {"stream_options": {"include_usage": True}}
     without_usage, with_usage = [
         await gateway.http.post("/v1/chat/completions", json=fields, headers={"x-app-id": app})
-        for fields in (body, asked)
+        for fields in (body, usage_body)
     ]
 
     assert with_usage.content == sent

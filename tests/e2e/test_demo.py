@@ -75,11 +75,11 @@ def test_second_demo_on_the_same_data_is_refused(demo: RunningDemo, shared_home:
 def test_stats_command_shows_the_history_of_the_gateway(demo: RunningDemo, shared_home: Home) -> None:
     answer = ask(demo, "shop", tokens=4, user="ann")
     wait_until(lambda: demo.stats()["totals"]["ok"] >= 1)
-    shown = shared_home.run("stats", "--url", demo.url, "--app", "shop", "--json")
+    printed = shared_home.run("stats", "--url", demo.url, "--app", "shop", "--json")
     table = shared_home.run("stats", "--url", demo.url)
 
-    page = json.loads(shown.stdout)
-    assert (shown.returncode, shown.stderr) == (0, "")
+    page = json.loads(printed.stdout)
+    assert (printed.returncode, printed.stderr) == (0, "")
     assert [(app["app"], app["requests"], app["output_tokens"]["total"]) for app in page["apps"]] == [
         ("shop", 1, answer.usage.completion_tokens)
     ]

@@ -51,7 +51,7 @@ async def post(gateway: Gateway, *, stream: bool = False) -> httpx2.Response:
     return await gateway.http.post("/v1/chat/completions", json=body)
 
 
-async def shown(gateway: Gateway, name: str) -> dict[str, Any]:
+async def backend_stats(gateway: Gateway, name: str) -> dict[str, Any]:
     (backend,) = [backend for backend in (await gateway.stats())["backends"] if backend["name"] == name]
     return backend
 
@@ -66,7 +66,7 @@ async def test_engine_that_fails_every_request_soon_gets_no_more(
         response = await post(gateway)
         assert (response.status_code, response.headers["x-magnus-backend"]) == (200, "good")
 
-    backend = await shown(gateway, "a-sick")
+    backend = await backend_stats(gateway, "a-sick")
     assert (backend["healthy"], backend["circuit"] in {"open", "half_open"}) == (True, True)
     assert len(sick.received) <= 10
     assert await gateway.metric("magnus_backend_circuit", backend="a-sick") > 0
@@ -110,7 +110,7 @@ async def test_full_engine_stays_in_use(
         return len(full.received) > 8
 
     await until(was_refused_often, "the full engine has refused more than its circuit would bear")
-    assert (await shown(gateway, "a-full"))["circuit"] == "closed"
+    assert (await backend_stats(gateway, "a-full"))["circuit"] == "closed"
     assert await gateway.metric("magnus_backend_circuit_changes_total", backend="a-full") == 0
 
 
@@ -122,12 +122,12 @@ async def test_only_engine_serves_the_waiting_requests_after_it_recovers(
     gateway = await start_gateway(engine.backend("only"))
     failed = [(await post(gateway)).status_code for _ in range(5)]
     assert failed == [500] * 5
-    assert (await shown(gateway, "only"))["circuit"] == "open"
+    assert (await backend_stats(gateway, "only"))["circuit"] == "open"
     switch.well = True
     waited = await asyncio.gather(*[post(gateway) for _ in range(30)])
 
     assert [response.status_code for response in waited] == [200] * 30
-    assert (await shown(gateway, "only"))["circuit"] == "closed"
+    assert (await backend_stats(gateway, "only"))["circuit"] == "closed"
 
 
 async def test_draining_engine_finishes_its_requests_and_gets_no_new_ones(
@@ -141,7 +141,7 @@ async def test_draining_engine_finishes_its_requests_and_gets_no_new_ones(
     key = {"authorization": f"Bearer {ADMIN_KEY}"}
     drained = await gateway.http.patch("/admin/backends/a-held", json={"draining": True}, headers=key)
     others = [(await post(gateway)).headers["x-magnus-backend"] for _ in range(10)]
-    backend = await shown(gateway, "a-held")
+    backend = await backend_stats(gateway, "a-held")
     answers_held.go.set()
 
     assert (drained.status_code, drained.json()["draining"]) == (200, True)

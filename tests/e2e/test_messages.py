@@ -71,14 +71,14 @@ def body_of(refusal: Any) -> Any:
     return refusal.value.body
 
 
-def asked(tokens: int = 8, **fields: Any) -> dict[str, Any]:
+def message_fields(tokens: int = 8, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
 async def test_stream_has_the_content_of_the_whole_answer(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
     greedy: dict[str, Any] = {"system": "Be brief.", "extra_body": {"temperature": 0}}
-    whole_one: Any = await sdk.messages.create(**asked(**greedy))
-    async with sdk.messages.stream(**asked(**greedy)) as stream:
+    whole_one: Any = await sdk.messages.create(**message_fields(**greedy))
+    async with sdk.messages.stream(**message_fields(**greedy)) as stream:
         text = "".join([part async for part in stream.text_stream])
         streamed = await stream.get_final_message()
 
@@ -95,7 +95,7 @@ async def test_stream_has_the_content_of_the_whole_answer(sdk: AsyncAnthropic, g
 
 async def test_user_comes_from_the_metadata(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
     for user in ("ann", "ann", "bob"):
-        await sdk.messages.create(**asked(3, metadata={"user_id": user}))
+        await sdk.messages.create(**message_fields(3, metadata={"user_id": user}))
 
     await gateway.remembered(app, ok=3)
     users = (await gateway.stats(app=app))["users"]
@@ -105,7 +105,7 @@ async def test_user_comes_from_the_metadata(sdk: AsyncAnthropic, gateway: Gatewa
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_response_has_the_headers_of_the_gateway(sdk: AsyncAnthropic, stream: bool) -> None:
     create = sdk.messages.with_streaming_response.create
-    async with create(**asked(3, stream=stream), extra_headers={"X-Request-Id": "my-own-7"}) as response:
+    async with create(**message_fields(3, stream=stream), extra_headers={"X-Request-Id": "my-own-7"}) as response:
         await response.text()
 
     assert response.headers["x-request-id"] == "my-own-7"
@@ -115,7 +115,7 @@ async def test_response_has_the_headers_of_the_gateway(sdk: AsyncAnthropic, stre
 
 async def test_tokens_are_counted_without_a_generation(sdk: AsyncAnthropic, gateway: Gateway, app: str) -> None:
     counted = await sdk.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "hello"}])
-    answer = await sdk.messages.create(**asked(3))
+    answer = await sdk.messages.create(**message_fields(3))
 
     assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
     await gateway.remembered(app, requests=1, ok=1)
@@ -125,13 +125,13 @@ async def test_tokens_are_counted_without_a_generation(sdk: AsyncAnthropic, gate
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_rejections_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
-        await sdk.messages.create(**asked(model="other", stream=stream))
+        await sdk.messages.create(**message_fields(model="other", stream=stream))
     with pytest.raises(anthropic.BadRequestError) as too_long:
         await sdk.messages.create(
-            **asked(messages=[{"role": "user", "content": "word and " * CONTEXT_TOKENS}], stream=stream)
+            **message_fields(messages=[{"role": "user", "content": "word and " * CONTEXT_TOKENS}], stream=stream)
         )
     with pytest.raises(anthropic.BadRequestError) as wrong:
-        await sdk.messages.create(**asked(messages=[{"role": 7}], stream=stream))
+        await sdk.messages.create(**message_fields(messages=[{"role": 7}], stream=stream))
 
     for refusal in (missing, too_long, wrong):
         assert body_of(refusal)["type"] == "error"
@@ -147,7 +147,7 @@ async def test_client_that_disconnects_frees_the_engine(
     await until(engine.is_empty, "the engine is empty")
 
     async def ask_and_stay() -> None:
-        answer = await sdk.messages.create(**asked(LONG, stream=stream))
+        answer = await sdk.messages.create(**message_fields(LONG, stream=stream))
         if stream:
             async for _ in answer:
                 continue
@@ -196,7 +196,7 @@ async def test_events_are_forwarded_byte_for_byte(served_by: Served, app: str, s
         writer.write(b"0\r\n\r\n")
 
     gateway, fake = served_by(respond)
-    response = await gateway.http.post("/v1/messages", json=asked(5, stream=True), headers={"x-app-id": app})
+    response = await gateway.http.post("/v1/messages", json=message_fields(5, stream=True), headers={"x-app-id": app})
 
     assert response.content == sent
     assert b'"stream_options"' not in fake.received[0].body
@@ -231,7 +231,7 @@ async def test_broken_stream_ends_in_anthropics_error_event(
 
 
 async def read_into(text: list[str], sdk: AsyncAnthropic) -> None:
-    async for event in await sdk.messages.create(**asked(5, stream=True)):
+    async for event in await sdk.messages.create(**message_fields(5, stream=True)):
         if event.type == "content_block_delta":
             text.append(event.delta.text)
 
@@ -240,7 +240,7 @@ async def test_key_is_accepted_in_anthropics_header(start_gateway: StartGateway,
     gateway = await start_gateway(simulated_engine.backend(), auth={"mode": "keys"})
     async with client_of(gateway, "x") as sdk:
         with pytest.raises(anthropic.AuthenticationError) as refused:
-            await sdk.messages.create(**asked())
+            await sdk.messages.create(**message_fields())
         with pytest.raises(anthropic.AuthenticationError):
             await sdk.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "hello"}])
 
@@ -264,7 +264,7 @@ async def test_engine_without_the_route_is_not_found(
         writer.write(whole(body, status="404 Not Found"))
 
     gateway, _ = served_by(respond)
-    response = await gateway.http.post("/v1/messages", json=asked(stream=stream))
+    response = await gateway.http.post("/v1/messages", json=message_fields(stream=stream))
 
     assert (response.status_code, response.headers["content-type"]) == (404, "application/json")
     assert response.json() == {"type": "error", "error": {"type": "not_found_error", "message": message}}
@@ -275,7 +275,7 @@ async def test_tgi_has_no_such_route(start_gateway: StartGateway, app: str) -> N
         gateway = await start_gateway({"name": "old", "kind": "tgi", "url": url})
         async with client_of(gateway, app) as sdk:
             with pytest.raises(anthropic.NotFoundError) as missing:
-                await sdk.messages.create(**asked())
+                await sdk.messages.create(**message_fields())
 
     assert body_of(missing)["error"]["type"] == "not_found_error"
     assert missing.value.response.headers["x-magnus-backend"] == "old"

@@ -123,7 +123,7 @@ async def test_backend_with_the_fewest_requests_is_chosen(
 
     engines = [await start_engine(hold) for _ in range(3)]
     gateway = await start_gateway(*[engine.backend(f"gpu-{n}") for n, engine in enumerate(engines)])
-    asked = [asyncio.create_task(gateway.http.post("/v1/embeddings", content=BODY)) for _ in range(6)]
+    tasks = [asyncio.create_task(gateway.http.post("/v1/embeddings", content=BODY)) for _ in range(6)]
 
     async def all_sent() -> bool:
         return sum(len(engine.received) for engine in engines) == 6
@@ -131,7 +131,7 @@ async def test_backend_with_the_fewest_requests_is_chosen(
     await until(all_sent, "the engines have all requests")
     assert [len(engine.received) for engine in engines] == [2, 2, 2]
     go.set()
-    assert {response.status_code for response in await asyncio.gather(*asked)} == {200}
+    assert {response.status_code for response in await asyncio.gather(*tasks)} == {200}
 
 
 async def test_failure_is_retried_on_another_backend(start_engine: StartEngine, start_gateway: StartGateway) -> None:

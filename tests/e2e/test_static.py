@@ -73,12 +73,12 @@ async def ask_behind_another(gateway: Gateway, engine: Engine, app: str, **field
     async with asyncio.TaskGroup() as group:
         first = group.create_task(ask(gateway, "first", FIRST_TOKENS))
         await until(engine.works, "the first request runs")
-        asked = [group.create_task(ask(gateway, app, tokens, **fields)) for tokens in LENGTHS]
+        tasks = [group.create_task(ask(gateway, app, tokens, **fields)) for tokens in LENGTHS]
         await until(gateway.shows("magnus_queue_waiting", len(LENGTHS)), "the others wait")
         await first
         await until(runs_all(engine), "the others run together")
         assert await calls(engine) == 1
-    return [task.result() for task in asked]
+    return [task.result() for task in tasks]
 
 
 def runs_all(engine: Engine) -> Callable[[], Awaitable[bool]]:
@@ -130,6 +130,6 @@ async def test_requests_with_different_parameters_do_not_share_a_call(
     engine = await start_static(kv_tokens=20_000)
     gateway = await start_gateway(static(engine))
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(ask(gateway, app, tokens, temperature=tokens / 100)) for tokens in LENGTHS]
-    texts = [task.result().json()["choices"][0]["text"] for task in asked]
+        tasks = [group.create_task(ask(gateway, app, tokens, temperature=tokens / 100)) for tokens in LENGTHS]
+    texts = [task.result().json()["choices"][0]["text"] for task in tasks]
     assert texts == [text_of(tokens) for tokens in LENGTHS]

@@ -93,10 +93,10 @@ async def test_engine_is_notified_at_once_if_a_client_disconnects(
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
 
-    async def heard() -> bool:
+    async def is_notified() -> bool:
         return len(fake.left_s) == 1
 
-    await until(heard, "the engine hears of it")
+    await until(is_notified, "the engine is notified")
     assert fake.left_s[0] - left_s < LEFT_WITHIN_S
     await nothing_is_held(gateway)
     if path != "/v1/embeddings":
@@ -128,13 +128,13 @@ async def test_stopped_reader_slows_its_engine_and_no_other_client(
     gateway = await start_gateway(
         fake.backend("fake", models=["flood"]), simulated_engine.backend("good", models=[MODEL])
     )
-    asked = gateway.http.stream("POST", "/v1/chat/completions", json=chat(model="flood", stream=True))
-    async with asked as response:
+    streaming = gateway.http.stream("POST", "/v1/chat/completions", json=chat(model="flood", stream=True))
+    async with streaming as response:
         assert response.status_code == 200
         before = psutil.Process().memory_info().rss
-        seen = -1
-        while written != seen:  # until no buffer and no socket accepts more
-            seen = written
+        previous = -1
+        while written != previous:  # until no buffer and no socket accepts more
+            previous = written
             await asyncio.sleep(0.5)
         assert written < 64_000_000  # the sockets' buffers; two of them have megabytes
         assert psutil.Process().memory_info().rss - before < 32_000_000
@@ -160,9 +160,9 @@ async def test_reader_that_pauses_gets_every_byte(
 
     fake = await start_engine(respond)
     gateway = await start_gateway(fake.backend("fake"), upstream={"idle_timeout_s": 1})
-    asked = gateway.http.stream("POST", "/v1/chat/completions", json=chat(stream=True), headers={"x-app-id": app})
+    streaming = gateway.http.stream("POST", "/v1/chat/completions", json=chat(stream=True), headers={"x-app-id": app})
     text = b""
-    async with asked as response:
+    async with streaming as response:
         async for part in response.aiter_raw():
             if not text:
                 await asyncio.sleep(2)  # longer than an engine may be silent
@@ -185,8 +185,8 @@ async def test_reader_that_stops_is_disconnected_at_the_total_timeout(
 
     fake = await start_engine(flood)
     gateway = await start_gateway(fake.backend("fake", total_timeout_s=2))
-    asked = gateway.http.stream("POST", "/v1/chat/completions", json=chat(stream=True), headers={"x-app-id": app})
-    async with asked as response:
+    streaming = gateway.http.stream("POST", "/v1/chat/completions", json=chat(stream=True), headers={"x-app-id": app})
+    async with streaming as response:
         assert response.status_code == 200
         await nothing_is_held(gateway)
     await gateway.remembered(app, requests=1)

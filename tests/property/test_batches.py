@@ -25,12 +25,12 @@ def test_part_is_off_by_less_than_one(total, weights):
 
 
 @given(choices, counts, counts, st.none() | st.integers(1, 100))
-def test_every_text_is_returned_and_the_tokens_sum_to_the_engines(told, prompt, completion, max_tokens):
-    listed = [{"index": i, "text": text, "finish_reason": why} for i, (text, why) in enumerate(told)]
+def test_every_text_is_returned_and_the_tokens_sum_to_the_engines(texts, prompt, completion, max_tokens):
+    listed = [{"index": i, "text": text, "finish_reason": why} for i, (text, why) in enumerate(texts)]
     usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     body = json.dumps({"choices": listed, "usage": usage}).encode()
-    shares = split_answer(body, [1] * len(told), max_tokens)
+    shares = split_answer(body, [1] * len(texts), max_tokens)
     answers = [json.loads(share.whole()) for share in shares]
-    assert [answer["choices"][0]["text"] for answer in answers] == [text for text, _ in told]
+    assert [answer["choices"][0]["text"] for answer in answers] == [text for text, _ in texts]
     assert sum(answer["usage"]["prompt_tokens"] for answer in answers) == prompt
     assert sum(answer["usage"]["completion_tokens"] for answer in answers) == completion

@@ -7,11 +7,11 @@ from gateway.scheduling.capacity import MARGIN, LearnedCapacity
 
 STEP_S = 0.02
 
-kinds = st.sampled_from(["send", "begin", "end", "grow", "hear", "look", "keep_waiting", "keep_waiting"])
+kinds = st.sampled_from(["send", "begin", "end", "grow", "progress", "scrape", "keep_waiting", "keep_waiting"])
 moves = st.lists(st.tuples(kinds, st.integers(0, 10**6), st.floats(0.0, 0.5)), max_size=60)
 
 
-class Told:
+class ObservedEngine:
     """The requests in the engine in the order of their dispatch, and the capacity that is learned from it."""
 
     def __init__(self):
@@ -66,10 +66,10 @@ class Told:
             self.learned.on_wait(name, self.kv_tokens[name])
             self.most_held = max(self.most_held, sum(self.kv_tokens.values()))
 
-    def hear(self, number):
+    def progress(self, number):
         self.learned.on_progress(STEP_S * (1 + number % 3), self.now)
 
-    def look(self, number):
+    def scrape(self, number):
         self.learned.on_scrape(self.now, bound=False)
 
     def keep_waiting(self, number):
@@ -77,7 +77,7 @@ class Told:
         name = self.send(number)
         for _ in range(20):
             self.now += 0.25
-            self.hear(0)
+            self.progress(0)
         if begun := self.one_of([other for other in self.kv_tokens if other not in self.silent], number):
             del self.kv_tokens[begun]
             self.learned.on_finish(begun, 1.0, self.now, streamed=True)
@@ -90,17 +90,17 @@ class Told:
 
 @given(moves)
 def test_limit_is_between_what_is_known_to_fit_and_the_highest_use(moves):
-    told = Told()
-    told.work()
+    observed = ObservedEngine()
+    observed.work()
     for move in moves:
-        told.move(*move)
-        if told.learned.tokens is not None:
-            assert told.learned.tokens <= MARGIN * told.most_held + 1e-6
+        observed.move(*move)
+        if observed.learned.tokens is not None:
+            assert observed.learned.tokens <= MARGIN * observed.most_held + 1e-6
 
 
 @given(moves)
 def test_nothing_is_learned_without_a_first_token(moves):
-    told = Told()
+    observed = ObservedEngine()
     for kind, number, elapsed_s in moves:
-        told.move({"begin": "send", "keep_waiting": "end"}.get(kind, kind), number, elapsed_s)
-    assert told.learned.tokens is None
+        observed.move({"begin": "send", "keep_waiting": "end"}.get(kind, kind), number, elapsed_s)
+    assert observed.learned.tokens is None

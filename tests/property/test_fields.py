@@ -71,11 +71,11 @@ def test_a_body_is_read_or_rejected_without_another_error(body):
 @given(bodies)
 def test_the_fields_that_are_read_are_usable(body):
     for read in (read_chat, read_completion):
-        asked = read_or_refused(read, json.dumps(body).encode())
-        if isinstance(asked, GenerationRequest):
-            assert asked.sequences >= 1
-            assert asked.text_bytes >= 0
-            assert asked.max_tokens is None or 1 <= float(asked.max_tokens) < 2**63
+        parsed = read_or_refused(read, json.dumps(body).encode())
+        if isinstance(parsed, GenerationRequest):
+            assert parsed.sequences >= 1
+            assert parsed.text_bytes >= 0
+            assert parsed.max_tokens is None or 1 <= float(parsed.max_tokens) < 2**63
 
 
 @given(st.sampled_from(["model", "n", "max_tokens", "stream", "user", "messages", "stream_options"]), values)
@@ -92,22 +92,22 @@ def test_an_error_names_the_wrong_field(field, value):
 def test_text_is_measured_in_utf8_bytes(dialogue):
     body = {"model": "m", "messages": [{"role": role, "content": text} for role, text in dialogue]}
     for ensure_ascii in (True, False):
-        asked = read_chat(json.dumps(body, ensure_ascii=ensure_ascii).encode())
-        assert asked.text_bytes == sum(len(text.encode()) for _, text in dialogue)
-        assert asked.last_user == next((text for role, text in reversed(dialogue) if role == "user"), None)
+        parsed = read_chat(json.dumps(body, ensure_ascii=ensure_ascii).encode())
+        assert parsed.text_bytes == sum(len(text.encode()) for _, text in dialogue)
+        assert parsed.last_user == next((text for role, text in reversed(dialogue) if role == "user"), None)
 
 
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=5), st.integers(1, 5))
 def test_every_prompt_of_a_list_asks_for_n_answers(prompts, n):
-    asked = read_completion(json.dumps({"model": "m", "prompt": prompts, "n": n}).encode())
-    assert asked.sequences == n * len(prompts)
-    assert asked.text_bytes == sum(len(prompt.encode()) for prompt in prompts)
+    parsed = read_completion(json.dumps({"model": "m", "prompt": prompts, "n": n}).encode())
+    assert parsed.sequences == n * len(prompts)
+    assert parsed.text_bytes == sum(len(prompt.encode()) for prompt in prompts)
 
 
 @given(st.lists(st.lists(st.integers(0, 10**6), max_size=5), min_size=1, max_size=5))
 def test_token_ids_are_counted_exactly(prompts):
-    asked = read_completion(json.dumps({"model": "m", "prompt": prompts}).encode())
-    assert (asked.prompt_tokens, asked.sequences) == (sum(map(len, prompts)), len(prompts))
+    parsed = read_completion(json.dumps({"model": "m", "prompt": prompts}).encode())
+    assert (parsed.prompt_tokens, parsed.sequences) == (sum(map(len, prompts)), len(prompts))
 
 
 def request_of(body, *, stream=False):
@@ -132,15 +132,15 @@ def test_every_other_value_stays_byte_for_byte(fields, stream_options):
     given_fields = fields if stream_options is None else {**fields, "stream_options": stream_options}
     body = "{" + " , ".join(f'"{key}" : {raw}' for key, raw in given_fields.items()) + "}"
 
-    asked = request_of(body, stream=True).upstream_body().decode()
+    parsed = request_of(body, stream=True).upstream_body().decode()
 
-    assert json.loads(asked)["stream_options"]["include_usage"] is True
-    assert list(json.loads(asked)) == list(dict.fromkeys([*given_fields, "stream_options"]))
+    assert json.loads(parsed)["stream_options"]["include_usage"] is True
+    assert list(json.loads(parsed)) == list(dict.fromkeys([*given_fields, "stream_options"]))
     colon = " : " if stream_options is None else ":"
     for key, raw in fields.items():
-        assert f'"{key}"{colon}{raw}' in asked
+        assert f'"{key}"{colon}{raw}' in parsed
     if stream_options and "1.50" in stream_options:
-        assert '"stream_options":{"x":1.50,' in asked
+        assert '"stream_options":{"x":1.50,' in parsed
 
 
 @given(st.dictionaries(keys, raw_values, max_size=4), options)

@@ -61,8 +61,8 @@ def tokens(draw):
     fields = {"id": draw(texts), "choices": [choice]}
     if usage or draw(st.booleans()):
         fields["usage"] = usage
-    told = usage and (usage["prompt_tokens"], usage["completion_tokens"])
-    return Event(draw(jsons(st.just(fields))), token=True, finish_reason=reason, usage=told)
+    usage_counts = usage and (usage["prompt_tokens"], usage["completion_tokens"])
+    return Event(draw(jsons(st.just(fields))), token=True, finish_reason=reason, usage=usage_counts)
 
 
 @st.composite
@@ -123,8 +123,8 @@ def test_forwarded_bytes_and_usage_do_not_depend_on_the_cuts(events, line_end, h
     stream = b"".join(event.rendered(line_end) for event in events)
     forwarded, scanner = scan(data.draw(cut(stream)), hide_usage=hide_usage)
 
-    shown = [event for event in events if not (hide_usage and event.usage_only)]
-    assert forwarded == b"".join(event.rendered(line_end) for event in shown)
+    visible = [event for event in events if not (hide_usage and event.usage_only)]
+    assert forwarded == b"".join(event.rendered(line_end) for event in visible)
     assert learned(scanner) == said(events)
 
 

@@ -54,11 +54,11 @@ def is_whole(events: list[str]) -> bool:
 
 async def persist(gateway: Gateway) -> list[httpx2.Response]:
     """Retry until there is an answer, and return all responses."""
-    came = []
+    responses = []
     while True:
-        came.append(await gateway.http.post("/v1/chat/completions", json=chat(5), timeout=60))
-        if came[-1].status_code == 200:
-            return came
+        responses.append(await gateway.http.post("/v1/chat/completions", json=chat(5), timeout=60))
+        if responses[-1].status_code == 200:
+            return responses
         await asyncio.sleep(0.5)
 
 
@@ -126,10 +126,10 @@ async def test_engine_that_dies_and_restarts_under_load(vllm: Engine, tmp_path: 
         # vLLM restarts on its port while its clients keep sending.
         asking = [asyncio.create_task(persist(gateway)) for _ in range(CLIENTS)]
         process = await stack.enter_async_context(started_by_command(tmp_path, engine.port))
-        for came in await asyncio.gather(*asking):
-            assert came[-1].json()["usage"]["completion_tokens"] == 5
-            assert {response.status_code for response in came[:-1]} <= {502, 503, 504}
-            assert all(response.json()["error"]["message"] for response in came[:-1])
+        for responses in await asyncio.gather(*asking):
+            assert responses[-1].json()["usage"]["completion_tokens"] == 5
+            assert {response.status_code for response in responses[:-1]} <= {502, 503, 504}
+            assert all(response.json()["error"]["message"] for response in responses[:-1])
 
         # SIGTERM within a stream: the client must get an end, whatever vLLM does.
         last = asyncio.create_task(stream(gateway))

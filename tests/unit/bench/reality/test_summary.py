@@ -19,9 +19,9 @@ def experiment(*runs):
 
 
 def test_a_run_lasts_from_its_first_arrival_to_its_last_token():
-    shown = figures([Timing(1.0, 2.0, 3.0, 30), Timing(2.0, 4.0, 6.0, 20)], preemptions=2, loaded_tok_per_s=12.5)
-    assert (shown.mean_s, shown.p50_s, shown.ttft_mean_s) == (3.0, 3.0, 1.5)
-    assert (shown.req_per_s, shown.tok_per_s, shown.loaded_tok_per_s, shown.preemptions) == (0.4, 10.0, 12.5, 2)
+    summary = figures([Timing(1.0, 2.0, 3.0, 30), Timing(2.0, 4.0, 6.0, 20)], preemptions=2, loaded_tok_per_s=12.5)
+    assert (summary.mean_s, summary.p50_s, summary.ttft_mean_s) == (3.0, 3.0, 1.5)
+    assert (summary.req_per_s, summary.tok_per_s, summary.loaded_tok_per_s, summary.preemptions) == (0.4, 10.0, 12.5, 2)
 
 
 def test_a_run_without_answers_has_no_figures():
@@ -30,8 +30,8 @@ def test_a_run_without_answers_has_no_figures():
 
 
 def test_ratios_divide_figure_by_figure():
-    shown = ratios(made(1.0, tok_per_s=110.0), made(4.0, tok_per_s=100.0))
-    assert (shown.mean, shown.p50, shown.tok_per_s) == pytest.approx((0.25, 0.25, 1.1))
+    summary = ratios(made(1.0, tok_per_s=110.0), made(4.0, tok_per_s=100.0))
+    assert (summary.mean, summary.p50, summary.tok_per_s) == pytest.approx((0.25, 0.25, 1.1))
 
 
 def test_errors_pair_up():

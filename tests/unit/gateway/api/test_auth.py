@@ -65,13 +65,13 @@ class Keys:
 
     def __init__(self, **apps):
         self.apps = {hash_key(key): app for key, app in apps.items()}
-        self.asked = 0
+        self.queries = 0
         self.away = False
         self.now = 1000.0
         self.door = KeyAuthenticator(self.lookup, lambda: self.now)
 
     async def lookup(self, digest):
-        self.asked += 1
+        self.queries += 1
         if self.away:
             raise KeysUnavailable("The database is away")
         return self.apps.get(digest)
@@ -105,10 +105,10 @@ async def test_a_valid_key_is_looked_up_again_after_a_while():
     keys = Keys(k1="mail")
     for _ in range(5):
         assert await keys.application("k1") == "mail"
-    assert keys.asked == 1
+    assert keys.queries == 1
     keys.now += VALID_KEY_TTL_S
     assert await keys.application("k1") == "mail"
-    assert keys.asked == 2
+    assert keys.queries == 2
 
 
 async def test_revoked_key_stops_working():
@@ -125,7 +125,7 @@ async def test_a_wrong_key_is_cached_too():
     for _ in range(5):
         with pytest.raises(Unauthorized):
             await keys.application("k1")
-    assert keys.asked == 1
+    assert keys.queries == 1
 
 
 async def test_a_new_key_works_after_a_short_time():

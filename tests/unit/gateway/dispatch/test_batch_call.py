@@ -160,9 +160,9 @@ async def test_the_last_request_of_a_batch_is_sent_alone():
 
 async def test_a_client_that_leaves_does_not_delay_the_others():
     sent = await send("a", "b", "c", leaves=[1.0], gpu0=[5.0, answer("A", "B", "C")])
-    gone, *others = sent.members
-    assert isinstance(gone.error, TimeoutError)
-    assert not gone.started
+    disconnected, *others = sent.members
+    assert isinstance(disconnected.error, TimeoutError)
+    assert not disconnected.started
     assert [member.answer["choices"][0]["text"] for member in others] == ["B", "C"]
     assert now() < 6
 

@@ -22,7 +22,7 @@ def request(id="a", *, timeout_s=60.0):
     return Request(id, "llama", 10, LENGTH, now(), now() + timeout_s)
 
 
-def seen(name="gpu-0", **known):
+def backend_state(name="gpu-0", **known):
     return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=True, **known))
 
 
@@ -58,7 +58,7 @@ async def ask(dispatcher, asked):
 
 
 async def test_request_gets_its_backend():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         assert await ask(dispatcher, request()) == "gpu-0"
 
 
@@ -67,13 +67,13 @@ async def test_a_request_waits_for_a_backend():
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(5)
         assert not asking.done()
-        dispatcher.post(seen())
+        dispatcher.post(backend_state())
         assert await asking == "gpu-0"
         assert now() == 5
 
 
 async def test_a_finished_request_makes_room_for_the_next():
-    async with running(seen(max_concurrency=1)) as dispatcher:
+    async with running(backend_state(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("a")) as first:
             await first.assignment()
             asking = asyncio.create_task(ask(dispatcher, request("b")))
@@ -96,12 +96,12 @@ async def test_a_full_queue_rejects_with_a_retry_time():
         with pytest.raises(QueueFull) as refusal:
             await ask(dispatcher, request("b"))
         assert int(refusal.value.headers["retry-after"]) >= 1
-        dispatcher.post(seen())
+        dispatcher.post(backend_state())
         assert await waiting == "gpu-0"
 
 
 async def test_a_failed_request_goes_to_another_backend():
-    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             assert (await ticket.assignment()).backend == "gpu-0"
             ticket.return_to_queue(full=False)
@@ -109,7 +109,7 @@ async def test_a_failed_request_goes_to_another_backend():
 
 
 async def test_a_request_that_failed_everywhere_gets_an_error():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=False)
@@ -118,7 +118,7 @@ async def test_a_request_that_failed_everywhere_gets_an_error():
 
 
 async def test_full_backend_is_tried_again_after_its_back_off():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=True)
@@ -127,7 +127,7 @@ async def test_full_backend_is_tried_again_after_its_back_off():
 
 
 async def test_full_backend_is_tried_again_while_answers_grow():
-    async with running(seen()) as dispatcher, asyncio.TaskGroup() as group:
+    async with running(backend_state()) as dispatcher, asyncio.TaskGroup() as group:
 
         async def grow():
             with dispatcher.submit(request("grows")) as ticket:
@@ -155,13 +155,13 @@ async def test_client_that_disconnects_while_queued_leaves_no_state():
 
 
 async def test_a_client_that_leaves_before_the_first_step_leaves_nothing():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         with dispatcher.submit(request()):
             pass
 
 
 async def test_a_client_that_leaves_during_its_assignment_leaves_nothing():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(0)  # the request is submitted
         await asyncio.sleep(0)  # the loop runs once
@@ -177,21 +177,21 @@ async def test_client_that_disconnects_while_its_request_is_dropped_leaves_no_st
 
 
 async def test_client_that_disconnects_while_its_last_backend_fails_leaves_no_state():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=False)
 
 
 async def test_an_error_of_the_submitter_frees_its_place():
-    async with running(seen(max_concurrency=1)) as dispatcher:
+    async with running(backend_state(max_concurrency=1)) as dispatcher:
         with pytest.raises(ZeroDivisionError), dispatcher.submit(request("a")) as ticket:
             assert await ticket.assignment() == 1 / 0
         assert await ask(dispatcher, request("b")) == "gpu-0"
 
 
 async def test_closing_evicts_waiting_requests_and_keeps_running_ones():
-    async with running(seen(max_concurrency=1)) as dispatcher:
+    async with running(backend_state(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("runs")) as runs:
             await runs.assignment()
             waits = asyncio.create_task(ask(dispatcher, request("waits")))
@@ -204,7 +204,7 @@ async def test_closing_evicts_waiting_requests_and_keeps_running_ones():
 
 
 async def test_a_running_request_may_still_be_retried_while_closing():
-    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             dispatcher.close()
@@ -213,7 +213,7 @@ async def test_a_running_request_may_still_be_retried_while_closing():
 
 
 async def test_a_closed_dispatcher_rejects_new_requests():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         dispatcher.close()
         with pytest.raises(ShuttingDown):
             dispatcher.submit(request())
@@ -224,7 +224,7 @@ async def test_an_evicted_request_is_not_sent():
         asking = asyncio.create_task(ask(dispatcher, request()))
         await settled()
         dispatcher.close()
-        dispatcher.post(seen())
+        dispatcher.post(backend_state())
         with pytest.raises(ShuttingDown):
             await asking
 
@@ -242,18 +242,18 @@ def messages_of(dispatcher):
 
 
 async def test_the_first_and_every_sixteenth_token_are_reported():
-    async with running(seen()) as dispatcher:
+    async with running(backend_state()) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             for tokens in range(3 * PROGRESS_TOKENS):
                 ticket.report_progress(tokens)
-        told = [message.output_tokens for message in posted if isinstance(message, Progress)]
-        assert told == [1, 1 + PROGRESS_TOKENS, 1 + 2 * PROGRESS_TOKENS]
+        reported = [message.output_tokens for message in posted if isinstance(message, Progress)]
+        assert reported == [1, 1 + PROGRESS_TOKENS, 1 + 2 * PROGRESS_TOKENS]
 
 
 async def test_the_first_token_on_each_backend_is_reported():
-    async with running(seen("gpu-0"), seen("gpu-1")) as dispatcher:
+    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -265,7 +265,7 @@ async def test_the_first_token_on_each_backend_is_reported():
 
 
 async def test_a_complete_answer_is_reported_once_with_its_tokens():
-    async with running(seen(max_concurrency=1)) as dispatcher:
+    async with running(backend_state(max_concurrency=1)) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request("a")) as ticket:
             await ticket.assignment()
@@ -277,31 +277,31 @@ async def test_a_complete_answer_is_reported_once_with_its_tokens():
 async def test_stale_metrics_are_reported_once_each_time():
     stale = []
 
-    def looks(used, count):
-        return [seen(kv_capacity_tokens=10_000, kv_used_tokens=used, running=used) for _ in range(count)]
+    def scrapes(used, count):
+        return [backend_state(kv_capacity_tokens=10_000, kv_used_tokens=used, running=used) for _ in range(count)]
 
-    async with running(*looks(0, 1), on_stale=stale.append) as dispatcher:
+    async with running(*scrapes(0, 1), on_stale=stale.append) as dispatcher:
         for used in (0, 1, 1):
-            for look in looks(used, 10):
+            for scrape in scrapes(used, 10):
                 with dispatcher.submit(request()) as ticket:
                     await ticket.assignment()
                     ticket.report_progress(1000)
-                    dispatcher.post(look)
+                    dispatcher.post(scrape)
                     await settled()
-                dispatcher.post(look)
+                dispatcher.post(scrape)
                 await settled()
         assert stale == ["gpu-0", "gpu-0"]
 
 
 async def test_a_backend_that_reports_no_memory_is_not_stale():
     stale = []
-    async with running(seen(), on_stale=stale.append) as dispatcher:
+    async with running(backend_state(), on_stale=stale.append) as dispatcher:
         for _ in range(10):
             with dispatcher.submit(request()) as ticket:
                 await ticket.assignment()
-                dispatcher.post(seen())
+                dispatcher.post(backend_state())
                 await settled()
-            dispatcher.post(seen())
+            dispatcher.post(backend_state())
             await settled()
         assert stale == []
 
@@ -326,7 +326,7 @@ async def test_idle_loop_sleeps():
 
 
 async def test_many_requests_pass_one_by_one():
-    async with running(seen(max_concurrency=1), max_queue=1000) as dispatcher:
+    async with running(backend_state(max_concurrency=1), max_queue=1000) as dispatcher:
         order = []
 
         async def work(number):

@@ -35,7 +35,7 @@ class Fleet:
     async def open(self, **scripts):
         self.transport = FakeTransport(**scripts)
         self.pool = BackendPool(
-            [FakeBackend(name, self.look(models)) for name, models in self.models.items()],
+            [FakeBackend(name, self.snapshot(models)) for name, models in self.models.items()],
             post=lambda _: None,
             monotonic=now,
             interval_s=1.0,
@@ -54,7 +54,7 @@ class Fleet:
         return self
 
     @staticmethod
-    def look(models):
+    def snapshot(models):
         if models is None:
             return BackendUnreachableError("away")
         return Snapshot(tuple(map(ModelCard, models)))

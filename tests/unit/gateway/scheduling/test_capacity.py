@@ -31,10 +31,10 @@ class Engine:
         self.held += prompt
         return name
 
-    def wait(self, seconds, *, heard=True):
+    def wait(self, seconds, *, streaming=True):
         """Let time pass while some answer sends tokens."""
         end_s = self.now + seconds
-        while heard and self.now < end_s:
+        while streaming and self.now < end_s:
             self.now = min(end_s, self.now + 0.1)
             self.learned.on_progress(STEP_S, self.now)
         self.now = end_s
@@ -49,10 +49,10 @@ class Engine:
         self.learned.on_progress(STEP_S, self.now)
         self.learned.on_finish(self.running.pop(0), stay_s, self.now, streamed=streamed)
 
-    def answer_after(self, seconds, prompt=100, *, fresh=None, ending=False, heard=True):
+    def answer_after(self, seconds, prompt=100, *, fresh=None, ending=False, streaming=True):
         """Send a request whose first token comes after this time, at the end of another request or not."""
         name = self.send(prompt, fresh)
-        self.wait(seconds, heard=heard)
+        self.wait(seconds, streaming=streaming)
         if ending:
             self.end_one()
         self.begin(name)
@@ -142,7 +142,7 @@ def test_delay_that_does_not_end_with_another_request_is_no_queue(engine):
 
 def test_stalled_engine_is_not_a_full_engine(engine):
     for _ in range(LATE_IN_A_ROW):
-        engine.answer_after(LONG_S, ending=True, heard=False)
+        engine.answer_after(LONG_S, ending=True, streaming=False)
     assert engine.learned.tokens is None
 
 
@@ -162,7 +162,7 @@ def test_cached_prompt_does_not_show_the_prefill_rate(engine):
 # Raising a limit for a trial
 
 
-def looks(engine, seconds, *, bound):
+def limit_after_scrapes(engine, seconds, *, bound):
     for _ in range(seconds):
         engine.now += 1.0
         engine.learned.on_scrape(engine.now, bound=bound)
@@ -171,7 +171,7 @@ def looks(engine, seconds, *, bound):
 
 def test_limit_that_binds_grows_at_an_increasing_rate(engine):
     engine.keep_waiting()
-    sizes = [looks(engine, 10, bound=True) for _ in range(4)]
+    sizes = [limit_after_scrapes(engine, 10, bound=True) for _ in range(4)]
     growth = [after / before for before, after in pairwise(sizes)]
     assert 1.0 < growth[0] < growth[1] < growth[2]
 
@@ -179,7 +179,7 @@ def test_limit_that_binds_grows_at_an_increasing_rate(engine):
 def test_limit_that_does_not_bind_stays(engine):
     engine.keep_waiting()
     before = engine.learned.tokens
-    assert looks(engine, 60, bound=False) == before
+    assert limit_after_scrapes(engine, 60, bound=False) == before
 
 
 def test_limit_that_is_far_too_low_is_corrected_within_some_dozen_mean_service_times(engine):
@@ -188,7 +188,7 @@ def test_limit_that_is_far_too_low_is_corrected_within_some_dozen_mean_service_t
         engine.end_one(stay_s=5.0)
     engine.keep_waiting()
     before = engine.learned.tokens
-    assert looks(engine, 5 * 24, bound=True) > 10 * before
+    assert limit_after_scrapes(engine, 5 * 24, bound=True) > 10 * before
 
 
 def test_first_tokens_in_time_raise_the_limit_to_the_memory_in_use(engine):
@@ -199,7 +199,7 @@ def test_first_tokens_in_time_raise_the_limit_to_the_memory_in_use(engine):
 
 def test_limit_that_grew_too_high_falls_when_requests_wait_in_the_engine(engine):
     engine.keep_waiting()
-    assert looks(engine, 100, bound=True) > 2 * MARGIN * engine.held
+    assert limit_after_scrapes(engine, 100, bound=True) > 2 * MARGIN * engine.held
     engine.keep_waiting()
     assert engine.learned.tokens == pytest.approx(MARGIN * engine.held)
 

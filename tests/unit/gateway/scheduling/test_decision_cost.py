@@ -19,15 +19,15 @@ class Counting:
 
     homogeneous: bool = False
     name: str = "hrrn"
-    asked: Counter = field(default_factory=Counter)
+    calls: Counter = field(default_factory=Counter)
     policy: Hrrn = field(default_factory=Hrrn)
 
     def lane(self, service_s):
-        self.asked["lane"] += 1
+        self.calls["lane"] += 1
         return self.policy.lane(service_s)
 
     def urgency(self, arrival_s, service_s, now):
-        self.asked["urgency"] += 1
+        self.calls["urgency"] += 1
         return self.policy.urgency(arrival_s, service_s, now)
 
 
@@ -41,16 +41,16 @@ def crowded(waiting, *, homogeneous=False):
     lengths = [chance.randint(1, LONGEST) for _ in range(waiting - 2)]
     scheduler.step([submit(output=length, timeout_s=1e9) for length in (1, LONGEST, *lengths)], 0.0)
     assert scheduler.waiting == waiting
-    policy.asked.clear()
+    policy.calls.clear()
     return scheduler, policy
 
 
-def asked(crowd, *messages):
-    """The calls of the policy in one step (urgencies and lanes), and the number of dispatches."""
+def cost_of(crowd, *messages):
+    """Return the calls of the policy in one step (urgencies and lanes), and the number of dispatches."""
     scheduler, policy = crowd
-    policy.asked.clear()
+    policy.calls.clear()
     actions = scheduler.step(messages, 10.0)
-    return policy.asked["urgency"], policy.asked["lane"], len(actions)
+    return policy.calls["urgency"], policy.calls["lane"], len(actions)
 
 
 FINISHED = [Finished(f"first {number}") for number in range(BACKENDS)]
@@ -63,17 +63,17 @@ def test_decision_computes_one_urgency_for_each_length_class():
         for messages in STEPS.values():
             classes = len(crowd[0].waiting_by_class())
             assert classes < 45
-            urgencies, _, sent = asked(crowd, *messages)
+            urgencies, _, sent = cost_of(crowd, *messages)
             assert sent == (BACKENDS if messages is FINISHED else 0)
             # The next request is chosen once, and again after each dispatch. Choosing among the models adds one.
             assert urgencies <= (1 + sent) * (classes + 3)
 
 
 def test_growing_answers_cause_no_decision():
-    assert asked(crowded(100), *STEPS["growth"]) == (0, 0, 0)
+    assert cost_of(crowded(100), *STEPS["growth"]) == (0, 0, 0)
 
 
 def test_wave_examines_no_more_requests_than_it_takes():
-    few, many = (asked(crowded(waiting, homogeneous=True), *FINISHED) for waiting in (100, 10_000))
+    few, many = (cost_of(crowded(waiting, homogeneous=True), *FINISHED) for waiting in (100, 10_000))
     assert few[2] == many[2] == BACKENDS
     assert many[1] <= few[1] + BACKENDS

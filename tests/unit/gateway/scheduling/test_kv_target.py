@@ -69,9 +69,9 @@ def test_second_scrape_at_the_same_time_changes_nothing():
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 10), st.floats(0, 20)), max_size=100))
-def test_target_stays_within_its_bounds(looks):
+def test_target_stays_within_its_bounds(scrapes):
     target, preemptions, now = KvTarget(), 0, 0.0
-    for more, redo_s, seconds in looks:
+    for more, redo_s, seconds in scrapes:
         preemptions += more
         now += seconds
         target.on_scrape(preemptions, redo_s, now)

@@ -9,10 +9,10 @@ STATE = BackendState(
 )
 
 
-def seats_after(*looks):
+def seats_after(*scrapes):
     seats = MaxNumSeqsEstimate()
-    for look in looks:
-        seats.on_scrape(replace(STATE, **look))
+    for scrape in scrapes:
+        seats.on_scrape(replace(STATE, **scrape))
     return seats
 
 

@@ -235,7 +235,7 @@ def errors_after(gaps, *, outliers, points, seed):
     later, rng, model, found = gaps[max(points) :: 8], random.Random(seed), StepTimeModel(), {}
     for i, (gap, running, kv_tokens) in enumerate(gaps[: max(points) + 1]):
         if i in points:
-            found[i] = [model.tpot_s(r, kv) / seen - 1 for seen, r, kv in later]
+            found[i] = [model.tpot_s(r, kv) / gap_s - 1 for gap_s, r, kv in later]
         model.learn_decode(gap * (10 if rng.random() < outliers else 1), running, kv_tokens)
     return found
 

@@ -12,7 +12,7 @@ def scheduler():
     return Scheduler(policy_named("magnus"), QueueLimits(100, 10**6))
 
 
-def seen(name="gpu", *, healthy=True, **fields):
+def backend_state(name="gpu", *, healthy=True, **fields):
     return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=healthy, **fields))
 
 
@@ -26,33 +26,33 @@ def sent(actions, backend="gpu"):
 
 def test_backend_on_trial_gets_one_request_at_a_time():
     core = scheduler()
-    assert len(sent(core.step([seen(trial_limit=1), *submits(5)], 0.0))) == 1
-    assert sent(core.step([seen(trial_limit=1)], 1.0)) == []
+    assert len(sent(core.step([backend_state(trial_limit=1), *submits(5)], 0.0))) == 1
+    assert sent(core.step([backend_state(trial_limit=1)], 1.0)) == []
     assert len(sent(core.step([Finished("r0")], 2.0))) == 1
 
 
 def test_requests_from_before_the_trial_are_not_counted():
     core = scheduler()
-    assert len(sent(core.step([seen(), *submits(3)], 0.0))) == 3
-    assert sent(core.step([seen(healthy=False), *submits(3, first=3)], 1.0)) == []
-    assert len(sent(core.step([seen(trial_limit=1)], 2.0))) == 1
+    assert len(sent(core.step([backend_state(), *submits(3)], 0.0))) == 3
+    assert sent(core.step([backend_state(healthy=False), *submits(3, first=3)], 1.0)) == []
+    assert len(sent(core.step([backend_state(trial_limit=1)], 2.0))) == 1
 
 
 def test_higher_limit_allows_more_requests():
     core = scheduler()
-    assert len(sent(core.step([seen(trial_limit=4), *submits(20)], 0.0))) == 4
-    assert len(sent(core.step([seen(trial_limit=8)], 1.0))) == 4
-    assert len(sent(core.step([seen()], 2.0))) == 12
+    assert len(sent(core.step([backend_state(trial_limit=4), *submits(20)], 0.0))) == 4
+    assert len(sent(core.step([backend_state(trial_limit=8)], 1.0))) == 4
+    assert len(sent(core.step([backend_state()], 2.0))) == 12
 
 
 def test_request_over_the_limit_goes_to_another_backend():
     core = scheduler()
-    actions = core.step([seen("a", trial_limit=2), seen("b"), *submits(10)], 0.0)
+    actions = core.step([backend_state("a", trial_limit=2), backend_state("b"), *submits(10)], 0.0)
     assert (len(sent(actions, "a")), len(sent(actions, "b"))) == (2, 8)
 
 
 def test_new_trial_counts_from_zero():
     core = scheduler()
-    core.step([seen(trial_limit=1), *submits(5)], 0.0)
-    core.step([seen(healthy=False)], 1.0)
-    assert len(sent(core.step([seen(trial_limit=1)], 2.0))) == 1
+    core.step([backend_state(trial_limit=1), *submits(5)], 0.0)
+    core.step([backend_state(healthy=False)], 1.0)
+    assert len(sent(core.step([backend_state(trial_limit=1)], 2.0))) == 1

@@ -21,7 +21,7 @@ def submits(count):
     return [Submit(Request(f"r{i}", "llama", 100, LENGTH, 0.0, 60.0)) for i in range(count)]
 
 
-def seen(**fields):
+def backend_state(**fields):
     return BackendObserved(BackendState("gpu", frozenset({"llama"}), healthy=True, kv_capacity_tokens=9000, **fields))
 
 
@@ -31,40 +31,40 @@ def read(gauges, name, **labels):
 
 
 def test_waiting_and_running_requests_are_shown():
-    shown = gauges(seen(max_concurrency=2), *submits(5))
-    assert read(shown, "queue_waiting") == 3
-    assert read(shown, "queue_waiting_tokens") == shown.scheduler.waiting_tokens > 300
-    assert read(shown, "requests_running") == 2
-    assert read(shown, "history_records", state="pending") == 3
+    scraped = gauges(backend_state(max_concurrency=2), *submits(5))
+    assert read(scraped, "queue_waiting") == 3
+    assert read(scraped, "queue_waiting_tokens") == scraped.scheduler.waiting_tokens > 300
+    assert read(scraped, "requests_running") == 2
+    assert read(scraped, "history_records", state="pending") == 3
 
 
 def test_load_of_a_backend_is_shown():
-    shown = gauges(seen(max_concurrency=2), *submits(5))
-    assert read(shown, "backend_in_flight", backend="gpu") == 2
-    assert read(shown, "backend_kv_reserved_tokens", backend="gpu") > 200
-    assert read(shown, "backend_kv_target", backend="gpu") == shown.scheduler.backend_status("gpu").kv_target
-    assert read(shown, "backend_metrics_believed", backend="gpu") == 1
+    scraped = gauges(backend_state(max_concurrency=2), *submits(5))
+    assert read(scraped, "backend_in_flight", backend="gpu") == 2
+    assert read(scraped, "backend_kv_reserved_tokens", backend="gpu") > 200
+    assert read(scraped, "backend_kv_target", backend="gpu") == scraped.scheduler.backend_status("gpu").kv_target
+    assert read(scraped, "backend_metrics_believed", backend="gpu") == 1
 
 
 def test_backend_that_was_never_scraped_has_no_load():
-    shown = gauges()
-    assert read(shown, "backend_in_flight", backend="gpu") is None
-    assert read(shown, "backend_takes_work", backend="gpu") == 0
+    scraped = gauges()
+    assert read(scraped, "backend_in_flight", backend="gpu") is None
+    assert read(scraped, "backend_takes_work", backend="gpu") == 0
 
 
 def test_circuit_of_a_backend_is_shown():
-    shown = gauges()
-    assert read(shown, "backend_circuit", backend="gpu") == 0
-    breaker = shown.backends["gpu"].breaker
+    scraped = gauges()
+    assert read(scraped, "backend_circuit", backend="gpu") == 0
+    breaker = scraped.backends["gpu"].breaker
     for _ in range(FAILURES_TO_OPEN):
         breaker.record_failure(1.0, 1.0)
-    assert read(shown, "backend_circuit", backend="gpu") == 2
+    assert read(scraped, "backend_circuit", backend="gpu") == 2
     breaker.poll(breaker.retry_s)
-    assert read(shown, "backend_circuit", backend="gpu") == 1
+    assert read(scraped, "backend_circuit", backend="gpu") == 1
 
 
 def test_removed_backend_is_no_longer_shown():
-    shown = gauges(seen(max_concurrency=2))
-    assert read(shown, "backend_kv_target", backend="gpu") is not None
-    shown.backends.clear()
-    assert read(shown, "backend_kv_target", backend="gpu") is None
+    scraped = gauges(backend_state(max_concurrency=2))
+    assert read(scraped, "backend_kv_target", backend="gpu") is not None
+    scraped.backends.clear()
+    assert read(scraped, "backend_kv_target", backend="gpu") is None
