@@ -12,6 +12,7 @@ from gateway.api.middleware import Middleware
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.errors import BodyTooLarge
+from gateway.fleet.breaker import Fingerprint
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.prediction_input import PredictionInput, bounded
 from gateway.prediction.predictor import Forecast, Forecaster
@@ -88,6 +89,7 @@ class RequestBuilder:
             priority=self._priorities.get(context.app or "", 0),
             prefixes=_prefixes(generation, forecast.prompt_tokens),
             batch_key=generation.batch_key(),
+            fingerprint=context.fingerprint,
         )
         upstream_headers = forwarded_headers(headers, JSON, context.request_id)
         return request, UpstreamRequest(context.route, upstream_headers, generation.upstream_body())
@@ -140,7 +142,9 @@ class Generations:
             raise BodyTooLarge(f"The prompt's text is larger than {self._limits.max_text_bytes} bytes")
         context.app = context.app or application_of_system_prompt(generation.system)
         card = self._pool.require(generation.model)
-        forecast = await self._forecaster.forecast(prediction_input(context.app, generation), card.max_model_len)
+        known = prediction_input(context.app, generation)
+        context.fingerprint = Fingerprint.of(context.app, generation.model, known.text, generation.text_bytes)
+        forecast = await self._forecaster.forecast(known, card.max_model_len)
         context.forecast = forecast
         self._builder.bound_answer(generation, forecast, card.max_model_len)
         request, upstream_request = self._builder.build(context, generation, forecast, client.headers)

@@ -14,6 +14,7 @@ from gateway.api.generation import forwarded_headers
 from gateway.api.middleware import Middleware
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
+from gateway.fleet.breaker import Fingerprint
 from gateway.protocol.api_formats import COMPLETIONS, MESSAGES, ApiFormat
 from gateway.protocol.forms import read_model, with_model
 from gateway.protocol.generation_request import ModelRules
@@ -37,6 +38,9 @@ PATHS: dict[str, ApiFormat] = {
 }
 """The path of each route, and the API whose format its errors have."""
 
+FINGERPRINT_BYTES = 4096
+"""Bytes at the start of a body that tell requests of one application apart when an engine fails them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Passthrough:
@@ -58,7 +62,7 @@ class Passthrough:
         Raises:
             GatewayError: the request is rejected or failed.
         """
-        await self.authenticator.application(client.headers)
+        app = await self.authenticator.application(client.headers)
         body = await client.body(self.limits)
         content_type = client.headers.get("content-type", JSON)
         if not content_type.lower().startswith("multipart/"):
@@ -67,6 +71,7 @@ class Passthrough:
         model = named and self.rules().resolve(named)
         if model and model != named:
             body = with_model(body, content_type, model)
+        context.fingerprint = Fingerprint.of(app, context.route, body[:FINGERPRINT_BYTES], len(body))
         query = f"?{client.query.decode('latin-1')}" if client.query else ""
         headers = forwarded_headers(client.headers, content_type, context.request_id)
         upstream_request = UpstreamRequest(context.route + query, headers, body)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from gateway.fleet.breaker import Fingerprint
 from gateway.prediction.predictor import Forecast
 from gateway.protocol.answers import Usage
 from gateway.protocol.api_formats import ApiFormat
@@ -27,6 +28,7 @@ class RequestContext:
         app: application.
         generation: the decoded body; None before it is read, and for requests that are not generations.
         forecast: predicted length of the answer.
+        fingerprint: of the application and the prompt; None if nothing is known of them.
         backend: the backend of the latest attempt.
         dispatched_s: when the latest attempt was sent, in monotonic seconds.
         first_byte_s: when the first byte of the answer arrived, in monotonic seconds.
@@ -46,6 +48,7 @@ class RequestContext:
     app: str | None = None
     generation: GenerationRequest | None = None
     forecast: Forecast | None = None
+    fingerprint: Fingerprint | None = None
 
     backend: str | None = None
     dispatched_s: float | None = None

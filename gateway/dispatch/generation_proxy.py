@@ -13,6 +13,7 @@ from gateway.dispatch.batch_call import BatchCalls, BatchRequest
 from gateway.dispatch.context import Client, RequestContext
 from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
 from gateway.dispatch.retry_budget import RetryBudget
+from gateway.dispatch.suspect import Suspect
 from gateway.errors import (
     BackendError,
     BackendFull,
@@ -43,6 +44,7 @@ class _Run:
     client: Client
     ticket: Ticket
     batch_request: BatchRequest | None
+    suspect: "Suspect"
 
 
 class GenerationProxy:
@@ -98,7 +100,17 @@ class GenerationProxy:
             if request.batch_key is not None:
                 batchable = self._batches.register(generation, upstream_request, ticket)
             async with batchable as batch_request:
-                await self._run(_Run(context, generation, upstream_request, client, ticket, batch_request))
+                await self._run(
+                    _Run(
+                        context,
+                        generation,
+                        upstream_request,
+                        client,
+                        ticket,
+                        batch_request,
+                        Suspect(context.fingerprint),
+                    )
+                )
 
     async def _run(self, run: _Run) -> None:
         """Try one backend after another until an answer is complete or the request must not be sent again."""
@@ -128,7 +140,8 @@ class GenerationProxy:
         try:
             await self._attempt_alone(assignment, backend, run)
         except BackendError as error:  # a batch call reports its failure itself, once for all of its requests
-            self._pool.record_failure(assignment.backend, error, sent_s)
+            self._pool.record_failure(assignment.backend, error, sent_s, run.context.fingerprint)
+            run.suspect.note(assignment.backend, error, self._pool)
             raise
 
     async def _attempt_alone(self, assignment: Assignment, backend: Backend, run: _Run) -> None:
@@ -207,7 +220,9 @@ class GenerationProxy:
     def _record_answer(self, context: RequestContext, *, complete: bool) -> None:
         """Tell the pool that the backend answers."""
         if context.backend is not None and context.dispatched_s is not None:
-            self._pool.record_answer(context.backend, context.dispatched_s, complete=complete)
+            self._pool.record_answer(
+                context.backend, context.dispatched_s, complete=complete, fingerprint=context.fingerprint
+            )
 
 
 def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:

@@ -10,8 +10,9 @@ from contextlib import aclosing
 from backends.base import Backend
 from gateway.dispatch.context import Client, RequestContext
 from gateway.dispatch.retry_budget import RetryBudget
+from gateway.dispatch.suspect import Suspect
 from gateway.errors import BackendError, InvalidRequest, NoBackend
-from gateway.fleet.breaker import Circuit
+from gateway.fleet.breaker import Circuit, Fingerprint
 from gateway.fleet.entry import BackendEntry
 from gateway.fleet.pool import BackendPool
 from gateway.upstream.client import UpstreamClient, UpstreamRequest
@@ -65,9 +66,10 @@ class PassthroughProxy:
         self._pool.require(model)
         self._budget.note_request(context.arrival_s)
         tried: set[str] = set()
+        suspect = Suspect(context.fingerprint)
         failure: BackendError | None = None
         while True:
-            entry = self._least_loaded(model, tried)
+            entry = self._least_loaded(model, tried, context.fingerprint)
             if entry is None:
                 raise failure or NoBackend("No backend that serves the model is reachable now")
             name, sent_s = entry.name, self._monotonic()
@@ -77,7 +79,8 @@ class PassthroughProxy:
                 return await self._attempt(entry.backend, upstream_request, client, context, sent_s)
             except BackendError as error:
                 self._on_failure(name, error)
-                self._pool.record_failure(name, error, sent_s)
+                self._pool.record_failure(name, error, sent_s, context.fingerprint)
+                suspect.note(name, error, self._pool)
                 failure = error
                 tried.add(name)
                 if client.started or not self._budget.allows(error, context, self._monotonic()):
@@ -95,7 +98,8 @@ class PassthroughProxy:
             raise NoBackend("No backend is reachable now")
         return models[0]
 
-    def _least_loaded(self, model: str, tried: set[str]) -> BackendEntry | None:
+    def _least_loaded(self, model: str, tried: set[str], fingerprint: Fingerprint | None) -> BackendEntry | None:
+        now = self._monotonic()
         candidates = [
             entry
             for entry in self._pool.entries.values()
@@ -103,6 +107,7 @@ class PassthroughProxy:
             and model in entry.model_names
             and entry.name not in tried
             and not self._has_trial_request(entry)
+            and fingerprint not in entry.breaker.reserved_from(now)
         ]
         return min(candidates, key=lambda entry: (self._load(entry), entry.name), default=None)
 
@@ -116,15 +121,16 @@ class PassthroughProxy:
     async def _attempt(
         self, backend: Backend, request: UpstreamRequest, client: Client, context: RequestContext, sent_s: float
     ) -> None:
+        name = backend.spec.name
         async with self._upstream.send(backend, request) as response, aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 if not client.started:
                     context.first_byte_s = self._monotonic()
-                    self._pool.record_answer(backend.spec.name, sent_s, complete=False)
+                    self._pool.record_answer(name, sent_s, complete=False)
                     await client.start(response.status, response.content_type, length=response.length)
                 await client.send(chunk, more=True)
             if not client.started:
                 await client.start(response.status, response.content_type, length=0)
-            self._pool.record_answer(backend.spec.name, sent_s, complete=True)
+            self._pool.record_answer(name, sent_s, complete=True, fingerprint=context.fingerprint)
             context.complete = True
             await client.send(b"", more=False)

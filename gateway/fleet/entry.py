@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backends.base import Backend, ModelCard, Snapshot
-from gateway.fleet.breaker import Breaker, Circuit
+from gateway.fleet.breaker import Breaker, Circuit, Fingerprint
 from gateway.scheduling.messages import BackendState
 
 FAILURES_TO_UNHEALTHY = 2
@@ -79,11 +79,14 @@ class BackendEntry:
         """Names of the models that it serves."""
         return frozenset(card.id for card in self.models)
 
-    def state(self, trial_limit: int | None = None) -> BackendState:
+    def state(
+        self, trial_limit: int | None = None, reserved_from: frozenset[Fingerprint] = frozenset()
+    ) -> BackendState:
         """Return what the scheduler needs to know.
 
         Args:
             trial_limit: most concurrent requests while its circuit is half-open or it warms up; None for no limit.
+            reserved_from: requests that a half-open circuit does not take yet.
         """
         snapshot, spec = self.snapshot, self.backend.spec
         max_concurrency = spec.max_concurrency
@@ -106,4 +109,5 @@ class BackendEntry:
             reserving=spec.kind == "tgi",
             scraped_s=self.scraped_s,
             trial_limit=trial_limit,
+            reserved_from=reserved_from,
         )

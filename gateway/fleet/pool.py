@@ -15,7 +15,7 @@ from gateway.errors import (
     NoBackend,
     ProtocolError,
 )
-from gateway.fleet.breaker import Breaker, Circuit
+from gateway.fleet.breaker import Breaker, Circuit, Fingerprint
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY, BackendEntry
 from gateway.scheduling.messages import BackendObserved, BackendRemoved
 
@@ -150,24 +150,37 @@ class BackendPool:
         else:
             self._report(entry)
 
-    def record_failure(self, name: str, error: BackendError, sent_s: float) -> None:
+    def record_failure(
+        self, name: str, error: BackendError, sent_s: float, fingerprint: Fingerprint | None = None
+    ) -> None:
         """Record that a call to a backend failed. If the connection failed, scrape the backend at once.
 
         Args:
             name: the backend's name.
             error: the failure. Only a failure of the engine itself counts for its circuit.
             sent_s: when the call was sent, in monotonic seconds.
+            fingerprint: of the request. Failures that the engine answered count once per fingerprint.
         """
         entry = self.entries.get(name)
         if entry is None:
             return
         now = self._monotonic()
-        if _is_engine_failure(error):
-            self._change_circuit(entry, lambda breaker: breaker.record_failure(sent_s, now))
+        if is_engine_failure(error):
+            requester = fingerprint if is_answer(error) else None
+            self._change_circuit(entry, lambda breaker: breaker.record_failure(sent_s, now, requester))
         if isinstance(error, (BackendUnavailable, BackendTimeout)) or entry.circuit is Circuit.OPEN:
             self._scrape_now[entry].set()
 
-    def record_answer(self, name: str, sent_s: float, *, complete: bool) -> None:
+    def take_back_failures(self, names: Iterable[str], fingerprint: Fingerprint) -> None:
+        """Remove a request's failures from the circuits of these backends: it failed alike on all of them."""
+        now = self._monotonic()
+        for name in names:
+            if entry := self.entries.get(name):
+                self._change_circuit(entry, lambda breaker: breaker.take_back(fingerprint, now))
+
+    def record_answer(
+        self, name: str, sent_s: float, *, complete: bool, fingerprint: Fingerprint | None = None
+    ) -> None:
         """Record that a backend has begun to answer a call that was sent at `sent_s`, or has completed the answer."""
         if (entry := self.entries.get(name)) is None:
             return
@@ -176,7 +189,7 @@ class BackendPool:
             self._change_circuit(entry, lambda breaker: breaker.record_first_byte(sent_s, now))
             self._scrape_now[entry].set()  # so that the growing limit is reported in time
         if complete:
-            entry.breaker.record_success(sent_s, now)
+            entry.breaker.record_success(sent_s, now, fingerprint)
 
     async def run(self) -> None:
         """Scrape all backends until cancelled."""
@@ -189,6 +202,9 @@ class BackendPool:
         """Scrape one backend and report its state to the scheduler."""
         await self._read_snapshot(entry)
         self._change_circuit(entry, lambda breaker: breaker.poll(self._monotonic()))
+        for each in self.entries.values():  # another backend may be the last one of its models now
+            if each.circuit is Circuit.OPEN:
+                self._change_circuit(each, lambda _: None)
         self._report(entry)
 
     async def _read_snapshot(self, entry: BackendEntry) -> None:
@@ -205,9 +221,14 @@ class BackendPool:
             entry.breaker.begin_ramp(self._monotonic())
 
     def _change_circuit(self, entry: BackendEntry, change: Callable[[Breaker], None]) -> None:
-        """Apply a change to a backend's circuit breaker; report the backend if its circuit is another now."""
+        """Apply a change to a backend's circuit breaker; report the backend if its circuit is another now.
+
+        The circuit of the last backend of its models does not stay open: it gets one request at a time.
+        """
         before = entry.circuit
         change(entry.breaker)
+        if entry.circuit is Circuit.OPEN and self._is_last(entry):
+            entry.breaker.poll(self._monotonic(), is_last=True)
         if entry.circuit is not before:
             self._on_circuit(entry.name, entry.circuit)
             self._report(entry)
@@ -215,7 +236,8 @@ class BackendPool:
     def _report(self, entry: BackendEntry) -> None:
         """Report a backend to the scheduler, unless it was removed during its scrape."""
         if self.entries.get(entry.name) is entry:
-            self._post(BackendObserved(entry.state(self._trial_limit(entry))))
+            reserved_from = entry.breaker.reserved_from(self._monotonic())
+            self._post(BackendObserved(entry.state(self._trial_limit(entry), reserved_from)))
 
     def _trial_limit(self, entry: BackendEntry) -> int | None:
         """Return the most concurrent requests: 1 during a trial; a growing number while other backends can help out."""
@@ -224,6 +246,13 @@ class BackendPool:
             if entry.backend.spec.kind == "static" or not any(e.model_names & entry.model_names for e in others):
                 return None
         return entry.breaker.limit(self._monotonic())
+
+    def _is_last(self, entry: BackendEntry) -> bool:
+        """Return whether a backend answers its scrapes, and one of its models is served by no other backend."""
+        if not entry.healthy or entry.failures or entry.is_draining:
+            return False
+        elsewhere = {model for e in self.entries.values() if e is not entry and e.takes_work for model in e.model_names}
+        return not entry.model_names <= elsewhere
 
     def _is_busy(self, entry: BackendEntry) -> bool:
         return entry.passthrough_requests > 0 or self._in_flight(entry.name) > 0
@@ -266,8 +295,13 @@ class BackendPool:
         return min(self._interval_s * factor * jitter, max(0.0, entry.breaker.next_change_s(now) - now))
 
 
-def _is_engine_failure(error: BackendError) -> bool:
+def is_engine_failure(error: BackendError) -> bool:
     """Return whether the error shows a broken engine, not a full one and not a request that it rightly refuses."""
     if isinstance(error, BackendRefused):
         return error.status >= 500 and error.status != NOT_IMPLEMENTED
     return isinstance(error, BackendUnavailable | BackendTimeout | ProtocolError) and not isinstance(error, BackendFull)
+
+
+def is_answer(error: BackendError) -> bool:
+    """Return whether the engine answered, so that the request itself may be the reason for the failure."""
+    return isinstance(error, BackendRefused | ProtocolError)

@@ -169,8 +169,8 @@ class BackendLoad:
         state = self.state
         if waiting.request.model not in state.models:
             return WaitReason.OTHER_MODEL
-        if state.name in waiting.failed_on:
-            return WaitReason.FAILED
+        if reason := self.reason_to_avoid(waiting):
+            return reason
         if waiting.tokens >= self._refused_tokens:
             return WaitReason.MEMORY
         if not state.healthy:
@@ -185,6 +185,19 @@ class BackendLoad:
         if running and running >= self.max_num_seqs.limit(state.max_concurrency):
             return WaitReason.MAX_NUM_SEQS
         return None
+
+    def reason_to_avoid(self, waiting: WaitingRequest) -> WaitReason | None:
+        """Return the reason why the request does not wait for this backend, so that other requests may overtake it."""
+        state = self.state
+        if state.name in waiting.failed_on:
+            return WaitReason.FAILED
+        if state.name in waiting.avoids:
+            return WaitReason.TRIAL_RESERVED
+        return None
+
+    def is_reserved_from(self, request: Request) -> bool:
+        """Return whether the backend tries another request first, because it has failed this one."""
+        return bool(self.state.reserved_from) and request.fingerprint in self.state.reserved_from
 
     def has_room(self, request: Request, curve: Curve) -> bool:
         """Return whether the memory has room for the request's peak.

@@ -107,13 +107,18 @@ class ModelDemand:
     footprint: Footprint = field(default_factory=Footprint)
     reference: BackendLoad | None = None
 
-    def enqueue(self, request: Request) -> None:
-        """Queue a request by its predicted service time, weighed by its share of memory."""
+    def enqueue(self, request: Request, avoids: frozenset[str] = frozenset()) -> None:
+        """Queue a request by its predicted service time, weighed by its share of memory.
+
+        Args:
+            request: the new request.
+            avoids: backends that it does not wait for.
+        """
         output_tokens = request.length.mean() * self.bias.factor
         reference = self.reference or BackendLoad(BackendState("", frozenset(), healthy=False))
         unweighted_s = reference.completion_s(request, output_tokens)
         service_s = unweighted_s * self.footprint.weigh(request.prompt_tokens + output_tokens / 2)
-        self.queue.push(WaitingRequest(request, service_s, output_tokens))
+        self.queue.push(WaitingRequest(request, service_s, output_tokens, avoids=avoids))
 
     def learn_one(self, request: Request, output_tokens: int) -> None:
         """Learn from an answer that ended by itself, with `output_tokens` over all its sequences."""

@@ -32,6 +32,7 @@ class Request:
         priority: a lower number goes first.
         prefixes: prefixes of the prompt, the longest first.
         batch_key: requests with the same key may share one call to a static engine; None: a call of its own.
+        fingerprint: two requests with the same value are alike, and an engine probably fails both or none.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Request:
     priority: int = 0
     prefixes: tuple[Prefix, ...] = ()
     batch_key: int | None = None
+    fingerprint: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class BackendState:
         reserving: the engine holds memory for the prompt and `max_tokens` from a request's start to its end.
         scraped_s: when the metrics were read, in monotonic seconds.
         trial_limit: while it is set, at most this many of the requests that were sent since then run there.
+        reserved_from: fingerprints of requests that the backend does not get yet, because the next request is a trial
+            after they have failed.
     """
 
     name: str
@@ -76,6 +80,7 @@ class BackendState:
     reserving: bool = False
     scraped_s: float | None = None
     trial_limit: int | None = None
+    reserved_from: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +220,7 @@ class WaitReason(StrEnum):
 
     OTHER_MODEL = "serves other models"
     FAILED = "has failed this request"
+    TRIAL_RESERVED = "tries another request first, after this one has failed there"
     UNHEALTHY = "is not healthy"
     FULL = "answered that it is full"
     TRIAL_LIMIT = "is on trial or warms up and has its few requests"

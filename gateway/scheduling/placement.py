@@ -66,7 +66,7 @@ def find_followers(first: Place, queue: ModelQueue, bias: LengthBias, now: float
         place = _decide_and_remember(waiting, first.load, bias, now)
         if isinstance(place, Place):
             yield place
-        elif place is not WaitReason.FAILED:
+        elif not first.load.reason_to_avoid(waiting):
             return
 
 

@@ -6,7 +6,7 @@ which there are some forty, however many requests wait.
 """
 
 from collections import OrderedDict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from math import exp, inf
@@ -36,6 +36,7 @@ class WaitingRequest:
         service_s: predicted service time in seconds, weighed by the request's share of memory.
         output_tokens: predicted tokens of one answer.
         failed_on: names of the backends that have failed the request.
+        avoids: names of the backends that the request does not wait for now, besides those that have failed it.
         closed_batch: number of the batch that the request belongs to and that no other may join; 0 for none.
         tokens: tokens of the prompt and of the predicted answers.
     """
@@ -45,6 +46,7 @@ class WaitingRequest:
     output_tokens: float
     failed_on: frozenset[str] = frozenset()
     closed_batch: int = 0
+    avoids: frozenset[str] = frozenset()
     tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,11 +54,14 @@ class WaitingRequest:
 
 
 class LaneKey(NamedTuple):
-    """The values that all requests of one lane share. `closed_batch` is 0 where others may join the batch."""
+    """The values that all requests of one lane share. `closed_batch` is 0 where others may join the batch.
+
+    `avoids` names the backends that have failed the requests, and those that they do not wait for.
+    """
 
     priority: int
     length_class: int
-    failed_on: frozenset[str]
+    avoids: frozenset[str]
     closed_batch: int
 
 
@@ -130,13 +135,20 @@ class ModelQueue:
                 yield head
         self.next_deadline_s = min((head.request.deadline_s for head in self.heads()), default=inf)
 
-    def reorder(self, policy: Policy) -> None:
-        """Sort all waiting requests anew, under another policy."""
+    def reorder(self, policy: Policy, avoids: Callable[[Request], frozenset[str]] | None = None) -> None:
+        """Sort all waiting requests anew.
+
+        Args:
+            policy: the order from now on.
+            avoids: returns the backends that a request does not wait for from now on; None for no change.
+        """
         waiting = [entry for lane in self._lanes.values() for entry in lane.values()]
         self.policy, self.tokens = policy, 0
         self._lanes.clear()
         self._lane_of.clear()
         for entry in sorted(waiting, key=lambda entry: entry.request.arrival_s):
+            if avoids is not None:
+                entry.avoids = avoids(entry.request)
             self.push(entry)
 
     def heads(self) -> Iterator[WaitingRequest]:
@@ -189,7 +201,8 @@ class ModelQueue:
     def lane_key(self, waiting: WaitingRequest) -> LaneKey:
         """Return the key of the lane that a request belongs to."""
         length_class = self.policy.lane(waiting.service_s)
-        return LaneKey(waiting.request.priority, length_class, waiting.failed_on, waiting.closed_batch)
+        avoids = waiting.failed_on | waiting.avoids if waiting.avoids else waiting.failed_on
+        return LaneKey(waiting.request.priority, length_class, avoids, waiting.closed_batch)
 
     def _enter(self, waiting: WaitingRequest) -> Lane:
         key = self.lane_key(waiting)

@@ -128,7 +128,7 @@ class Scheduler:
         model = self._models.setdefault(request.model, ModelDemand(ModelQueue(self._policy)))
         if model.reference is None:
             model.reference = self._reference(request.model)
-        model.enqueue(request)
+        model.enqueue(request, self._avoided(request))
 
     def _grow(self, request_id: str, output_tokens: int, now: float) -> None:
         if run := self._running.get(request_id):
@@ -156,7 +156,8 @@ class Scheduler:
         if full:
             run.load.full_until_s = now + FULL_BACKOFF_S
         else:
-            waiting = replace(waiting, failed_on=waiting.failed_on | {run.load.name})
+            failed_on = waiting.failed_on | {run.load.name}
+            waiting = replace(waiting, failed_on=failed_on, avoids=self._avoided(request))
         if waiting.failed_on and self._serving(request.model) <= waiting.failed_on:
             yield Drop(request_id, DropReason.BACKENDS_FAILED)
         else:
@@ -181,7 +182,12 @@ class Scheduler:
     def _observe(self, state: BackendState, now: float) -> None:
         if state.name not in self._loads:
             self._loads[state.name] = BackendLoad(state)
-        self._loads[state.name].on_scrape(state, now)
+        load = self._loads[state.name]
+        before = load.state
+        load.on_scrape(state, now)
+        if _selects(before) != _selects(state):
+            for model in self._models.values():
+                model.queue.reorder(self._policy, self._avoided)
         for name in state.models & self._models.keys():
             self._models[name].reference = self._reference(name) or self._models[name].reference
 
@@ -191,6 +197,10 @@ class Scheduler:
             self._policy = policy
             for model in self._models.values():
                 model.queue.reorder(policy)
+
+    def _avoided(self, request: Request) -> frozenset[str]:
+        """Return the backends that a request does not wait for, so that others may overtake it there."""
+        return frozenset([load.name for load in self._loads.values() if load.is_reserved_from(request)])
 
     def _serving(self, model: str) -> set[str]:
         """Return the names of the healthy backends that serve a model."""
@@ -237,15 +247,15 @@ class Scheduler:
     ) -> Iterator[tuple[WaitingRequest, list[BackendLoad]]]:
         """Yield each request of a model that may go next, the most urgent first, with the backends open to it.
 
-        All backends are open to the head. To any other request, only backends that have failed all more urgent
-        requests are open.
+        All backends are open to the head. To any other request, only backends are open that all more urgent requests
+        have failed on or do not wait for.
         """
         waiting: WaitingRequest | None = head
         loads = list(self._loads.values())
         passed_over: set[str] = set()
         while waiting:
             yield waiting, loads
-            loads = [load for load in loads if load.name in waiting.failed_on]
+            loads = [load for load in loads if load.reason_to_avoid(waiting)]
             passed_over.add(waiting.request.id)
             waiting = model.queue.most_urgent(now, passed_over) if loads else None
 
@@ -347,3 +357,8 @@ class Scheduler:
             if (head := model.queue.most_urgent(now))
             for waiting, open_to in self._candidates(model, head, now)
         ]
+
+
+def _selects(state: BackendState) -> tuple[object, ...]:
+    """Return the part of a backend's state that decides which requests do not wait for it."""
+    return (state.reserved_from,)

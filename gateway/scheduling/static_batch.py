@@ -149,7 +149,7 @@ def place_static_batch(first: Place, queue: ModelQueue, bias: LengthBias, now: f
     small for all of it gets a part.
     """
     load, head, key = first.load, first.waiting, first.waiting.request.batch_key
-    similar = (w for w in queue.similar(head) if w.request.batch_key == key and load.name not in w.failed_on)
+    similar = (w for w in queue.similar(head) if w.request.batch_key == key and not load.reason_to_avoid(w))
     offered = {head.request.id: head}
     rows = [limit for limit in (load.state.max_concurrency, load.state.trial_limit) if limit is not None]
     limits = StaticLimits(load.state.kv_capacity_tokens, min(rows, default=None))

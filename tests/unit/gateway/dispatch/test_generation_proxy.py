@@ -16,6 +16,8 @@ from gateway.errors import (
     ProtocolError,
     QueueTimeout,
 )
+from gateway.fleet.breaker import FAILURES_TO_OPEN, Circuit, Fingerprint
+from gateway.fleet.pool import BackendPool
 from gateway.protocol import sse
 from gateway.protocol.api_formats import CHAT, MESSAGES
 from gateway.protocol.generation_request import GenerationRequest
@@ -83,6 +85,7 @@ class Relayed:
     transport: FakeTransport
     failures: list[tuple[str, GatewayError]]
     error: GatewayError | None = None
+    pool: BackendPool | None = None
 
 
 async def relay(
@@ -97,20 +100,23 @@ async def relay(
     takes_priority=False,
     api_format=CHAT,
     body=b"{}",
+    fingerprint=None,
     **scripts,
 ):
     """Send one request to engines that play these scripts; check that connections are closed and the queue is empty."""
     transport = FakeTransport(**scripts)
     relayed = Relayed(client or FakeClient(), request_context(now(), api_format), transport, [])
+    relayed.context.fingerprint = fingerprint
     dispatcher = Dispatcher(Scheduler(policy_named("hrrn"), QueueLimits(10, 10**6)), now)
     for name in scripts:
         state = BackendState(name, frozenset({"llama"}), healthy=True, max_concurrency=max_concurrency)
         dispatcher.post(BackendObserved(state))
     upstream = UpstreamClient(transport, Timeouts(connect_s=5, first_byte_s=60, idle_s=10))
+    relayed.pool = pool_of(*(FakeBackend(name, priority=priority) for name in scripts))
     proxy = GenerationProxy(
         dispatcher,
         upstream,
-        pool_of(*(FakeBackend(name, priority=priority) for name in scripts)),
+        relayed.pool,
         now,
         lambda *failure: relayed.failures.append(failure),
         budget=budget,
@@ -408,3 +414,33 @@ async def test_a_whole_message_is_read():
     body = b'{"type":"message","stop_reason":"max_tokens","usage":{"input_tokens":7,"output_tokens":3}}'
     relayed = await relay(api_format=MESSAGES, gpu0=[whole(body)])
     assert (relayed.client.body, relayed.context.output_tokens, relayed.context.finish_reason) == (body, 3, "length")
+
+
+# A request that is at fault
+
+
+def open_if_one_more_fails(pool, name):
+    """Fail a backend with so many other requests that one more failure opens its circuit."""
+    for number in range(FAILURES_TO_OPEN - 1):
+        pool.record_failure(name, ProtocolError("failed"), now(), Fingerprint.of("other", number))
+
+
+@pytest.mark.parametrize(
+    "failed", [whole(b"oops", status=500), whole(b"{"), Answer(ERROR)], ids=["500", "body", "event"]
+)
+async def test_request_that_fails_alike_on_several_engines_counts_against_none(failed):
+    relayed = await relay(
+        fingerprint=Fingerprint.of("app", "bad"),
+        gpu0=[failed],
+        gpu1=[Answer(*failed.script, status=failed.status, kind=failed.kind)],
+    )
+    assert relayed.transport.hosts == ["gpu0", "gpu1"]
+    for name in ("gpu0", "gpu1"):
+        open_if_one_more_fails(relayed.pool, name)
+        assert relayed.pool.entries[name].circuit is Circuit.CLOSED
+
+
+async def test_request_that_only_one_engine_fails_counts_against_it():
+    relayed = await relay(fingerprint=Fingerprint.of("app", "good"), gpu0=[whole(b"oops", status=500)], gpu1=[whole()])
+    open_if_one_more_fails(relayed.pool, "gpu0")
+    assert relayed.pool.entries["gpu0"].circuit is not Circuit.CLOSED

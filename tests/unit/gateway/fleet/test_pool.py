@@ -15,7 +15,7 @@ from gateway.errors import (
     NoBackend,
     ProtocolError,
 )
-from gateway.fleet.breaker import FAILURES_TO_OPEN, FIRST_BACKOFF_S, RAMP_S, RAMP_START, Circuit
+from gateway.fleet.breaker import FAILURES_TO_OPEN, FIRST_BACKOFF_S, RAMP_S, RAMP_START, Circuit, Fingerprint
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY
 from gateway.fleet.pool import MAX_INTERVAL_FACTOR, BackendPool
 from gateway.scheduling.messages import BackendRemoved
@@ -380,18 +380,49 @@ async def test_first_backends_start_without_a_limit():
     assert [state.trial_limit for state in observed.states] == [None, None]
 
 
-async def test_request_waits_for_a_near_trial_and_not_for_a_distant_one():
+async def test_last_backend_of_a_model_is_limited_and_not_shut_out():
+    observed = ObservedPool(FakeBackend("gpu-0", serving("llama")), FakeBackend("gpu-1", serving("mistral")))
+    await observed.scrape()
+    fails(observed, "gpu-0", times=10 * FAILURES_TO_OPEN)
+    assert (last(observed, "gpu-0").healthy, last(observed, "gpu-0").trial_limit) == (True, 1)
+    assert observed.pool.require("llama").id == "llama"
+
+
+async def test_backend_whose_circuit_is_open_is_tried_when_the_other_one_is_gone():
+    observed = await pair()
+    fails(observed, "gpu-0")
+    assert not last(observed, "gpu-0").healthy
+    observed.pool.drain("gpu-1", True)
+    await observed.scrape()
+    assert (last(observed, "gpu-0").healthy, last(observed, "gpu-0").trial_limit) == (True, 1)
+
+
+async def test_last_backend_whose_scrapes_fail_is_shut_out():
+    observed = ObservedPool(FakeBackend("gpu-0", serving("llama"), UNREACHABLE))
+    await observed.scrape(2)
+    fails(observed, "gpu-0")
+    assert not last(observed, "gpu-0").healthy
+
+
+async def test_answered_failures_count_by_fingerprint_and_failed_connections_each():
+    observed = await pair()
+    bad = Fingerprint.of("bad", "prompt")
+    for error in (BackendRefused("no", status=500, type="x"), ProtocolError("what?")):
+        for _ in range(2 * FAILURES_TO_OPEN):
+            observed.pool.record_failure("gpu-0", error, 0.0, bad)
+    assert observed.circuits == []
+    for _ in range(FAILURES_TO_OPEN):
+        observed.pool.record_failure("gpu-1", BackendUnavailable("reset"), 0.0, bad)
+    assert observed.circuits == [("gpu-1", Circuit.OPEN)]
+
+
+async def test_scheduler_gets_the_requests_that_a_trial_is_reserved_from():
     observed = ObservedPool(FakeBackend("gpu-0", serving("llama")))
     await observed.scrape()
-    fails(observed, "gpu-0")
-    assert not observed.pool.ready
-    assert observed.pool.require("llama").id == "llama"
-    for _ in range(5):  # trials that fail, each after twice the time
-        await asyncio.sleep(observed.pool.entries["gpu-0"].breaker.retry_s - asyncio.get_running_loop().time())
-        await observed.scrape()
-        fails(observed, "gpu-0", times=1)
-    with pytest.raises(NoBackend):
-        observed.pool.require("llama")
+    fingerprints = {Fingerprint.of("a", number) for number in range(FAILURES_TO_OPEN)}
+    for fingerprint in fingerprints:
+        observed.pool.record_failure("gpu-0", BackendRefused("no", status=500, type="x"), 0.0, fingerprint)
+    assert last(observed, "gpu-0").reserved_from == fingerprints
 
 
 # Adding, replacing and removing backends

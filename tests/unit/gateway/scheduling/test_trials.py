@@ -56,3 +56,25 @@ def test_new_trial_counts_from_zero():
     core.step([backend_state(trial_limit=1), *submits(5)], 0.0)
     core.step([backend_state(healthy=False)], 1.0)
     assert len(sent(core.step([backend_state(trial_limit=1)], 2.0))) == 1
+
+
+def test_trial_goes_to_another_request_than_those_that_failed():
+    core = scheduler()
+    bad, good = (
+        Request(name, "llama", 100, LENGTH, 0.0, 600.0, fingerprint=(0, prompt))
+        for name, prompt in (("bad", 1), ("good", 2))
+    )
+    reserved = backend_state(trial_limit=1, reserved_from=frozenset({(0, 1)}))
+    assert sent(core.step([reserved, Submit(bad)], 0.0)) == []
+    assert sent(core.step([Submit(good)], 1.0)) == ["good"]
+    assert sent(core.step([Finished("good"), backend_state()], 2.0)) == ["bad"]
+
+
+def test_waiting_request_lets_others_pass_when_a_trial_becomes_reserved():
+    core = scheduler()
+    bad, good = (
+        Request(name, "llama", 100, LENGTH, 0.0, 600.0, fingerprint=(0, prompt))
+        for name, prompt in (("bad", 1), ("good", 2))
+    )
+    assert sent(core.step([backend_state(healthy=False), Submit(bad), Submit(good)], 0.0)) == []
+    assert sent(core.step([backend_state(trial_limit=1, reserved_from=frozenset({(0, 1)}))], 1.0)) == ["good"]
