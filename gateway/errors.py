@@ -335,15 +335,24 @@ class StarvedError(OperatorError):
 
 
 class StorageError(Exception):
-    """A write to Postgres failed."""
+    """A write to Postgres failed.
+
+    `certain` means that Postgres named its own state as the reason: it is read-only, or its disk is full.
+    """
+
+    certain = False
 
 
 class DatabaseUnavailable(StorageError):
     """Postgres did not accept the write now; the same write may succeed later."""
 
+    def __init__(self, message: str, *, certain: bool = False) -> None:
+        super().__init__(message)
+        self.certain = certain
+
 
 class RecordsRefused(StorageError):
-    """Postgres will never accept at least one of these rows; none was written."""
+    """Postgres answers and refused at least one of these rows; none was written."""
 
 
 class ParseError(ValueError):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from gateway.stored_text import stored_text
+
 MAX_TEXT_CHARS = 8192
 """Characters of a text that prediction reads: half from its start, half from its end."""
 
@@ -53,9 +55,10 @@ class PredictionInput:
     key: HistoryKey = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Set `key` once, because it needs a digest of the system prompt."""
+        """Set `key` once, because it needs a digest of the system prompt. Its names are those of the history."""
         template = digest(self.system) if self.system else None
-        object.__setattr__(self, "key", HistoryKey(self.app, self.model, template, self.user))
+        user = None if self.user is None else stored_text(self.user)
+        object.__setattr__(self, "key", HistoryKey(stored_text(self.app), stored_text(self.model), template, user))
 
 
 def bounded(text: str) -> str:

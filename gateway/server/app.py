@@ -256,7 +256,7 @@ def _operator_routes(
     core: _Core, fleet: BackendManager, recorder: Recorder, stats: StatsReader, tasks: BackgroundTasks
 ) -> list[ControllerRouterHandler]:
     admin_key = core.settings.auth.admin_key
-    overview = Overview(stats.read, recorder.counts, core.scheduler, fleet.pool, core.predictor, core.clock)
+    overview = Overview(stats.read, recorder.state, core.scheduler, fleet.pool, core.predictor, core.clock)
     gauges = Gauges(core.metrics, core.scheduler, fleet.pool.entries, recorder.counts)
     return [
         *health_routes(fleet.pool, tasks.alive),

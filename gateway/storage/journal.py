@@ -1,15 +1,15 @@
 """An append-only journal on disk, which stores records while Postgres is unreachable.
 
 The journal consists of numbered files, the segments `00000001.jsonl` and up. A replayed segment is deleted. Each run of
-the gateway and each failed write start a new segment, so a crash can damage only the last line of a segment. All
-methods
-block: on an event loop, call them in a thread.
+the gateway and each failed write start a new segment, so a crash can damage only the last line of a segment. A segment
+that cannot be replayed is set aside as `00000001.failed`, and single records that Postgres refuses go to
+`refused.jsonl`: both stay for the operator. All methods block: on an event loop, call them in a thread.
 """
 
 import fcntl
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,9 @@ from gateway.errors import JournalInUse
 
 _REFUSED = "refused.jsonl"
 _MAX_REFUSED_BYTES = 16 * 2**20
+
+MAX_SET_ASIDE = 16
+"""Most segments that are kept after they were set aside. The oldest are deleted first."""
 
 
 class Segment(msgspec.Struct):
@@ -86,6 +89,30 @@ class Journal:
         """Skip a segment that cannot be read or deleted. The next run tries it again."""
         self._segments.remove(segment)
 
+    def set_aside(self, segment: Segment) -> Path:
+        """Rename a segment whose replay fails again and again, so that no run tries it. Return its new path."""
+        path = segment.path.with_suffix(".failed")
+        segment.path.rename(path)
+        self.skip(segment)
+        for old in self._set_aside()[:-MAX_SET_ASIDE]:
+            old.unlink()
+        return path
+
+    def erase(self, matches: Callable[[bytes], bool]) -> int:
+        """Delete the lines that match from all files, also from refused and set-aside ones. Return their number."""
+        self._seal()
+        refused = self.directory / _REFUSED
+        erased = 0
+        for path in [*self._set_aside(), *([refused] if refused.exists() else [])]:
+            erased += _erase_lines(path, matches)
+        for segment in self._segments:
+            erased += _erase_lines(segment.path, matches)
+            segment.size_bytes = segment.path.stat().st_size
+        return erased
+
+    def _set_aside(self) -> list[Path]:
+        return sorted(self.directory.glob("[0-9]*.failed"), key=lambda path: int(path.stem))
+
     def append_refused(self, line: bytes) -> None:
         """Append a line that Postgres will never accept to `refused.jsonl`, until that file is full."""
         path = self.directory / _REFUSED
@@ -124,6 +151,20 @@ class Journal:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def _erase_lines(path: Path, matches: Callable[[bytes], bool]) -> int:
+    """Replace the file by one without the lines that match, in one step. Return the number of these lines."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if not matches(line)]
+    if len(kept) < len(lines):
+        copy = path.with_suffix(".copy")
+        with open(copy, "wb", opener=_private) as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        copy.replace(path)
+    return len(lines) - len(kept)
 
 
 def _private(path: str, flags: int) -> int:

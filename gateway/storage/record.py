@@ -4,6 +4,9 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec.structs import force_setattr
+
+from gateway.stored_text import MAX_STORED_PROMPT_CHARS, stored_text
 
 Status = Literal["ok", "rejected", "evicted", "cancelled", "failed"]
 """ok: completely answered. rejected: never queued. evicted: dropped from the gateway's queue. cancelled: the client
@@ -11,8 +14,14 @@ closed the connection. failed: the engine, or the connection to it, failed.
 """
 
 
+_NAMES = ("request_id", "app", "user", "model", "route", "backend", "error_code", "finish_reason")
+"""Fields whose text comes from clients and engines."""
+
+
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One finished request. Durations are in milliseconds; None means that the request did not get that far.
+
+    Texts are stored as `stored_text` returns them, also in records that are read from the journal.
 
     Attributes:
         id: 128 random bits.
@@ -52,3 +61,12 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     features: bytes | None = None
     features_version: str | None = None
     template: str | None = None
+
+    def __post_init__(self) -> None:
+        """Shorten the texts that are too long, and replace the characters that Postgres does not store."""
+        for name in _NAMES:
+            text = getattr(self, name)
+            if text is not None and (stored := stored_text(text)) is not text:
+                force_setattr(self, name, stored)
+        if self.prompt is not None:
+            force_setattr(self, "prompt", stored_text(self.prompt, MAX_STORED_PROMPT_CHARS))

@@ -5,8 +5,10 @@ three statements and almost no CPU on the event loop, and there is no cache of n
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
+from uuid import uuid4
 
 import asyncpg
 import msgspec
@@ -18,9 +20,16 @@ from gateway.errors import DatabaseUnavailable, RecordsRefused
 from gateway.storage.partitions import ensure_partitions, utc_day
 from gateway.storage.record import RequestRecord
 from gateway.storage.tables import requests
+from gateway.stored_text import stored_text
 
-_REFUSALS = ("22", "23")
-"""SQLSTATE classes of errors in a row: data exceptions and integrity violations."""
+_log = logging.getLogger(__name__)
+
+_TRANSIENT = ("08", "40", "55", "57P")
+"""SQLSTATE classes of a write that may succeed later: connection, rollback, locks, shutdown and crash of the server."""
+
+_STATE = ("25", "28", "3D", "53", "58")
+"""SQLSTATE classes with which Postgres names its own state as the reason: read-only, authentication, missing database,
+resources (disk, memory, connections), system. Every class that is in neither list may be the fault of one row."""
 
 _WRITE_TIMEOUT_S = 15
 
@@ -65,7 +74,8 @@ class Repository:
 
         Raises:
             DatabaseUnavailable: Postgres is unreachable, or does not accept writes now.
-            RecordsRefused: Postgres will never accept one of the records.
+            RecordsRefused: Postgres answers, and did not accept one of the records. `probe` tells whether it accepts
+                any.
         """
         if not records:
             return 0
@@ -78,6 +88,21 @@ class Repository:
             raise RecordsRefused(str(error)) from error
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise _classify(error) from error
+
+    async def probe(self) -> None:
+        """Insert an ordinary record and roll back. Return if that succeeds, because then Postgres accepts records.
+
+        Raises:
+            DatabaseUnavailable: Postgres is unreachable, or does not accept any record now: it is read-only, a table is
+                missing, or the role may not write.
+        """
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_S), self._engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+                await insert(connection, [_ordinary_record()])
+                await connection.rollback()
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise DatabaseUnavailable(_reason(error)) from error
 
     async def answered_requests(
         self, *, features_versions: str, feature: int, limit: int
@@ -99,8 +124,12 @@ class Repository:
         missing = days - self._partitioned
         if not missing:
             return
-        async with self._engine.begin() as connection:
-            await ensure_partitions(connection, missing)
+        try:
+            async with self._engine.begin() as connection:
+                await ensure_partitions(connection, missing)
+        except DBAPIError as error:  # the rows then go to the default partition, if the database works
+            _log.warning("The daily partition of requests cannot be created: %s", _reason(error))
+            return
         self._partitioned |= missing
 
 
@@ -123,12 +152,36 @@ async def insert(connection: AsyncConnection, records: Sequence[RequestRecord]) 
     return inserted.rowcount
 
 
+def _ordinary_record() -> RequestRecord:
+    return RequestRecord(
+        id=str(uuid4()),
+        request_id="probe",
+        arrived_at=datetime.now(UTC),
+        app="probe",
+        user="probe",
+        model="probe",
+        route="probe",
+        stream=False,
+        status="ok",
+        http_status=200,
+    )
+
+
 def _classify(error: Exception) -> DatabaseUnavailable | RecordsRefused:
-    """Return the error as one of the row or one of the database."""
+    """Return the error as one of a row or one of the database."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    reason = str(cause).partition("\n")[0] or type(cause).__name__
     sqlstate: str | None = getattr(cause, "sqlstate", None)
-    return RecordsRefused(reason) if (sqlstate or "").startswith(_REFUSALS) else DatabaseUnavailable(reason)
+    if sqlstate is None or sqlstate.startswith(_TRANSIENT):  # without SQLSTATE, the server has not answered
+        return DatabaseUnavailable(_reason(error))
+    if sqlstate.startswith(_STATE):
+        return DatabaseUnavailable(_reason(error), certain=True)
+    return RecordsRefused(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of the message: the others may contain values of the row."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return stored_text(str(cause).partition("\n")[0] or type(cause).__name__)
 
 
 # A known name takes no sequence value. A name that another gateway adds at the same time is no conflict.

@@ -30,6 +30,7 @@ from gateway.storage.database import DATABASE_ERRORS
 from gateway.storage.record import Status
 from gateway.storage.recorder import Recorder
 from gateway.storage.tables import applications, end_users, requests
+from gateway.stored_text import stored_text
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -174,8 +175,8 @@ async def read_stats(
 def _filter(app: str | None, user: str | None, since: datetime | None) -> ColumnElement[bool]:
     return and_(
         True,
-        *([applications.c.name == app] if app is not None else []),
-        *([end_users.c.name == user] if user is not None else []),
+        *([applications.c.name == stored_text(app)] if app is not None else []),
+        *([end_users.c.name == stored_text(user)] if user is not None else []),
         *([requests.c.arrived_at >= since] if since is not None else []),
     )
 

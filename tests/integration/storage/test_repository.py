@@ -2,6 +2,7 @@ import struct
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gateway.errors import DatabaseUnavailable, RecordsRefused
 from gateway.storage.database import create_database_engine
@@ -66,9 +67,8 @@ async def test_a_batch_creates_the_partitions_of_its_days(repository, a_record, 
 @pytest.mark.parametrize(
     "poison",
     [
-        {"prompt": "a\0b"},
-        {"app": "a\0b"},
-        {"user": "half a pair: \ud800"},
+        {"template": "a\0b"},
+        {"prediction_source": "half a pair: \ud800"},
         {"id": "not a uuid"},
         {"output_tokens": 2**63},
         {"arrived_at": datetime.max.replace(tzinfo=UTC)},
@@ -80,10 +80,10 @@ async def test_a_record_that_postgres_never_accepts_is_refused(repository, a_rec
     assert await rows("SELECT count(*) FROM requests") == [(0,)]
 
 
-async def test_missing_tables_are_an_unavailable_database(empty_database_url, a_record):
+async def test_missing_tables_are_an_unavailable_database(empty_database_url):
     engine = create_database_engine(empty_database_url)
     with pytest.raises(DatabaseUnavailable):
-        await Repository(engine).write([a_record()])
+        await Repository(engine).probe()
     await engine.dispose()
 
 
@@ -92,6 +92,20 @@ async def test_missing_server_is_an_unavailable_database(tmp_path, a_record):
     with pytest.raises(DatabaseUnavailable):
         await Repository(engine).write([a_record()])
     await engine.dispose()
+
+
+async def test_probe_stores_nothing(repository, a_record, rows):
+    await repository.write([a_record()])
+    await repository.probe()
+    assert await rows("SELECT count(*) FROM requests") == [(1,)]
+    assert await rows("SELECT name FROM applications") == [("translate",)]
+
+
+async def test_rows_are_written_where_their_partition_cannot_be_created(repository, a_record, rows, engine):
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE VIEW requests_20250301 AS SELECT 1 AS one"))
+    assert await repository.write([a_record(arrived_at=NOON)]) == 1
+    assert await rows("SELECT count(*) FROM requests_default") == [(1,)]
 
 
 async def answered(repository, *, feature=1, limit=100):

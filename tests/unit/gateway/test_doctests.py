@@ -9,6 +9,7 @@ import gateway.scheduling
 
 MODULES = [
     "gateway.config",
+    "gateway.stored_text",
     *(
         module.name
         for package in (gateway.scheduling, gateway.protocol)

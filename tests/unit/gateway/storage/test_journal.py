@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import JournalInUse
-from gateway.storage.journal import Journal
+from gateway.storage.journal import MAX_SET_ASIDE, Journal
 
 
 @pytest.fixture
@@ -101,3 +101,42 @@ def test_second_process_is_refused(directory: Path):
         Journal(directory)
     journal.close()
     Journal(directory).close()
+
+
+def test_segment_that_is_set_aside_is_not_replayed(directory: Path):
+    journal = Journal(directory)
+    journal.append([b"one"])
+    path = journal.set_aside(journal.oldest())
+    journal.append([b"two"])
+    assert path.read_bytes() == b"one\n"
+    assert replay(journal) == [b"two"]
+    journal.close()
+    journal = Journal(directory)
+    assert journal.oldest() is None
+    journal.close()
+
+
+def test_number_of_segments_that_were_set_aside_is_bounded(directory: Path):
+    journal = Journal(directory)
+    for number in range(MAX_SET_ASIDE + 3):
+        journal.append([b"%d" % number])
+        journal.set_aside(journal.oldest())
+    kept = sorted(directory.glob("*.failed"))
+    assert [path.read_bytes() for path in kept] == [b"%d\n" % number for number in range(3, MAX_SET_ASIDE + 3)]
+    journal.close()
+
+
+def test_erased_lines_are_in_no_file(directory: Path):
+    journal = Journal(directory, segment_bytes=8)
+    journal.append([b"ann 1", b"bob 1"])
+    journal.set_aside(journal.oldest())
+    journal.append_refused(b"ann 2")
+    journal.append_refused(b"bob 2")
+    for number in range(3, 6):
+        journal.append([b"ann %d" % number, b"bob %d" % number])
+    assert journal.erase(lambda line: line.startswith(b"ann")) == 5
+    assert b"ann" not in b"".join(path.read_bytes() for path in directory.iterdir())
+    journal.append([b"bob 6"])
+    assert replay(journal) == [b"bob 3", b"bob 4", b"bob 5", b"bob 6"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
+    journal.close()
