@@ -1,8 +1,8 @@
-"""Make a Llama whose step takes as long as a large one's: thin, but deep, with the tiny model's tokenizer.
+"""Makes a Llama whose step takes as long as that of a large one: narrow and deep, with the tiny model's tokenizer.
 
-Run inside the vLLM environment with the tiny model's folder and the folder to write. A step of the tiny model is over
-before the server has written its tokens down, so that the server is what a load waits for. Here the step is mostly a
-fixed cost, as reading the weights is on a GPU: many layers, each too thin to compute much.
+Run it inside the vLLM environment with the tiny model's folder and the folder to write. With the tiny model a step is
+shorter than the server's work for its tokens, so the server limits the throughput. Here a step is mostly a fixed cost,
+as reading the weights is on a GPU: many layers, each too narrow to compute much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTEXT_TOKENS = 8192
 
 
 def main(tiny: Path, folder: Path) -> None:
-    """Write model and tokenizer: 32 layers of 64 keys and values in two bytes each: 8 KiB of KV a token."""
+    """Write model and tokenizer. 32 layers with 64 keys and values of two bytes take 8 KiB of KV memory per token."""
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(7)

@@ -1,7 +1,7 @@
-"""Run a command for as long as somebody holds the other end of standard input, then end all that it started.
+"""Runs a command until the other end of standard input closes, then ends all processes that the command started.
 
-A test run that is killed cannot clean up after itself, but its pipes close all the same. The command gets a process
-group of its own, and this process stays outside it, to see it through to the last one.
+A test run that is killed cannot clean up, but its pipes close. The command gets its own process group. This process
+stays outside the group, so that it can end every process in it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 
 POLL_S = 0.1
 TRACKER = b"multiprocessing.resource_tracker"
-TRACKER_PATIENCE_S = 5.0
+TRACKER_TIMEOUT_S = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Run the command until it ends or is let go, and return its exit code."""
+    """Run the command until it ends or its holder closes the pipe, and return its exit code."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
-    while child.poll() is None and not _let_go():
+    while child.poll() is None and not _is_released():
         continue
     end_group(child.pid)
     return child.wait()
 
 
-def _let_go() -> bool:
-    """Wait a moment for the holder to close standard input or to die; it never writes, so readable means closed."""
+def _is_released() -> bool:
+    """Return whether the holder has closed standard input or died. It never writes, so readable means closed."""
     readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
     return bool(readable)
 
@@ -39,12 +39,12 @@ def _let_go() -> bool:
 def end_group(group: int) -> None:
     """Kill every process of the group.
 
-    Python's resource tracker dies last, by itself: it removes the shared memory that killed processes leave behind.
+    Python's resource tracker may end by itself, last: it removes the shared memory of the killed processes.
     """
-    patience = time.monotonic() + TRACKER_PATIENCE_S
+    deadline = time.monotonic() + TRACKER_TIMEOUT_S
     while commands := _commands(group):
         for pid, command in commands.items():
-            if TRACKER not in command or time.monotonic() > patience:
+            if TRACKER not in command or time.monotonic() > deadline:
                 _kill(pid)
         time.sleep(POLL_S / 2)
 
@@ -57,13 +57,13 @@ def members(leader_of: Callable[[int], int], leader: int) -> list[str]:
             if leader_of(int(folder.name)) == leader:
                 found.append(folder.name)
         except ProcessLookupError:
-            # It ended between the listing and the look.
+            # The process ended after it was listed.
             continue
     return found
 
 
 def _commands(group: int) -> dict[str, bytes]:
-    """Return the command lines of the group's processes; one that is dead but not yet reaped has none."""
+    """Return the command lines of the group's processes, without zombies, which have none."""
     commands = {}
     for pid in members(os.getpgid, group):
         try:

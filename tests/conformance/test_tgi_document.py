@@ -69,7 +69,7 @@ def a_tgi_without_openais_routes(engine: OpenApiServer) -> None:
     engine.facts = FACTS | {"Info": {**FACTS["Info"], "version": "1.3.4"}}
 
 
-async def ask(http: httpx2.AsyncClient, backend: Backend, path: str, request: dict[str, object]) -> bytes:
+async def send(http: httpx2.AsyncClient, backend: Backend, path: str, request: dict[str, object]) -> bytes:
     """Send the adapter's request, and return the adapter's reading of the answer."""
     body = json.dumps(request).encode()
     translation = backend.translate(path, body)
@@ -120,7 +120,7 @@ async def test_requests_conform_to_the_document(
             request_fields = request_fields | {"prompt": "a"}
     await backend.scrape()
 
-    answer = await ask(http, backend, path, request_fields)
+    answer = await send(http, backend, path, request_fields)
 
     assert engine.faults == []
     used = {path for path, _ in engine.requests}
@@ -136,7 +136,7 @@ async def test_native_answer_is_translated_for_openais_client(
     await backend.scrape()
     request = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
 
-    *chunks, usage = events(await ask(http, backend, "/v1/chat/completions", request))
+    *chunks, usage = events(await send(http, backend, "/v1/chat/completions", request))
 
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "word " * 4
     assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}

@@ -66,7 +66,7 @@ class Gateway:
         """Read the history of an application's requests, by status."""
         return (await self.stats(app=app))["totals"]
 
-    async def remembered(self, app: str, **expected: int) -> dict[str, int]:
+    async def wait_for_totals(self, app: str, **expected: int) -> dict[str, int]:
         """Wait until the application's totals have these counts. A record follows the answer, with a delay."""
 
         async def agrees() -> bool:

@@ -36,17 +36,17 @@ async def sdk(gateway: Gateway, app: str) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-PredictionInput = Callable[..., Awaitable[Any]]
+SendRequest = Callable[..., Awaitable[Any]]
 
 
-async def ask_chat(
+async def send_chat(
     sdk: AsyncOpenAI, prompt: str = "hello", *, tokens: int = 8, model: str = MODEL, **fields: Any
 ) -> Any:
     messages: Any = [{"role": "user", "content": prompt}]
     return await sdk.chat.completions.create(model=model, messages=messages, **_exactly(tokens), **fields)
 
 
-async def ask_completion(
+async def send_completion(
     sdk: AsyncOpenAI, prompt: Any = "hello", *, tokens: int = 8, model: str = MODEL, **fields: Any
 ) -> Any:
     return await sdk.completions.create(model=model, prompt=prompt, **_exactly(tokens), **fields)
@@ -56,7 +56,7 @@ def _exactly(tokens: int) -> dict[str, Any]:
     return {"max_tokens": tokens, "extra_body": {"ignore_eos": True}}
 
 
-both_routes = pytest.mark.parametrize("ask", [ask_chat, ask_completion], ids=["chat", "completions"])
+both_routes = pytest.mark.parametrize("send", [send_chat, send_completion], ids=["chat", "completions"])
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
@@ -83,23 +83,23 @@ async def collect(stream: Any) -> tuple[dict[int, str], list[Any], list[Any]]:
 
 @both_routes
 async def test_stream_has_the_content_of_the_whole_answer(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, send: SendRequest
 ) -> None:
     greedy = {"tokens": 12, "temperature": 0}
-    whole = await ask(sdk, **greedy)
-    texts, (usage,), _ = await collect(await ask(sdk, **greedy, stream=True, stream_options={"include_usage": True}))
+    whole = await send(sdk, **greedy)
+    texts, (usage,), _ = await collect(await send(sdk, **greedy, stream=True, stream_options={"include_usage": True}))
 
     assert texts == {0: text_of(whole.choices[0])}
     assert texts[0]
     assert whole.choices[0].finish_reason == "length"
     assert usage.completion_tokens == whole.usage.completion_tokens == 12
     assert usage.prompt_tokens == whole.usage.prompt_tokens
-    await gateway.remembered(app, ok=2, output_tokens=24, input_tokens=2 * usage.prompt_tokens)
+    await gateway.wait_for_totals(app, ok=2, output_tokens=24, input_tokens=2 * usage.prompt_tokens)
 
 
 @both_routes
-async def test_usage_chunk_comes_last_if_requested(sdk: AsyncOpenAI, ask: PredictionInput) -> None:
-    chunks = [chunk async for chunk in await ask(sdk, tokens=5, stream=True, stream_options={"include_usage": True})]
+async def test_usage_chunk_comes_last_if_requested(sdk: AsyncOpenAI, send: SendRequest) -> None:
+    chunks = [chunk async for chunk in await send(sdk, tokens=5, stream=True, stream_options={"include_usage": True})]
 
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 5
@@ -110,21 +110,21 @@ async def test_usage_chunk_comes_last_if_requested(sdk: AsyncOpenAI, ask: Predic
     "options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}], ids=["none", "null", "off"]
 )
 async def test_history_is_exact_if_the_client_did_not_request_usage(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, options: dict[str, Any]
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, send: SendRequest, options: dict[str, Any]
 ) -> None:
-    texts, usages, without_choices = await collect(await ask(sdk, tokens=7, stream=True, **options))
+    texts, usages, without_choices = await collect(await send(sdk, tokens=7, stream=True, **options))
 
     assert texts[0]
     assert (usages, without_choices) == ([], [])
-    totals = await gateway.remembered(app, ok=1, output_tokens=7)
+    totals = await gateway.wait_for_totals(app, ok=1, output_tokens=7)
     assert totals["input_tokens"] > 0
 
 
 @both_routes
 @both_ways
-async def test_response_has_the_headers_of_the_gateway(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
-    raw = sdk.chat.completions if ask is ask_chat else sdk.completions
-    prompt = {"messages": [{"role": "user", "content": "x"}]} if ask is ask_chat else {"prompt": "x"}
+async def test_response_has_the_headers_of_the_gateway(sdk: AsyncOpenAI, send: SendRequest, stream: bool) -> None:
+    raw = sdk.chat.completions if send is send_chat else sdk.completions
+    prompt = {"messages": [{"role": "user", "content": "x"}]} if send is send_chat else {"prompt": "x"}
     headers = {"X-Request-Id": "my-own-7"}
     async with raw.with_streaming_response.create(
         model=MODEL, max_tokens=3, stream=stream, extra_headers=headers, **prompt
@@ -136,11 +136,11 @@ async def test_response_has_the_headers_of_the_gateway(sdk: AsyncOpenAI, ask: Pr
     assert float(response.headers["x-magnus-queue-ms"]) >= 0
     assert response.headers["x-magnus-backend"] == "gpu-0"
     # vLLM names its answer after the request id, so the id reached it.
-    assert f'"{"chatcmpl" if ask is ask_chat else "cmpl"}-my-own-7' in body
+    assert f'"{"chatcmpl" if send is send_chat else "cmpl"}-my-own-7' in body
 
 
 async def test_request_without_an_id_gets_one(sdk: AsyncOpenAI) -> None:
-    answers = [await ask_chat(sdk, tokens=1) for _ in range(2)]
+    answers = [await send_chat(sdk, tokens=1) for _ in range(2)]
 
     ids = {answer._request_id for answer in answers}
     assert len(ids) == 2
@@ -152,23 +152,23 @@ async def test_prompt_list_has_a_choice_for_each_prompt_and_one_usage(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, stream: bool
 ) -> None:
     prompts = ["one", "two and more of it", "three"]
-    single = [await ask_completion(sdk, prompt, tokens=4) for prompt in prompts]
-    before = await gateway.remembered(app, ok=3)
+    single = [await send_completion(sdk, prompt, tokens=4) for prompt in prompts]
+    before = await gateway.wait_for_totals(app, ok=3)
 
     if stream:
         options = {"include_usage": True}
         texts, (usage,), _ = await collect(
-            await ask_completion(sdk, prompts, tokens=4, stream=True, stream_options=options)
+            await send_completion(sdk, prompts, tokens=4, stream=True, stream_options=options)
         )
     else:
-        answer = await ask_completion(sdk, prompts, tokens=4)
+        answer = await send_completion(sdk, prompts, tokens=4)
         texts, usage = {choice.index: text_of(choice) for choice in answer.choices}, answer.usage
 
     assert sorted(texts) == [0, 1, 2]
     assert all(texts.values())
     assert usage.completion_tokens == 12
     assert usage.prompt_tokens == sum(answer.usage.prompt_tokens for answer in single) == before["input_tokens"]
-    await gateway.remembered(app, ok=4, output_tokens=24, input_tokens=2 * usage.prompt_tokens)
+    await gateway.wait_for_totals(app, ok=4, output_tokens=24, input_tokens=2 * usage.prompt_tokens)
 
 
 @pytest.mark.parametrize(
@@ -179,19 +179,19 @@ async def test_prompt_list_has_a_choice_for_each_prompt_and_one_usage(
 async def test_token_arrays_are_counted_exactly(
     sdk: AsyncOpenAI, gateway: Gateway, app: str, prompt: Any, prompt_tokens: int, choices: int
 ) -> None:
-    answer = await ask_completion(sdk, prompt, tokens=3)
+    answer = await send_completion(sdk, prompt, tokens=3)
 
     assert [choice.index for choice in answer.choices] == list(range(choices))
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt_tokens, 3 * choices)
-    await gateway.remembered(app, ok=1, input_tokens=prompt_tokens, output_tokens=3 * choices)
+    await gateway.wait_for_totals(app, ok=1, input_tokens=prompt_tokens, output_tokens=3 * choices)
 
 
 @both_routes
 @both_ways
 async def test_usage_of_several_answers_to_one_prompt_is_their_sum(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, send: SendRequest, stream: bool
 ) -> None:
-    answer = await ask(sdk, tokens=6, n=2, stream=stream)
+    answer = await send(sdk, tokens=6, n=2, stream=stream)
     if stream:
         texts, *_ = await collect(answer)
     else:
@@ -199,7 +199,7 @@ async def test_usage_of_several_answers_to_one_prompt_is_their_sum(
 
     assert sorted(texts) == [0, 1]
     assert all(texts.values())
-    await gateway.remembered(app, ok=1, output_tokens=12)
+    await gateway.wait_for_totals(app, ok=1, output_tokens=12)
 
 
 async def test_models_are_those_of_the_engine(sdk: AsyncOpenAI) -> None:
@@ -216,34 +216,34 @@ async def test_models_are_those_of_the_engine(sdk: AsyncOpenAI) -> None:
 @both_routes
 @both_ways
 async def test_client_that_disconnects_frees_the_engine(
-    engine: Engine, sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
+    engine: Engine, sdk: AsyncOpenAI, gateway: Gateway, app: str, send: SendRequest, stream: bool
 ) -> None:
     await until(engine.is_empty, "the engine is empty")
     finished = await engine.answers_finished()
 
-    async def ask_and_stay() -> None:
-        answer = await ask(sdk, tokens=LONG, stream=stream)
+    async def request_and_wait() -> None:
+        answer = await send(sdk, tokens=LONG, stream=stream)
         if stream:
             await collect(answer)
 
-    asking = asyncio.create_task(ask_and_stay())
+    pending = asyncio.create_task(request_and_wait())
     await until(engine.works, "the engine works")
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
 
     await until(engine.is_empty, "the engine has dropped the request")
     assert await engine.answers_finished() == finished
-    totals = await gateway.remembered(app, cancelled=1)
+    totals = await gateway.wait_for_totals(app, cancelled=1)
     assert totals["requests"] == 1
 
 
 @both_routes
 @both_ways
 async def test_context_too_long_is_the_engines_bad_request(
-    sdk: AsyncOpenAI, gateway: Gateway, app: str, ask: PredictionInput, stream: bool
+    sdk: AsyncOpenAI, gateway: Gateway, app: str, send: SendRequest, stream: bool
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await ask(sdk, "word and " * CONTEXT_TOKENS, stream=stream)
+        await send(sdk, "word and " * CONTEXT_TOKENS, stream=stream)
 
     error: Any = caught.value
     assert (error.status_code, error.type, error.param, error.body["code"]) == (
@@ -253,14 +253,14 @@ async def test_context_too_long_is_the_engines_bad_request(
         400,
     )
     assert str(CONTEXT_TOKENS) in error.message
-    await gateway.remembered(app, requests=1, failed=1, ok=0)
+    await gateway.wait_for_totals(app, requests=1, failed=1, ok=0)
 
 
 @both_routes
 @both_ways
-async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, ask: PredictionInput, stream: bool) -> None:
+async def test_unknown_model_is_not_found(sdk: AsyncOpenAI, send: SendRequest, stream: bool) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        await ask(sdk, model="other", stream=stream)
+        await send(sdk, model="other", stream=stream)
 
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
@@ -269,14 +269,14 @@ async def test_stats_are_exact_by_application_and_user(gateway: Gateway, app: st
     async def one(number: int) -> tuple[str, str, int, int]:
         """Send a request of one of several kinds. Return its application, its user and the engine's usage."""
         whose, user, tokens = f"{app}-{number % 2}", f"user-{number % 3}", 2 + number
-        ask = (ask_chat, ask_completion)[number % 2]
+        send = (send_chat, send_completion)[number % 2]
         async with gateway.sdk(whose) as sdk:
             if number % 3:
-                answer = await ask(sdk, f"prompt {number}", tokens=tokens, user=user)
+                answer = await send(sdk, f"prompt {number}", tokens=tokens, user=user)
                 usage = answer.usage
             else:
                 options = {"include_usage": True}
-                stream = await ask(
+                stream = await send(
                     sdk,
                     f"prompt {number}",
                     tokens=tokens,
@@ -298,7 +298,7 @@ async def test_stats_are_exact_by_application_and_user(gateway: Gateway, app: st
             completions[key] += completion_tokens
 
     for whose in (f"{app}-0", f"{app}-1"):
-        await gateway.remembered(whose, ok=12)
+        await gateway.wait_for_totals(whose, ok=12)
         stats = await gateway.stats(app=whose)
         (entry,) = stats["apps"]
         assert (entry["requests"], entry["errors"], entry["users"]) == (12, 0, 3)

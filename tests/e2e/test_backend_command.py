@@ -93,7 +93,7 @@ async def test_engine_serves_under_its_name_and_gets_priorities(
     assert answer.parse().usage.completion_tokens == 3
     (sent,) = map(json.loads, (vllm_folder / "requests.jsonl").read_text().splitlines())
     assert type(sent["priority"]) is int
-    await gateway.remembered(app, requests=1, ok=1, output_tokens=3)
+    await gateway.wait_for_totals(app, requests=1, ok=1, output_tokens=3)
 
 
 async def test_engine_is_removed_after_its_running_requests_end(
@@ -116,7 +116,7 @@ async def test_engine_is_removed_after_its_running_requests_end(
     assert code == 0
     assert not engine.is_running()
     assert (vllm_folder / "ended").exists()
-    await gateway.remembered(app, requests=1, ok=1, output_tokens=LONG)
+    await gateway.wait_for_totals(app, requests=1, ok=1, output_tokens=LONG)
 
     async def is_gone() -> bool:
         return await backends(gateway) == []

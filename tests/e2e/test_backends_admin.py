@@ -32,14 +32,14 @@ async def names(gateway: Gateway) -> list[str]:
     return [backend["name"] for backend in (await admin(gateway, "GET")).json()["backends"]]
 
 
-async def ask(gateway: Gateway) -> httpx2.Response:
+async def send(gateway: Gateway) -> httpx2.Response:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
     return await gateway.http.post("/v1/chat/completions", json=body)
 
 
 async def answers(gateway: Gateway) -> None:
     async def does() -> bool:
-        return (await ask(gateway)).status_code == 200
+        return (await send(gateway)).status_code == 200
 
     await until(does, "a backend serves")
 
@@ -53,7 +53,7 @@ async def test_added_backend_serves_and_is_kept_over_a_restart(
     simulated_engine: Engine, start_gateway: StartGateway, database_url: str, tmp_path: Path
 ) -> None:
     async with serving(settings_of(database_url, tmp_path, []), ready=False) as gateway:
-        assert (await ask(gateway)).status_code == 503
+        assert (await send(gateway)).status_code == 503
         added = await add(gateway, simulated_engine, "new", api_key=SECRET, max_concurrency=7)
         assert (added.status_code, added.json()["source"]) == (201, "admin")
         await answers(gateway)
@@ -78,7 +78,7 @@ async def test_changes_are_kept_over_a_restart(
     later = await start_gateway(ready=False)
     (kept,) = (await admin(later, "GET")).json()["backends"]
     assert (kept["max_concurrency"], kept["draining"]) == (2, True)
-    assert (await ask(later)).status_code == 503
+    assert (await send(later)).status_code == 503
     assert (await admin(later, "PATCH", "/new", json={"max_concurrency": None, "draining": False})).status_code == 200
     await answers(later)
     assert (await admin(later, "GET")).json()["backends"][0]["max_concurrency"] is None
@@ -164,12 +164,12 @@ async def test_removed_backend_finishes_its_running_requests(
         sent = len(held.received)
         await add(gateway, held, "held")
         await until(gateway.shows("magnus_backend_takes_work", 1, backend="held"), "it may get work")
-        running = asyncio.create_task(ask(gateway))
+        running = asyncio.create_task(send(gateway))
         await until(held.has_received(sent + 1), "the engine has a request")
         removed = await admin(gateway, "DELETE", "/held", params={"force": force})
         assert (removed.status_code, removed.json()["draining"]) == (202, [] if force == "true" else ["held"])
         assert await names(gateway) == []
-        assert (await ask(gateway)).status_code == 503
+        assert (await send(gateway)).status_code == 503
         answers_held.go.set()
         assert (await running).headers["x-magnus-backend"] == "held"
 
@@ -189,7 +189,7 @@ async def test_name_of_a_draining_backend_can_be_added_again(
     gateway = await start_gateway()
     await add(gateway, held, "gpu")
     await until(gateway.shows("magnus_backend_takes_work", 1, backend="gpu"), "it may get work")
-    running = asyncio.create_task(ask(gateway))
+    running = asyncio.create_task(send(gateway))
     await until(held.has_received(1), "the engine has a request")
     await admin(gateway, "DELETE", "/gpu")
     assert (await add(gateway, simulated_engine, "gpu")).status_code == 201
@@ -209,7 +209,7 @@ async def test_backend_serves_at_its_new_address(
     await answers(gateway)
     moved = await admin(gateway, "PATCH", "/gpu", json={"url": simulated_engine.url, "max_concurrency": 3})
     assert moved.json()["url"] == simulated_engine.url
-    assert (await ask(gateway)).json()["choices"][0]["message"]["content"] != "hello"
+    assert (await send(gateway)).json()["choices"][0]["message"]["content"] != "hello"
 
 
 async def test_without_a_database_no_change_is_applied(simulated_engine: Engine, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ async def test_host_name_with_several_addresses_becomes_several_backends(
     named = {"name": "gpu", "kind": "vllm", "url": f"http://localhost:{port}", "resolve": "each"}
     gateway = await start_gateway(named, ready=False)
     await answers(gateway)
-    response = await ask(gateway)
+    response = await send(gateway)
 
     assert response.headers["x-magnus-backend"] == "gpu@127.0.0.1"
     (backend,) = (await admin(gateway, "GET")).json()["backends"]

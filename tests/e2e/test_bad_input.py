@@ -323,7 +323,7 @@ async def test_key_determines_the_application_regardless_of_the_header(
         await sdk.chat.completions.create(**chat())
         assert [model.id async for model in sdk.models.list()] == [MODEL]
 
-    await gateway.remembered(app, ok=1)
+    await gateway.wait_for_totals(app, ok=1)
     assert [entry["app"] for entry in (await gateway.stats())["apps"]] == [app]
 
 

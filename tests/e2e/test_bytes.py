@@ -67,7 +67,7 @@ async def test_chunked_body_reaches_the_engine_whole(served_by: Served, app: str
 
     assert response.status_code == 200
     assert fake.received[0].body == REQUEST
-    await gateway.remembered(app, ok=1, output_tokens=5)
+    await gateway.wait_for_totals(app, ok=1, output_tokens=5)
 
 
 async def test_only_the_usage_option_is_added_to_a_stream(served_by: Served) -> None:
@@ -95,7 +95,7 @@ async def test_whole_answer_reaches_the_client_byte_for_byte(served_by: Served, 
 
     assert response.content == WHOLE
     assert response.headers["content-type"] == "application/json"
-    await gateway.remembered(app, ok=1, input_tokens=3, output_tokens=2)
+    await gateway.wait_for_totals(app, ok=1, input_tokens=3, output_tokens=2)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="chunks of {}".format)
@@ -119,7 +119,7 @@ async def test_events_reach_the_client_byte_for_byte(served_by: Served, app: str
 
     assert with_usage.content == sent
     assert without_usage.content == sent.replace(USAGE_EVENT, b"")
-    await gateway.remembered(app, ok=2, input_tokens=6, output_tokens=4)
+    await gateway.wait_for_totals(app, ok=2, input_tokens=6, output_tokens=4)
 
 
 async def test_rejection_by_the_engine_is_forwarded_unchanged(

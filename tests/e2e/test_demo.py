@@ -38,7 +38,7 @@ def demo(shared_home: Home) -> Iterator[RunningDemo]:
         yield demo
 
 
-def ask(demo: RunningDemo, app: str, *, tokens: int = 5, **fields: Any) -> Any:
+def send_chat(demo: RunningDemo, app: str, *, tokens: int = 5, **fields: Any) -> Any:
     with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S) as sdk:
         return sdk.chat.completions.create(
             model=MODEL, messages=GREETING, max_tokens=tokens, extra_headers={"X-App-Id": app}, **fields
@@ -56,7 +56,7 @@ def test_printed_curl_lines_work(demo: RunningDemo) -> None:
 
 
 def test_openais_client_works_on_the_printed_url(demo: RunningDemo) -> None:
-    answer = ask(demo, "sdk", tokens=7)
+    answer = send_chat(demo, "sdk", tokens=7)
 
     assert answer.choices[0].message.content
     assert answer.usage.completion_tokens <= 7
@@ -73,7 +73,7 @@ def test_second_demo_on_the_same_data_is_refused(demo: RunningDemo, shared_home:
 
 
 def test_stats_command_shows_the_history_of_the_gateway(demo: RunningDemo, shared_home: Home) -> None:
-    answer = ask(demo, "shop", tokens=4, user="ann")
+    answer = send_chat(demo, "shop", tokens=4, user="ann")
     wait_until(lambda: demo.stats()["totals"]["ok"] >= 1)
     printed = shared_home.run("stats", "--url", demo.url, "--app", "shop", "--json")
     table = shared_home.run("stats", "--url", demo.url)
@@ -165,7 +165,7 @@ def family_of(demo: RunningDemo, home: Home, *, engines: int) -> list[psutil.Pro
 def test_ctrl_c_ends_all_processes_and_loses_no_record(home: Home) -> None:
     with home.demo("--engines", 1) as demo:
         for number, app in enumerate(("one", "two", "two")):
-            ask(demo, app, tokens=3 + number, user=f"user-{number}")
+            send_chat(demo, app, tokens=3 + number, user=f"user-{number}")
         wait_until(lambda: demo.stats()["totals"]["ok"] == 3)
         remembered = demo.history()
         family = family_of(demo, home, engines=1)
@@ -176,13 +176,13 @@ def test_ctrl_c_ends_all_processes_and_loses_no_record(home: Home) -> None:
 
     with home.demo("--engines", 1) as demo:
         assert demo.history() == remembered
-        ask(demo, "two")
+        send_chat(demo, "two")
         wait_until(lambda: demo.stats()["totals"]["ok"] == 4)
 
 
 def test_kill_ends_all_processes_and_leaves_the_data_usable(home: Home) -> None:
     with home.demo("--engines", 2) as demo:
-        ask(demo, "one", tokens=4)
+        send_chat(demo, "one", tokens=4)
         wait_until(lambda: demo.stats()["totals"]["ok"] == 1)
         remembered = demo.history()
         family = family_of(demo, home, engines=2)

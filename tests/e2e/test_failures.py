@@ -154,7 +154,7 @@ async def test_dead_engine_is_not_noticed_by_the_client(
     assert content_of(response) == " lorem ipsum dolor"
     assert response.headers["x-magnus-backend"] == "good"
     assert await failures_of(gateway, "dead") == 1
-    await gateway.remembered(app, requests=1, ok=1, output_tokens=3)
+    await gateway.wait_for_totals(app, requests=1, ok=1, output_tokens=3)
 
 
 FAILURES_BEFORE_THE_FIRST_BYTE = [
@@ -180,7 +180,7 @@ async def test_failure_before_the_first_byte_is_retried_on_another_engine(
         assert response.headers["x-magnus-backend"] == "good"
 
     assert len(faulty.received) == 2
-    await gateway.remembered(app, requests=2, ok=2, output_tokens=6)
+    await gateway.wait_for_totals(app, requests=2, ok=2, output_tokens=6)
 
 
 async def test_without_another_engine_a_failure_is_a_bad_gateway(
@@ -193,7 +193,7 @@ async def test_without_another_engine_a_failure_is_a_bad_gateway(
 
     assert error_of(await post(gateway, app), 502)["code"] == "backend_unavailable"
     assert (await failures_of(gateway, "a"), await failures_of(gateway, "b")) == (1, 1)
-    await gateway.remembered(app, requests=1, failed=1)
+    await gateway.wait_for_totals(app, requests=1, failed=1)
 
 
 async def test_engine_that_was_never_reachable_is_unavailable(start_gateway: StartGateway, app: str) -> None:
@@ -225,7 +225,7 @@ async def test_failure_of_the_only_engine_has_openais_format(
 
     assert error_of(await post(gateway, app), status)["code"] == code
     assert len(faulty.received) == 1
-    await gateway.remembered(app, requests=1, failed=1)
+    await gateway.wait_for_totals(app, requests=1, failed=1)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ async def test_broken_stream_ends_in_an_error_event_without_done(
 
     assert error["code"] == code
     assert error["message"]
-    totals = await gateway.remembered(app, requests=1, failed=1)
+    totals = await gateway.wait_for_totals(app, requests=1, failed=1)
     assert totals["ok"] == 0
 
 
@@ -284,7 +284,7 @@ async def test_request_to_a_full_engine_is_served_later(
 
     assert content_of(response) == "here"
     assert len(full.received) == 3
-    await gateway.remembered(app, requests=1, ok=1, output_tokens=4)
+    await gateway.wait_for_totals(app, requests=1, ok=1, output_tokens=4)
 
 
 async def test_request_to_a_full_engine_goes_to_one_with_room(
@@ -299,7 +299,7 @@ async def test_request_to_a_full_engine_goes_to_one_with_room(
 
     assert response.headers["x-magnus-backend"] == "good"
     assert len(full.received) == 1
-    await gateway.remembered(app, requests=1, ok=1)
+    await gateway.wait_for_totals(app, requests=1, ok=1)
 
 
 async def test_answer_ends_with_done_although_the_engine_keeps_the_connection(
@@ -318,7 +318,7 @@ async def test_answer_ends_with_done_although_the_engine_keeps_the_connection(
             if line == "data: [DONE]":
                 break
 
-    totals = await gateway.remembered(app, requests=1)
+    totals = await gateway.wait_for_totals(app, requests=1)
     assert (totals["ok"], totals["cancelled"], totals["failed"]) == (1, 0, 0)
 
 
@@ -336,7 +336,7 @@ async def test_request_is_evicted_after_the_queue_timeout(
     assert (error["code"], error["type"]) == ("queue_timeout", "timeout_error")
     assert content_of(await first) == "hello"
     assert len(busy.received) == 1
-    await gateway.remembered(app, requests=2, ok=1, evicted=1)
+    await gateway.wait_for_totals(app, requests=2, ok=1, evicted=1)
 
 
 @both_ways
@@ -351,14 +351,14 @@ async def test_client_that_disconnects_from_the_queue_is_removed(
     waiting = asyncio.create_task(post(gateway, app, stream=stream))
     await until(gateway.shows("magnus_queue_waiting", 1), "the second waits")
     waiting.cancel()
-    await gateway.remembered(app, cancelled=1)
+    await gateway.wait_for_totals(app, cancelled=1)
     queue = (await gateway.stats())["queue"]
     held.go.set()
 
     assert (queue["waiting"], queue["oldest_ms"]) == (0, None)
     assert content_of(await running) == "hello"
     assert len(busy.received) == 1
-    await gateway.remembered(app, requests=2, ok=1, cancelled=1)
+    await gateway.wait_for_totals(app, requests=2, ok=1, cancelled=1)
 
 
 async def test_full_queue_rejects_with_retry_after(
@@ -378,7 +378,7 @@ async def test_full_queue_rejects_with_retry_after(
     assert error_of(rejected, 429)["type"] == "rate_limit_error"
     assert int(rejected.headers["retry-after"]) >= 1
     assert [content_of(response) for response in await asyncio.gather(*requests)] == ["hello"] * 3
-    await gateway.remembered(app, requests=4, ok=3, rejected=1)
+    await gateway.wait_for_totals(app, requests=4, ok=3, rejected=1)
 
 
 async def test_stopping_gateway_evicts_waiting_requests_and_finishes_running_ones(
@@ -424,4 +424,4 @@ async def test_gateway_serves_and_journals_without_a_database(
 
     assert (stats["history"]["available"], stats["apps"], stats["totals"]) == (False, [], {})
     assert app in kept
-    await later.remembered(app, requests=1, ok=1, output_tokens=3)
+    await later.wait_for_totals(app, requests=1, ok=1, output_tokens=3)

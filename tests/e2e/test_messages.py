@@ -89,7 +89,7 @@ async def test_stream_has_the_content_of_the_whole_answer(sdk: AsyncAnthropic, g
         whole_one.usage.output_tokens,
     )
     tokens = sum(answer.usage.output_tokens for answer in (whole_one, streamed))
-    totals = await gateway.remembered(app, ok=2, output_tokens=tokens)
+    totals = await gateway.wait_for_totals(app, ok=2, output_tokens=tokens)
     assert totals["input_tokens"] > 0
 
 
@@ -97,7 +97,7 @@ async def test_user_comes_from_the_metadata(sdk: AsyncAnthropic, gateway: Gatewa
     for user in ("ann", "ann", "bob"):
         await sdk.messages.create(**message_fields(3, metadata={"user_id": user}))
 
-    await gateway.remembered(app, ok=3)
+    await gateway.wait_for_totals(app, ok=3)
     users = (await gateway.stats(app=app))["users"]
     assert {user["user"]: user["requests"] for user in users} == {"ann": 2, "bob": 1}
 
@@ -118,7 +118,7 @@ async def test_tokens_are_counted_without_a_generation(sdk: AsyncAnthropic, gate
     answer = await sdk.messages.create(**message_fields(3))
 
     assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
-    await gateway.remembered(app, requests=1, ok=1)
+    await gateway.wait_for_totals(app, requests=1, ok=1)
     assert await gateway.metric("magnus_requests_total", route="/v1/messages/count_tokens", status="ok") >= 1
 
 
@@ -146,19 +146,19 @@ async def test_client_that_disconnects_frees_the_engine(
 ) -> None:
     await until(engine.is_empty, "the engine is empty")
 
-    async def ask_and_stay() -> None:
+    async def request_and_wait() -> None:
         answer = await sdk.messages.create(**message_fields(LONG, stream=stream))
         if stream:
             async for _ in answer:
                 continue
 
-    asking = asyncio.create_task(ask_and_stay())
+    pending = asyncio.create_task(request_and_wait())
     await until(engine.works, "the engine works")
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
 
     await until(engine.is_empty, "the engine has dropped the request")
-    await gateway.remembered(app, requests=1, cancelled=1)
+    await gateway.wait_for_totals(app, requests=1, cancelled=1)
 
 
 # Forwarded bytes
@@ -181,7 +181,7 @@ async def test_request_and_answer_are_forwarded_byte_for_byte(
     assert received.headers["anthropic-version"] == "2023-06-01"
     assert received.headers["authorization"] == "Bearer the-engines-own-key"
     assert "the-callers-key" not in str(received.headers)
-    await gateway.remembered(app, ok=1, input_tokens=7, output_tokens=2)
+    await gateway.wait_for_totals(app, ok=1, input_tokens=7, output_tokens=2)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="chunks of {}".format)
@@ -200,7 +200,7 @@ async def test_events_are_forwarded_byte_for_byte(served_by: Served, app: str, s
 
     assert response.content == sent
     assert b'"stream_options"' not in fake.received[0].body
-    await gateway.remembered(app, ok=1, input_tokens=7, output_tokens=2)
+    await gateway.wait_for_totals(app, ok=1, input_tokens=7, output_tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ async def test_broken_stream_ends_in_anthropics_error_event(
 
     assert text == ["hé 🦙"]
     assert body_of(broken)["error"]["type"] == "api_error"
-    await gateway.remembered(app, requests=1, failed=1)
+    await gateway.wait_for_totals(app, requests=1, failed=1)
 
 
 async def read_into(text: list[str], sdk: AsyncAnthropic) -> None:

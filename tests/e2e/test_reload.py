@@ -54,7 +54,7 @@ class Served:
     async def backends(self) -> dict[str, Any]:
         return {backend["name"]: backend for backend in (await self.stats())["backends"]}
 
-    async def ask(self, model: str = MODEL) -> httpx2.Response:
+    async def send(self, model: str = MODEL) -> httpx2.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
         return await self.http.post("/v1/chat/completions", json=body)
 
@@ -97,7 +97,7 @@ class Load:
 
     async def client(self) -> None:
         while True:
-            response = await self.gateway.ask()
+            response = await self.gateway.send()
             self.answers[response.status_code] += 1
             self.backends[response.headers.get("x-magnus-backend", "")] += 1
 
@@ -156,7 +156,7 @@ async def test_invalid_file_is_rejected_as_a_whole(
         await gateway.reload(bad, "refused")
         await gateway.reload("[server\n", "refused")
         assert list(await gateway.backends()) == ["one"]
-        assert (await gateway.ask()).headers["x-magnus-backend"] == "one"
+        assert (await gateway.send()).headers["x-magnus-backend"] == "one"
         assert "backends[1].kv_tokens" in gateway.running.said()
         await gateway.reload(settings(("two", other.url)), "applied")
         assert list(await gateway.backends()) == ["two"]
@@ -168,7 +168,7 @@ async def test_policy_changes_without_a_restart(simulated_engine: Engine, databa
         assert (await gateway.stats())["queue"]["policy"] == "hrrn"
         await gateway.reload(settings(backend, more='[scheduling]\npolicy = "sjf"'), "applied")
         assert (await gateway.stats())["queue"]["policy"] == "sjf"
-        assert (await gateway.ask()).status_code == 200
+        assert (await gateway.send()).status_code == 200
 
 
 async def test_settings_that_need_a_restart_are_named(
@@ -193,10 +193,10 @@ async def test_removed_backend_finishes_its_running_requests(
     answers_held = HeldBack()
     held = await start_engine(answers_held)
     async with served(tmp_path, database_url, settings(("held", held.url))) as gateway:
-        running = asyncio.create_task(gateway.ask())
+        running = asyncio.create_task(gateway.send())
         await until(held.has_received(1), "the engine has a request")
         await gateway.reload(settings(("good", simulated_engine.url)), "applied")
-        assert (await gateway.ask()).headers["x-magnus-backend"] == "good"
+        assert (await gateway.send()).headers["x-magnus-backend"] == "good"
         backends = await gateway.backends()
         assert (backends["held"]["draining"], backends["held"]["in_flight"]) == (True, 1)
         answers_held.go.set()

@@ -100,7 +100,7 @@ async def test_whole_answers_are_forwarded(
 
     assert fake.received[0].body == sent
     assert content == answered
-    await gateway.remembered(app, ok=1, input_tokens=7, output_tokens=5)
+    await gateway.wait_for_totals(app, ok=1, input_tokens=7, output_tokens=5)
 
 
 STREAMS = [
@@ -143,7 +143,7 @@ async def test_streams_are_forwarded_and_counted(
     assert fake.received[0].body == sent[:-1] + b',"stream_options":{"include_usage":true}}'
     assert content == answered.replace(USAGE_EVENT, b"")
     counted = USAGE["completion_tokens"] if told else len(events) + 1
-    await gateway.remembered(app, ok=1, output_tokens=counted)
+    await gateway.wait_for_totals(app, ok=1, output_tokens=counted)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_prompts_of_every_form_are_forwarded(
     fake, gateway, content = await through(start_engine, start_gateway, app, sent, answered, "/v1/completions")
 
     assert (fake.received[0].body, content) == (sent, answered)
-    await gateway.remembered(app, ok=1, output_tokens=5)
+    await gateway.wait_for_totals(app, ok=1, output_tokens=5)
 
 
 async def test_openais_client_joins_streamed_tool_calls(

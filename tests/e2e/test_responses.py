@@ -40,7 +40,7 @@ async def test_real_vllm_answers_whole_and_streamed(vllm_engine: Engine, start_g
     assert last is not None
     assert last.type == "response.completed"
     tokens = answer.usage.output_tokens + last.response.usage.output_tokens
-    totals = await gateway.remembered(app, ok=2, output_tokens=tokens)
+    totals = await gateway.wait_for_totals(app, ok=2, output_tokens=tokens)
     assert totals["input_tokens"] == answer.usage.input_tokens + last.response.usage.input_tokens
 
 
@@ -63,7 +63,7 @@ async def test_answer_and_stream_are_forwarded_byte_for_byte(
 
     assert [answer.content for answer in answers] == [ANSWER, BEGUN + END]
     assert [(received.path, received.body) for received in fake.received] == [("/v1/responses", b) for b in bodies]
-    await gateway.remembered(app, ok=2, input_tokens=14, output_tokens=4)
+    await gateway.wait_for_totals(app, ok=2, input_tokens=14, output_tokens=4)
 
 
 async def test_broken_stream_raises_in_openais_client(
@@ -77,7 +77,7 @@ async def test_broken_stream_raises_in_openais_client(
     async with gateway.sdk(app) as sdk:
         with pytest.raises(openai.APIError, match="ended before the answer was complete"):
             await read_all(sdk)
-    await gateway.remembered(app, requests=1, failed=1)
+    await gateway.wait_for_totals(app, requests=1, failed=1)
 
 
 async def read_all(sdk: openai.AsyncOpenAI) -> None:

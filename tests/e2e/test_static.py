@@ -63,7 +63,7 @@ async def calls(engine: Engine) -> int:
         return int((await client.get(f"{engine.url}/load")).json()["server_load"])
 
 
-async def ask(gateway: Gateway, app: str, tokens: int, **fields: Any) -> httpx2.Response:
+async def send(gateway: Gateway, app: str, tokens: int, **fields: Any) -> httpx2.Response:
     body = {"model": MODEL, "prompt": prompt_of(tokens), "max_tokens": 1550, "user": f"u{tokens}", **fields}
     return await gateway.http.post("/v1/completions", json=body, headers={"X-App-Id": app})
 
@@ -71,9 +71,9 @@ async def ask(gateway: Gateway, app: str, tokens: int, **fields: Any) -> httpx2.
 async def ask_behind_another(gateway: Gateway, engine: Engine, app: str, **fields: Any) -> list[httpx2.Response]:
     """Send prompts for all of `LENGTHS` while the engine is busy. Return the answers when all are there."""
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(ask(gateway, "first", FIRST_TOKENS))
+        first = group.create_task(send(gateway, "first", FIRST_TOKENS))
         await until(engine.works, "the first request runs")
-        tasks = [group.create_task(ask(gateway, app, tokens, **fields)) for tokens in LENGTHS]
+        tasks = [group.create_task(send(gateway, app, tokens, **fields)) for tokens in LENGTHS]
         await until(gateway.shows("magnus_queue_waiting", len(LENGTHS)), "the others wait")
         await first
         await until(runs_all(engine), "the others run together")
@@ -103,7 +103,7 @@ async def test_waiting_requests_are_one_call_and_each_gets_its_own_answer(
     assert sum(counted) == sum(LENGTHS)
     assert counted == pytest.approx(LENGTHS, rel=0.15)
 
-    await gateway.remembered(app, ok=len(LENGTHS))
+    await gateway.wait_for_totals(app, ok=len(LENGTHS))
     remembered = (await gateway.stats(app=app))["apps"][0]
     assert (remembered["requests"], remembered["output_tokens"]["total"]) == (len(LENGTHS), sum(LENGTHS))
 
@@ -120,7 +120,7 @@ async def test_streaming_requests_of_a_batch_get_streams(
         event, done, rest = answer.text.split("\n\n")
         assert json.loads(event.removeprefix("data: "))["choices"][0]["text"] == text_of(tokens)
         assert (done, rest) == ("data: [DONE]", "")
-    totals = await gateway.remembered(app, ok=len(LENGTHS))
+    totals = await gateway.wait_for_totals(app, ok=len(LENGTHS))
     assert totals["output_tokens"] == sum(LENGTHS)
 
 
@@ -130,6 +130,6 @@ async def test_requests_with_different_parameters_do_not_share_a_call(
     engine = await start_static(kv_tokens=20_000)
     gateway = await start_gateway(static(engine))
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(gateway, app, tokens, temperature=tokens / 100)) for tokens in LENGTHS]
+        tasks = [group.create_task(send(gateway, app, tokens, temperature=tokens / 100)) for tokens in LENGTHS]
     texts = [task.result().json()["choices"][0]["text"] for task in tasks]
     assert texts == [text_of(tokens) for tokens in LENGTHS]

@@ -86,12 +86,12 @@ async def test_engine_is_notified_at_once_if_a_client_disconnects(
     gateway, fake = served_by(respond)
     cancelled = await gateway.metric("magnus_requests_total", route=path, status="cancelled")
     body = chat(stream=stream) | {"input": "x"}
-    asking = asyncio.create_task(gateway.http.post(path, json=body, headers={"x-app-id": app}))
+    pending = asyncio.create_task(gateway.http.post(path, json=body, headers={"x-app-id": app}))
     await until(fake.has_received(1), "the engine has the request")
     await asyncio.sleep(0.05)
     left_s = asyncio.get_running_loop().time()
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
 
     async def is_notified() -> bool:
         return len(fake.left_s) == 1
@@ -100,7 +100,7 @@ async def test_engine_is_notified_at_once_if_a_client_disconnects(
     assert fake.left_s[0] - left_s < LEFT_WITHIN_S
     await nothing_is_held(gateway)
     if path != "/v1/embeddings":
-        await gateway.remembered(app, requests=1, cancelled=1)
+        await gateway.wait_for_totals(app, requests=1, cancelled=1)
     await until(
         gateway.shows("magnus_requests_total", cancelled + 1, route=path, status="cancelled"),
         "the request counts as cancelled",
@@ -171,7 +171,7 @@ async def test_reader_that_pauses_gets_every_byte(
     assert [text.find(b'"%05d ' % n) >= 0 for n in (0, 1, count // 2, count - 1)] == [True] * 4
     assert text.count(b'"choices"') == count + 1
     assert text.endswith(b"data: [DONE]\n\n")
-    await gateway.remembered(app, ok=1)
+    await gateway.wait_for_totals(app, ok=1)
 
 
 async def test_reader_that_stops_is_disconnected_at_the_total_timeout(
@@ -189,7 +189,7 @@ async def test_reader_that_stops_is_disconnected_at_the_total_timeout(
     async with streaming as response:
         assert response.status_code == 200
         await nothing_is_held(gateway)
-    await gateway.remembered(app, requests=1)
+    await gateway.wait_for_totals(app, requests=1)
 
 
 # Timeouts of one backend
@@ -220,7 +220,7 @@ async def test_each_backend_has_its_own_timeouts(
     assert '"backend_timeout"' in response.text
     assert "[DONE]" not in response.text
     await nothing_is_held(gateway)
-    await gateway.remembered(app, requests=1, failed=1)
+    await gateway.wait_for_totals(app, requests=1, failed=1)
 
 
 # Characters that are split between chunks

@@ -154,7 +154,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.book.engines and self.steps % 2)
     @rule(data=st.data(), age_s=st.sampled_from([None, 0.0, 60.0]), healthy=st.sampled_from([True, True, False]))
     def scrape_the_same(self, data, age_s, healthy):
-        """Scrape an engine whose metrics stand still, or that comes back unchanged."""
+        """Scrape an engine whose metrics do not change, or that was unreachable and is unchanged."""
         state = data.draw(st.sampled_from(sorted(self.book.engines.items())))[1].state
         self.post(
             BackendObserved(replace(state, healthy=healthy, scraped_s=None if age_s is None else self.now - age_s))

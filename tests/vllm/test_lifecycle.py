@@ -52,7 +52,7 @@ def is_whole(events: list[str]) -> bool:
     return events[-1] == "[DONE]" and not any('"abort"' in event for event in events)
 
 
-async def persist(gateway: Gateway) -> list[httpx2.Response]:
+async def retry_until_answered(gateway: Gateway) -> list[httpx2.Response]:
     """Retry until there is an answer, and return all responses."""
     responses = []
     while True:
@@ -124,9 +124,9 @@ async def test_engine_that_dies_and_restarts_under_load(vllm: Engine, tmp_path: 
         assert (stats["backends"][0]["kv_reserved_tokens"], stats["queue"]["waiting"]) == (0, 0)
 
         # vLLM restarts on its port while its clients keep sending.
-        asking = [asyncio.create_task(persist(gateway)) for _ in range(CLIENTS)]
+        pending = [asyncio.create_task(retry_until_answered(gateway)) for _ in range(CLIENTS)]
         process = await stack.enter_async_context(started_by_command(tmp_path, engine.port))
-        for responses in await asyncio.gather(*asking):
+        for responses in await asyncio.gather(*pending):
             assert responses[-1].json()["usage"]["completion_tokens"] == 5
             assert {response.status_code for response in responses[:-1]} <= {502, 503, 504}
             assert all(response.json()["error"]["message"] for response in responses[:-1])

@@ -1,16 +1,16 @@
-"""Read by Python at the start of every process of the test engine: sleep where vLLM would spin.
+"""Replaces busy waiting in vLLM with sleeping. Python runs this file at the start of every process of the engine.
 
-vLLM's processes wait for each other in loops around `sched_yield`. On a machine with fewer cores than it has
-processes, that holds up everything else for seconds, the tests' own timers included. A sleep of no length gives the
-core away in earnest, and the engine is as fast.
+vLLM's processes wait for each other in loops around `sched_yield`. On a machine with fewer cores than processes, these
+loops delay everything else by seconds, including the timers of the tests. A sleep of zero seconds frees the core, and
+the engine is equally fast.
 """
 
 import os
 import time
 
 
-def _give_way() -> None:
+def _sleep() -> None:
     time.sleep(0)
 
 
-os.sched_yield = _give_way
+os.sched_yield = _sleep

@@ -1,12 +1,12 @@
-"""A logits processor that ends each answer at its true length inside the engine, where nobody outside can see it.
+"""A logits processor inside vLLM that ends each answer at its recorded length, which the gateway does not know.
 
-A tiny model with random weights has no idea of when to stop, and a request that says how long its answer is to be tells
-a gateway too. So the engine gets a file of conversations and lengths, and requests carry neither `max_tokens` nor
-`ignore_eos`: for a prompt that it knows, the end-of-sequence token is out of reach until the answer's last token, and
-then the only choice. What it does not know it leaves alone.
+A tiny model with random weights does not know when to stop, and a request that states the length of its answer shows it
+to the gateway too. So the engine gets a file with conversations and lengths, and requests have neither `max_tokens` nor
+`ignore_eos`. For a prompt in the file, the end-of-sequence token has probability zero until the answer's last token.
+Then it is the only choice. Other prompts are not changed.
 
-Serve with `--logits-processors true_length:TrueLength --additional-config '{"true_lengths": "FILE"}'`, FILE having one
-JSON object a line: `messages` as in the request, and `output_tokens`, the end token among them.
+Serve with `--logits-processors true_length:TrueLength --additional-config '{"true_lengths": "FILE"}'`. FILE has one
+JSON object per line: `messages` as in the request, and `output_tokens`, which includes the end token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FORBIDDEN = float("-inf")
 
 
 class TrueLength(LogitsProcessor):
-    """Knows answers by the tokens of their whole prompt."""
+    """Finds the length of an answer by the tokens of its whole prompt."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        del device, is_pin_memory  # whole rows of the logits are written: nothing is kept on the device
+        del device, is_pin_memory  # the processor writes whole rows of the logits and keeps nothing on the device
         tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
         self._end = tokenizer.eos_token_id
         self._length_of = dict(known_lengths(Path(vllm_config.additional_config["true_lengths"]), tokenizer))
-        # By place in the batch: tokens to generate, and the engine's own list of those that there are.
+        # By place in the batch: the number of tokens to generate, and the engine's list of the tokens so far.
         self._answers: dict[int, tuple[int, list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -73,7 +73,7 @@ class TrueLength(LogitsProcessor):
 
 
 def known_lengths(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Yield a prompt's tokens and its answer's length for each line."""
+    """Yield the tokens of the prompt and the length of the answer for each line."""
     for line in path.read_text().splitlines():
         row = json.loads(line)
         text = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)

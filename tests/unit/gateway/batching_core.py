@@ -7,7 +7,7 @@ from gateway.scheduling.messages import Dispatch, OutOfMemory, Returned, Submit
 
 @dataclass
 class Core:
-    """Dispatches `size` requests as one batch to `backend`. Requests that come back go to `other`, one by one."""
+    """Dispatches `size` requests as one batch to `backend`. Returned requests go to `other`, one by one."""
 
     size: int
     backend: str

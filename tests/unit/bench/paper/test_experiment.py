@@ -1,4 +1,4 @@
-"""What holds for every policy of the paper's comparison."""
+"""Properties of every policy of the paper's comparison."""
 
 import pytest
 

@@ -13,7 +13,7 @@ from gateway.training.rows import PastRow
 
 
 class Recording(ServedScheduler):
-    """Keeps every batch that an engine was given."""
+    """Records every batch that an engine received."""
 
     def __init__(self, testbed):
         super().__init__(testbed)

@@ -175,9 +175,9 @@ class Flight:
 
 
 def gaps_of(preset, *, per_s, prompt, output, count, wave_s, seed=1):
-    """Time per token of each 16 tokens of a request, with the running count and the KV tokens then, as they come.
+    """Return the time per token for each 16 tokens of a request, with running count and KV tokens at its end.
 
-    Requests come at a rate that swings between 0.2 and 1.8 times `per_s`; lengths are log-normal.
+    Requests arrive at a rate that varies between 0.2 and 1.8 times `per_s`. Lengths are log-normal.
     """
     rng = random.Random(seed)
     engine = build_engine(EngineConfig(preset=preset))
@@ -221,17 +221,18 @@ CURVES = {
     "llama-8b-h100": {50: (0.50, 0.95), 200: (0.32, 1.15), 1000: (0.18, 0.42)},
     "chatglm-6b-v100": {50: (0.15, 0.40), 200: (0.13, 0.27), 1000: (0.11, 0.22)},
 }
-"""Bounds of median and p90 of the relative error on later gaps, after so many observations: just above the worst
-that 16 groups of four seeds showed, so that they hold for any such group and not for one that was picked.
+"""Bounds of the relative error (median, p90) on later gaps, by the number of observations.
 
-A gap is 16 steps, some of which compute prompts: about the best line in hindsight gaps scatter by 0.22 and 0.47 on the
-A100, 0.13 and 0.29 on the H100, 0.06 and 0.12 for ChatGLM. The prior is the A100 itself, without the prompts of others:
-it is off by 0.18 and 0.54 there, by 0.54 and 0.74 on the H100, by 0.73 and 0.77 for ChatGLM.
+They are slightly above the worst of 16 groups of four seeds, so that they hold for every such group.
+
+A gap is 16 steps, some of which compute prompts. The gaps' errors against the best fit of all gaps have a median and a
+p90 of 0.22 and 0.47 on the A100, 0.13 and 0.29 on the H100, 0.06 and 0.12 for ChatGLM. The prior is the A100 without
+other requests' prompts. Its errors are 0.18 and 0.54 there, 0.54 and 0.74 on the H100, 0.73 and 0.77 for ChatGLM.
 """
 
 
 def errors_after(gaps, *, outliers, points, seed):
-    """Relative errors on the last gaps, after learning from this many of the first."""
+    """Return the relative errors on the last gaps, after learning from this many of the first."""
     later, rng, model, found = gaps[max(points) :: 8], random.Random(seed), StepTimeModel(), {}
     for i, (gap, running, kv_tokens) in enumerate(gaps[: max(points) + 1]):
         if i in points:
