@@ -116,7 +116,7 @@ def test_every_policy_can_be_set(name):
     assert policy_named(load(None, {"MAGNUS_SCHEDULING_POLICY": name}).scheduling.policy).name == name
 
 
-def test_other_variables_are_nobody_s_business():
+def test_variables_that_are_no_settings_are_ignored():
     environ = {"PATH": "/bin", "MAGNUSX": "1", "MAGNUS_CONFIG": "x.toml", "MAGNUS_CACHE": "/tmp"}
     assert load(None, environ) == Settings()
 
@@ -199,7 +199,7 @@ def test_error_says_what_would_be_right(config, text, message):
         ("port = \n", ["line 1"]),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named_with_the_file(config, text, named):
+def test_error_in_the_file_names_the_file(config, text, named):
     path = config(text)
     with pytest.raises(SettingsError) as refusal:
         load(path, {})
@@ -227,7 +227,7 @@ def test_what_is_wrong_in_the_file_is_named_with_the_file(config, text, named):
         ("MAGNUS_BACKENDS", '[{"name": "a", "kind": "tgi"}]', "backends[0]"),
     ],
 )
-def test_what_is_wrong_in_the_environment_is_named_with_the_variable(name, value, named):
+def test_error_in_the_environment_names_the_variable(name, value, named):
     with pytest.raises(SettingsError) as refusal:
         load(None, {name: value})
     assert str(refusal.value).startswith(f"{name}: ")
@@ -306,7 +306,7 @@ def test_a_model_is_not_trained_on_less_than_it_needs():
         ({}, Path.home() / ".cache" / "magnus"),
     ],
 )
-def test_what_can_be_made_again_is_kept_where_the_user_s_cache_is(environ, path):
+def test_cache_folder_is_in_the_users_cache(environ, path):
     assert cache_dir(environ) == path
 
 

@@ -53,15 +53,15 @@ def test_a_parameter_is_named_where_there_is_one():
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.2, "1"), (1.0, "1"), (2.6, "3"), (120.0, "120")])
-def test_who_is_sent_away_is_told_when_to_come_back_in_whole_seconds(seconds, header):
+def test_retry_after_is_in_whole_seconds(seconds, header):
     assert QueueFull("full", retry_after_s=seconds).headers == {"retry-after": header}
 
 
-def test_who_is_unknown_is_told_how_to_say_who_he_is():
+def test_missing_key_has_a_www_authenticate_header():
     assert Unauthorized("who?").headers == {"www-authenticate": "Bearer"}
 
 
-def test_an_engine_s_error_keeps_its_own_fields():
+def test_error_of_an_engine_keeps_its_fields():
     error = BackendRefused("no", status=418, type="teapot", param="x", code=7)
     assert (error.status, error.type, error.param, error.code, error.headers) == (418, "teapot", "x", 7, {})
     assert (BackendRefused("no", status=400, type="y").status, BackendRefused.status) == (400, 500)

@@ -39,7 +39,7 @@ def test_no_constant_is_negative():
     assert min(fitted.a, fitted.b, fitted.c, fitted.d) >= 0.0
 
 
-def test_what_never_varied_costs_nothing():
+def test_constant_input_gets_no_coefficient():
     fitted = fit_step_time([Sample(1, n, 0, 0, 0.01 + 0.001 * n) for n in range(1, 9)])
     assert (fitted.a, fitted.b) == pytest.approx((0.01, 0.001))
     assert (fitted.c, fitted.d) == (0.0, 0.0)

@@ -26,7 +26,7 @@ def test_mixed_batches_keep_every_row():
     assert sorted(row.output_tokens for batch in batches for row in batch) == list(range(1, 8))
 
 
-def test_only_what_was_asked_for_is_throughput():
+def test_only_requested_tokens_count_as_throughput():
     batches = [MeasuredBatch("mixed", 2, 10, 100, 101, 1.0), MeasuredBatch("mixed", 2, 10, 100, 99, 3.0)]
     assert throughput(batches) == 50.0
     assert throughput(batches, StepTime(a=0.01, b=0.0, c=0.0, d=0.0)) == pytest.approx(100.0)

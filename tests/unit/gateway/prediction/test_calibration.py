@@ -48,13 +48,13 @@ def test_the_median_follows_a_jump():
     assert np.exp(calibration.adjust_one("app", PREDICTED)[MEDIAN]) == pytest.approx(300, rel=0.25)
 
 
-def test_what_was_right_stays_as_it_is():
+def test_calibrated_quantiles_stay():
     calibration = fitted(answers(2000))
     coverage(calibration, answers(2000, seed=1))
     np.testing.assert_allclose(calibration.adjust_one("app", PREDICTED), PREDICTED, atol=0.15)
 
 
-def test_an_application_never_seen_starts_from_all():
+def test_unknown_application_starts_from_the_offsets_of_all():
     calibration = fitted(answers(2000, median=200), app="known")
     assert np.exp(calibration.adjust_one("new", PREDICTED)[MEDIAN]) == pytest.approx(200, rel=0.1)
 

@@ -20,7 +20,7 @@ def a_file(tmp_path: Path):
     return write
 
 
-def test_what_is_missing_is_unknown(a_file):
+def test_missing_field_is_unknown(a_file):
     [row] = read_rows(a_file(GOOD))
     assert row.output_tokens == 7
     assert (row.app, row.user, row.model, row.t, row.text, row.input_tokens) == (None,) * 6

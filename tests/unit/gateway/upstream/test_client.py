@@ -35,7 +35,7 @@ async def read(transport, *, pause_s=0.0, backend=GPU, patience=PATIENCE):
     return b"".join(chunks)
 
 
-async def test_the_call_goes_to_the_engine_with_the_engine_s_key():
+async def test_call_is_sent_with_the_key_of_the_engine():
     transport = FakeTransport(gpu=[whole()])
     await read(transport)
     ((_, request),) = transport.sent
@@ -67,7 +67,7 @@ async def test_an_answer_is_read_and_closed():
     assert transport.all_closed
 
 
-async def test_an_answer_that_nobody_reads_to_its_end_is_closed():
+async def test_unfinished_answer_is_closed():
     transport = FakeTransport(gpu=[Answer(TOKEN, TOKEN)])
     with pytest.raises(ZeroDivisionError):
         async with UpstreamClient(transport, PATIENCE).send(GPU, REQUEST):
@@ -131,7 +131,7 @@ async def test_a_client_that_reads_slowly_is_no_silence_of_the_engine():
     assert await read(FakeTransport(gpu=[Answer(TOKEN, TOKEN, TOKEN)]), pause_s=100.0) == TOKEN * 3
 
 
-async def test_what_a_client_does_after_the_last_byte_is_no_silence_of_the_engine():
+async def test_slow_client_after_the_last_byte_is_no_timeout_of_the_engine():
     async with UpstreamClient(FakeTransport(gpu=[whole()]), PATIENCE).send(GPU, REQUEST) as reply:
         await reply.read()
         await asyncio.sleep(100)
@@ -147,7 +147,7 @@ async def test_what_a_client_does_after_the_last_byte_is_no_silence_of_the_engin
     ],
     ids=["slow engine", "silent engine", "slow client"],
 )
-async def test_a_whole_answer_takes_no_longer_than_it_may_and_who_was_slow_is_told(script, pause_s, error):
+async def test_total_timeout_names_the_slow_side(script, pause_s, error):
     with pytest.raises(error):
         await read(FakeTransport(gpu=script), pause_s=pause_s, patience=Timeouts(5, 1e9, 10, total_s=30))
     assert asyncio.get_running_loop().time() == pytest.approx(30)
@@ -163,7 +163,7 @@ async def test_a_whole_answer_takes_no_longer_than_it_may_and_who_was_slow_is_to
     ],
     ids=["first byte", "idle", "total", "longer than the others'"],
 )
-async def test_a_backend_s_own_time_outs_come_first(own, script, at_s):
+async def test_timeouts_of_a_backend_override_the_defaults(own, script, at_s):
     with pytest.raises(BackendTimeout):
         await read(FakeTransport(gpu=script), backend=FakeBackend("gpu", **own))
     assert asyncio.get_running_loop().time() == pytest.approx(at_s)
@@ -183,7 +183,7 @@ async def test_patience_leaves_nothing_of_its_cancellation():
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_an_engine_s_refusal_comes_in_its_own_words():
+async def test_rejection_by_the_engine_keeps_its_body():
     body = b'{"error": {"message": "too long", "type": "BadRequestError", "param": "prompt", "code": 400}}'
     transport = FakeTransport(gpu=[whole(body, status=400)])
     with pytest.raises(BackendRefused) as refusal:
@@ -212,7 +212,7 @@ async def test_an_endless_answer_is_not_held_in_memory(monkeypatch):
     assert transport.all_closed
 
 
-async def test_no_key_is_in_what_went_wrong():
+async def test_errors_contain_no_key():
     scripts: list[Any] = [[httpx2.ConnectError("refused")], [whole(b"no", status=500)], [61.0]]
     for script in scripts:
         with pytest.raises(BackendError) as failure:
