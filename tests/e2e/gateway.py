@@ -72,7 +72,7 @@ class Gateway:
         async def agrees() -> bool:
             return (await self.totals(app)).items() >= expected.items()
 
-        await until(agrees, f"{app} remembered with {expected}")
+        await until(agrees, f"history of {app} has {expected}")
         return await self.totals(app)
 
     def with_client(self, client: httpx2.AsyncClient) -> "Gateway":

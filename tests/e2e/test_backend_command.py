@@ -68,7 +68,7 @@ async def serves(gateway: Gateway) -> None:
     async def is_healthy() -> bool:
         return (await gateway.http.get("/health/ready")).json()["backends"] == {NAME: "healthy"}
 
-    await until(is_healthy, "the engine is healthy in the gateway's eyes")
+    await until(is_healthy, "the gateway reports the engine as healthy")
 
 
 async def code_of(process: subprocess.Popen[str]) -> int:
@@ -121,7 +121,7 @@ async def test_engine_is_removed_after_its_running_requests_end(
     async def is_gone() -> bool:
         return await backends(gateway) == []
 
-    await until(is_gone, "the backend is gone")
+    await until(is_gone, "the backend is removed")
     refused = await ask_for_one(gateway, key)
     assert refused.status_code == 503, refused.text
 
@@ -141,7 +141,7 @@ async def test_stopping_engine_gets_no_new_requests(gateway: Gateway, vllm_folde
         async def leaves() -> bool:
             return (await ask_for_one(gateway, key)).status_code == 503
 
-        await until(leaves, "the gateway has no engine for what is new")
+        await until(leaves, "the gateway has no engine for new requests")
         assert not running.done()
         assert (await running).usage.completion_tokens == LONG
         assert await code_of(process) == 0
@@ -160,7 +160,7 @@ async def test_second_signal_ends_command_and_engine_at_once_and_removes_the_ent
         async def is_taken_out() -> bool:
             return all(entry["draining"] for entry in await backends(gateway))
 
-        await until(is_taken_out, "the command has taken the engine out")
+        await until(is_taken_out, "the command has removed the engine")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert await code_of(process) == 0
@@ -169,4 +169,4 @@ async def test_second_signal_ends_command_and_engine_at_once_and_removes_the_ent
     async def is_gone() -> bool:
         return await backends(gateway) == []
 
-    await until(is_gone, "the backend is gone")
+    await until(is_gone, "the backend is removed")

@@ -176,7 +176,7 @@ async def test_removed_backend_finishes_its_running_requests(
         async def is_gone() -> bool:
             return (await gateway.stats())["backends"] == []
 
-        await until(is_gone, "it is gone")
+        await until(is_gone, "the backend is removed")
     await add(gateway, simulated_engine, "held")
     await answers(gateway)
 

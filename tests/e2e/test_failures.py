@@ -370,7 +370,7 @@ async def test_full_queue_rejects_with_retry_after(
     requests = []
     for waiting in (0, 1, 2):
         requests.append(asyncio.create_task(post(gateway, app)))
-        await until(busy.has_received(1), "one runs")
+        await until(busy.has_received(1), "one request runs")
         await until(gateway.shows("magnus_queue_waiting", waiting), f"{waiting} wait")
     rejected = await post(gateway, app)
     held.go.set()

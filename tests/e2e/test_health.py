@@ -77,7 +77,7 @@ async def test_engine_that_fails_every_request_soon_gets_no_more(
     async def is_chosen_again() -> bool:
         return (await post(gateway)).headers["x-magnus-backend"] == "a-sick"
 
-    await until(is_chosen_again, "the engine that is well again gets work")
+    await until(is_chosen_again, "the recovered engine gets work")
     await until(gateway.shows("magnus_backend_circuit", 0, backend="a-sick"), "its circuit is closed")
 
 
@@ -109,7 +109,7 @@ async def test_full_engine_stays_in_use(
         assert (await post(gateway)).status_code == 200
         return len(full.received) > 8
 
-    await until(was_refused_often, "the full engine has refused more than its circuit would bear")
+    await until(was_refused_often, "the full engine has rejected more requests than open a circuit")
     assert (await backend_stats(gateway, "a-full"))["circuit"] == "closed"
     assert await gateway.metric("magnus_backend_circuit_changes_total", backend="a-full") == 0
 

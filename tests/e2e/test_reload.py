@@ -205,4 +205,4 @@ async def test_removed_backend_finishes_its_running_requests(
         async def is_gone() -> bool:
             return list(await gateway.backends()) == ["good"]
 
-        await until(is_gone, "the old backend is gone")
+        await until(is_gone, "the old backend is removed")

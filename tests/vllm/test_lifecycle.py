@@ -119,7 +119,7 @@ async def test_engine_that_dies_and_restarts_under_load(vllm: Engine, tmp_path: 
         assert [is_broken(answer) for answer in answers] == [True] * CLIENTS
         assert any(len(answer) > 2 for answer in answers)
         await asyncio.to_thread(engine.kill)
-        await until(unhealthy(gateway), "the gateway has noticed")
+        await until(unhealthy(gateway), "the gateway reports the engine as unhealthy")
         stats = await gateway.stats()
         assert (stats["backends"][0]["kv_reserved_tokens"], stats["queue"]["waiting"]) == (0, 0)
 
