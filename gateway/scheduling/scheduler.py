@@ -13,7 +13,8 @@ How a dispatch is decided:
 2. `decide` tests the request on one backend. It returns a place, or the reason against the backend. Of the backends
    with a place, the one that will complete the request first gets it.
 3. If no backend takes the request, it waits, and no other request of its model overtakes it, because the memory that
-   it waits for is being freed. Only on a backend that has failed the request may other requests go first.
+   it waits for is being freed. Other requests may go first only on a backend that the request does not wait for:
+   one that has failed it, or one on trial that tries other requests first.
 4. The memory test never rejects a request on a backend that runs none of our requests. So a wrong prediction cannot
    leave an engine idle.
 
@@ -199,7 +200,7 @@ class Scheduler:
                 model.queue.reorder(policy)
 
     def _avoided(self, request: Request) -> frozenset[str]:
-        """Return the backends that a request does not wait for, so that others may overtake it there."""
+        """Return the backends on trial that try other requests first, because they have failed this one."""
         return frozenset([load.name for load in self._loads.values() if load.is_reserved_from(request)])
 
     def _serving(self, model: str) -> set[str]:
@@ -247,8 +248,8 @@ class Scheduler:
     ) -> Iterator[tuple[WaitingRequest, list[BackendLoad]]]:
         """Yield each request of a model that may go next, the most urgent first, with the backends open to it.
 
-        All backends are open to the head. To any other request, only backends are open that all more urgent requests
-        have failed on or do not wait for.
+        All backends are open to the head. To any other request, only those backends are open that no more urgent
+        request waits for (`BackendLoad.reason_to_avoid`).
         """
         waiting: WaitingRequest | None = head
         loads = list(self._loads.values())
@@ -360,5 +361,5 @@ class Scheduler:
 
 
 def _selects(state: BackendState) -> tuple[object, ...]:
-    """Return the part of a backend's state that decides which requests do not wait for it."""
+    """Return the part of a backend's state that changes which requests wait for it."""
     return (state.reserved_from,)
