@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import SettingsError
+from gateway.database_url import parse_database_url
+from gateway.errors import DatabaseUrlError, SettingsError
 
 BackendKind = Literal["vllm", "tgi", "openai", "static"]
 PolicyName = Literal["fcfs", "sjf", "hrrn", "magnus"]
@@ -59,7 +60,9 @@ class DatabaseSettings(_Section, frozen=True):
     """Where the gateway stores past requests, API keys, trained models and backends."""
 
     url: str = "embedded"
-    """`embedded` starts a PostgreSQL server of its own. Otherwise `postgresql+asyncpg://user:password@host/database`."""
+    """`embedded` starts a PostgreSQL server of its own. Otherwise `postgresql://user:password@host:5432/database`.
+    Options of libpq such as `?sslmode=require` work. Reserved characters in a password are percent-encoded: `/` is
+    `%2F`."""
     data_dir: str = "~/.local/share/magnus"
     """Folder of the embedded database, the journal and the generated admin key."""
     retention_days: Positive = 90
@@ -216,9 +219,10 @@ _NOT_SETTINGS = {"MAGNUS_CONFIG", "MAGNUS_CACHE"}
 _JSON_VARIABLES = {"MAGNUS_BACKENDS", "MAGNUS_SCHEDULING_PRIORITIES", "MAGNUS_MODELS_ALIASES", "MAGNUS_MODELS_DEFAULTS"}
 _KUBERNETES = re.compile(
     r"MAGNUS_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=\d+|PORT=(?:tcp|udp|sctp)://.*"
-    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?=.*)"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?=.*|NAME=/.+/.+|ENV_\w+=.*)"
 )
-"""Variables that Kubernetes puts into every pod of a namespace that has a service named `magnus` or `magnus-…`."""
+"""Variables that Kubernetes puts into every pod of a namespace that has a service named `magnus` or `magnus-…`, and
+Docker into a container that is linked to one with such a name."""
 
 _T = TypeVar("_T")
 
@@ -380,8 +384,11 @@ def _check_combinations(settings: Settings) -> None:
         if model in settings.models.aliases:
             _refuse("models.aliases", f"{alias!r} stands for {model!r}, an alias too; expected the name of a model")
     database = settings.database.url
-    if database != "embedded" and not database.startswith("postgresql+asyncpg://"):
-        _refuse("database.url", 'expected "embedded" or "postgresql+asyncpg://user:password@host/database"')
+    if database != "embedded":
+        try:
+            parse_database_url(database)
+        except DatabaseUrlError as error:
+            _refuse("database.url", str(error))
 
 
 def _check_backend(backend: BackendSettings, where: str) -> None:

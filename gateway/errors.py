@@ -18,11 +18,12 @@ Exception
 │     └ BackendOutOfMemory
 ├ OperatorError                a command or a part of the installation that cannot work; one line for the operator
 │ ├ SettingsError   ├ ListenError   ├ EmbeddedPostgresError   ├ JournalInUse   ├ RegistrationError
-│ └ RowError        ├ UnknownVersion   ├ TrainerFailed        ├ EngineStartError   └ StarvedError
+│ ├ RowError        ├ UnknownVersion   ├ TrainerFailed        ├ EngineStartError   ├ StarvedError
+│ └ TaskEnded       └ StartFailed      └ StartInterrupted
 ├ StorageError                 a write to Postgres that failed
 │ └ DatabaseUnavailable   └ RecordsRefused
 └ ParseError                   bytes that are not what they should be
-  └ NotHttpError   └ EventTooLarge
+  └ NotHttpError   └ EventTooLarge   └ DatabaseUrlError
 ```
 
 `type`, `param` and `code` of a `GatewayError` are the fields of OpenAI's error object. Its message is for the
@@ -306,6 +307,21 @@ class EmbeddedPostgresError(OperatorError):
     """The embedded Postgres did not start; the message names the directory and the reason."""
 
 
+class TaskEnded(OperatorError):
+    """A task that the gateway needs ended by itself; the message names the task and the reason."""
+
+
+class StartFailed(OperatorError):
+    """The gateway did not start; the log has the details."""
+
+
+class StartInterrupted(OperatorError):
+    """A signal stopped the gateway before it listened. This is no failure."""
+
+    def __init__(self) -> None:
+        super().__init__("a signal stopped the gateway before it listened")
+
+
 class JournalInUse(OperatorError):
     """Another process keeps its journal in this directory."""
 
@@ -365,3 +381,7 @@ class NotHttpError(ParseError):
 
 class EventTooLarge(ParseError):
     """A server-sent event did not end within `MAX_EVENT_BYTES`."""
+
+
+class DatabaseUrlError(ParseError):
+    """The URL of the database is wrong. The message names the part and does not contain the password."""

@@ -23,7 +23,7 @@ from gateway.config import Settings
 from gateway.demo.demo import Demo, banner
 from gateway.demo.replay import ReplayReport, draw_rows
 from gateway.demo.report import replay_table
-from gateway.errors import EngineStartError
+from gateway.errors import EngineStartError, StartInterrupted
 from gateway.telemetry import logs
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free port. [8080]")]
@@ -66,7 +66,7 @@ def demo(  # noqa: PLR0913 - one parameter per option
     the_demo = Demo(settings, engines, speed, workload, rate, seed)
     try:
         run(_run(the_demo, stay=not (exit_ or as_json), as_json=as_json))
-    except (*START_ERRORS, EngineStartError) as error:
+    except (*START_ERRORS, EngineStartError, StartInterrupted) as error:
         failed(error)
 
 

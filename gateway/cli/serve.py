@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from gateway.cli.options import DEFAULT_CONFIG, ConfigOption, err, failed, read_settings, run
 from gateway.config import Settings, load
-from gateway.errors import EmbeddedPostgresError, JournalInUse, ListenError
+from gateway.errors import EmbeddedPostgresError, JournalInUse, ListenError, StartFailed, StartInterrupted
 from gateway.telemetry import logs
 
-START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse)
+START_ERRORS = (ListenError, EmbeddedPostgresError, JournalInUse, StartFailed)
 """The reasons why a gateway does not start, each with a message for the operator."""
 
 
@@ -18,6 +18,8 @@ def serve(config: ConfigOption = None) -> None:
     logs.configure(settings.log.level, settings.log.format)
     try:
         run(_serve(settings, lambda: load(config)))
+    except StartInterrupted as interruption:
+        err.print(f"magnus: {interruption}")
     except START_ERRORS as error:
         failed(error)
 

@@ -1,9 +1,11 @@
 """The composition root: the only module that connects the parts of the gateway."""
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 from litestar import Litestar
@@ -78,6 +80,11 @@ class Gateway:
     asgi: Litestar
     _core: _Core
     _fleet: BackendManager
+    _stopping: asyncio.Event
+
+    def abandon_start(self) -> None:
+        """End the start early, if it still waits for the database."""
+        self._stopping.set()
 
     def begin_shutdown(self) -> None:
         """Evict the waiting requests and take no new ones. The running ones finish."""
@@ -120,13 +127,14 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         "discovery": fleet.discovery.run,
     }
     tasks = BackgroundTasks(required, {"learner": lambda: _learn(core, engine, maintainer)})
+    stopping = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None]:
         recorder.start()
         try:
             async with tasks.running():
-                await maintainer.attempted()
+                await tasks.while_running(_first(maintainer.attempted(), stopping.wait()))
                 try:
                     yield
                 finally:
@@ -146,7 +154,17 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         openapi_config=None,
         logging_config=None,
     )
-    return Gateway(asgi, core, fleet)
+    return Gateway(asgi, core, fleet, stopping)
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait for the first of several coroutines and cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _build_core(settings: Settings, clock: Clock) -> _Core:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.errors import TaskEnded
+
 _log = logging.getLogger(__name__)
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -24,6 +26,23 @@ class BackgroundTasks:
         self._required = required
         self._optional = optional
         self._tasks: list[asyncio.Task[None]] = []
+
+    async def while_running(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, but not longer than the required tasks run: it may wait for one of them.
+
+        Raises:
+            TaskEnded: a required task ended by itself before `work` was done.
+        """
+        waiting = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            ended = next((task for task in self._tasks if task.done()), None)
+            if ended is not None and not waiting.done():
+                cause = None if ended.cancelled() else ended.exception()
+                raise TaskEnded(f"the {ended.get_name()} task ended: {cause or 'without an error'}") from cause
+            await waiting
+        finally:
+            waiting.cancel()
 
     def alive(self) -> bool:
         """Return whether all required tasks run."""

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import uvicorn
 
 from gateway.clock import SystemClock
 from gateway.config import Settings, data_dir
-from gateway.errors import ListenError
+from gateway.errors import ListenError, StartFailed, StartInterrupted
 from gateway.server.admin_key import stored_admin_key
 from gateway.server.app import Gateway, create_app
 from gateway.server.reload import Reload
@@ -26,6 +27,9 @@ KEEP_ALIVE_S = 75
 
 GC_THRESHOLDS = (20_000, 10, 10)
 """Thresholds of the garbage collector: it runs less often than by default, because each run stops the event loop."""
+
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,11 @@ async def running(
     Raises:
         ListenError: the port is in use, or the address does not belong to this machine.
         EmbeddedPostgresError: the embedded Postgres does not start, or another gateway uses its folder.
+        StartFailed: a part that the gateway needs failed during the start.
+        StartInterrupted: SIGINT or SIGTERM came before the gateway listened. Everything that had started is stopped.
     """
     async with AsyncExitStack() as stack:
+        stack.enter_context(_interruptible_start())
         listener = stack.enter_context(_listen(settings.server.host, settings.server.port))
         started, reload_requested = settings, asyncio.Event()
         if read is not None:
@@ -82,6 +89,9 @@ async def running(
             reload = Reload(started, read, gateway.apply, gateway.note_reload)
             await stack.enter_async_context(_in_background(reload.run(reload_requested)))
         await server.listening.wait()
+        if server.failed or server.should_exit:
+            await serving
+            raise StartFailed("the gateway did not start; the log says why") if server.failed else StartInterrupted()
         _tune_garbage_collector()
         host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
         yield RunningGateway(f"http://{host}:{listener.getsockname()[1]}", settings, serving)
@@ -92,6 +102,35 @@ def _tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+@contextmanager
+def _interruptible_start() -> Iterator[None]:
+    """Cancel the start at SIGINT or SIGTERM. Once the server handles these signals itself, this does nothing.
+
+    Raises:
+        StartInterrupted: a signal cancelled the start.
+    """
+    loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+    assert starting is not None
+    requested = asyncio.Event()
+
+    def interrupt() -> None:
+        requested.set()
+        starting.cancel()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not requested.is_set():
+            raise
+        starting.uncancel()
+        raise StartInterrupted from None
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 @contextmanager
@@ -129,7 +168,7 @@ def _with_admin_key(settings: Settings) -> Settings:
 
 
 async def _stop(server: "_Server", serving: asyncio.Task[None]) -> None:
-    server.should_exit = True
+    server.stop()
     await serving
 
 
@@ -152,7 +191,18 @@ class _Server(uvicorn.Server):
             )
         )
         self.listening = asyncio.Event()
+        self.failed = False
         self._gateway = gateway
+
+    def stop(self) -> None:
+        """Stop serving, or the start if it is still under way."""
+        self.should_exit = True
+        if not self.started:
+            self._gateway.abandon_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.stop()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -161,7 +211,10 @@ class _Server(uvicorn.Server):
             self.listening.set()  # also if the server did not start, so that nobody waits for it
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn has logged why the application did not start
+            self.failed = self.should_exit = True
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -172,12 +225,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Handle signals on the event loop. uvicorn would raise them again at its end, before our cleanup has run."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
 

@@ -34,7 +34,13 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: another process owns the directory, or the server does not start.
         """
-        return await asyncio.to_thread(self._start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])  # a server can be stopped only after it has started
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Stop the server and wait for its end. Open connections are closed."""

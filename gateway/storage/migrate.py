@@ -5,10 +5,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from gateway.storage.database import CONNECT_TIMEOUT_S
+from gateway.storage.database import create_single_use_engine
 
 _ADVISORY_LOCK = 0x6D61676E7573
 """The lock makes two gateways that start together migrate one after the other."""
@@ -23,7 +21,7 @@ def migrations_directory() -> Path:
 
 async def upgrade(url: str) -> None:
     """Apply the missing migrations to the database at `url`, in one transaction."""
-    engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
+    engine = create_single_use_engine(url)
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})

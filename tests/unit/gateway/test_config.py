@@ -123,6 +123,11 @@ def test_variables_that_are_no_settings_are_ignored():
 
 def test_variables_of_a_kubernetes_service_are_not_settings():
     environ = {
+        "MAGNUS_GATEWAY_SERVICE_HOST": "10.0.0.7",
+        "MAGNUS_GATEWAY_SERVICE_PORT_METRICS_HTTP": "9090",
+        "MAGNUS_GATEWAY_PORT": "udp://10.0.0.7:53",
+        "MAGNUS_AUTH_PORT_53_UDP_ADDR": "10.0.0.7",
+        "MAGNUS_LOG_PORT_443_TCP": "tcp://[fd00::7]:443",
         "MAGNUS_SERVICE_HOST": "10.0.0.7",
         "MAGNUS_SERVICE_PORT": "8080",
         "MAGNUS_SERVICE_PORT_HTTP": "8080",
@@ -136,6 +141,33 @@ def test_variables_of_a_kubernetes_service_are_not_settings():
     }
     assert load(None, environ) == Settings()
     assert load(None, {**environ, "MAGNUS_SERVER_PORT": "9000"}).server.port == 9000
+
+
+def test_variables_of_a_linked_container_are_not_settings():
+    environ = {
+        "MAGNUS_NAME": "/web/magnus",
+        "MAGNUS_PORT": "tcp://172.17.0.5:8080",
+        "MAGNUS_PORT_8080_TCP_ADDR": "172.17.0.5",
+        "MAGNUS_ENV_PYTHON_VERSION": "3.12",
+        "MAGNUS_1_ENV_LANG": "C.UTF-8",
+    }
+    assert load(None, environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAGNUS_PORT", "9000"),
+        ("MAGNUS_SERVER_PROT", "tcp://10.0.0.7:80"),
+        ("MAGNUS_SERVER_PORT_8080", "1"),
+        ("MAGNUS_SERVICE_PORT", "http"),
+        ("MAGNUS_NAME", "gateway"),
+        ("MAGNUS_SERVER_ENVIRONMENT", "x"),
+    ],
+)
+def test_mistyped_setting_is_not_taken_for_a_variable_of_kubernetes(name, value):
+    with pytest.raises(SettingsError, match=name):
+        load(None, {name: value})
 
 
 @pytest.mark.parametrize(
@@ -282,14 +314,15 @@ def test_two_backends_of_one_name_are_refused(config):
         load(config(GPU + GPU), {})
 
 
-@pytest.mark.parametrize("url", ["postgres://u:p@h/d", "sqlite:///x", ""])
+@pytest.mark.parametrize("url", ["mysql://u:p@h/d", "sqlite:///x", "", "postgresql:u:p@h/d"])
 def test_another_database_is_refused(url):
     with pytest.raises(SettingsError, match=r"^database\.url: "):
         load(None, {"MAGNUS_DATABASE_URL": url})
 
 
-def test_postgres_with_asyncpg_is_taken():
-    url = "postgresql+asyncpg://u:p@h/d"
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_url_of_postgres_is_accepted(scheme):
+    url = f"{scheme}://u:p@h/d?sslmode=require"
     assert load(None, {"MAGNUS_DATABASE_URL": url}).database.url == url
 
 
@@ -328,7 +361,7 @@ SECRET = "sesame-sesame-sesame"
         ("", {"MAGNUS_AUTH_ADMIN_KYE": SECRET}),
         ("", {"MAGNUS_BACKENDS": f'[{{"name": "a", "api_key": "{SECRET}"}}]'}),
         ("", {"MAGNUS_BACKENDS": f'[{{"api_key": "{SECRET}"'}),
-        ("", {"MAGNUS_DATABASE_URL": f"postgres://u:{SECRET}@h/d"}),
+        ("", {"MAGNUS_DATABASE_URL": f"postgresql://u:{SECRET}/@h/d"}),
         (GPU + f'api_key = "{SECRET}"\nkv_tokens = 0', {}),
         (GPU + GPU + f'api_key = "{SECRET}"', {}),
         (GPU.replace("http://gpu-0", f"http://u:{SECRET}@gpu-0/?") + f'api_key = "{SECRET}"', {}),
