@@ -14,6 +14,12 @@ T = TypeVar("T")
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
+MAX_CONNECT_S = 2.0
+"""Longest wait for a connection and its TLS handshake. It is shorter than that for a page, which a busy engine delays."""
+
+MAX_TARGET_CHARS = 200
+"""Characters of a redirect's target that an error repeats."""
+
 _TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
 
@@ -68,7 +74,7 @@ class Endpoint:
         response = await self.transport.handle_async_request(self._request(path))
         try:
             if response.status_code != HTTPStatus.OK:
-                raise StatusError(self._describe(path, f"status {response.status_code}"), response.status_code)
+                raise StatusError(self._describe(path, _status_cause(response)), response.status_code)
             page = bytearray()
             async for chunk in response.aiter_bytes():
                 page += chunk
@@ -85,6 +91,7 @@ class Endpoint:
         if self.spec.api_key is not None:
             headers["authorization"] = f"Bearer {self.spec.api_key}"
         timeout = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
+        timeout["connect"] = min(MAX_CONNECT_S, self.timeout_s)
         url = self.spec.url.rstrip("/") + path
         return httpx2.Request("GET", url, headers=headers, extensions={"timeout": timeout})
 
@@ -95,4 +102,33 @@ class Endpoint:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.timeout_s:g} s"
         cause = " ".join(str(error).split()) or type(error).__name__
+        if "SSL: WRONG_VERSION_NUMBER" in cause:
+            cause += "; the engine probably does not use TLS: try an http:// URL"
+        if isinstance(error, httpx2.ConnectTimeout) and self.spec.url.startswith("https:"):
+            cause += " (TCP and TLS); if the engine does not use TLS, use an http:// URL"
         return cause.replace(self.spec.api_key, "***") if self.spec.api_key else cause
+
+
+def redirect_target(response: httpx2.Response) -> str:
+    """Return where a redirect leads, without a query and without credentials; "" if that is not stated.
+
+    >>> redirect_target(httpx2.Response(307, headers={"location": "https://me:secret@gpu/v1/models/?key=x"}))
+    'https://gpu/v1/models/'
+    """
+    target = str(response.headers.get("location", "")).partition("?")[0].partition("#")[0]
+    scheme, separator, rest = target.partition("//")
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    return (f"{scheme}{separator}{host}{slash}{path}" if separator else target)[:MAX_TARGET_CHARS]
+
+
+def _status_cause(response: httpx2.Response) -> str:
+    """Return the status of a page that was not answered, with what the operator can do about it."""
+    status = response.status_code
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"status {status}: the engine refuses the credentials; check api_key"
+    if status == HTTPStatus.NOT_FOUND:
+        return f"status {status}: the server has no such page; check url and kind"
+    if 300 <= status < 400:
+        return f"status {status}: the engine redirects to {redirect_target(response) or 'nowhere'}; check url"
+    return f"status {status}"

@@ -176,7 +176,7 @@ class BackendSettings(_Section, frozen=True):
     """What the engine is: `vllm`, `tgi`, `openai` (any engine with OpenAI's API) or `static` (one padded batch at a
     time)."""
     url: str
-    """Base URL of the engine, without `/v1`."""
+    """Base URL of the engine. A `/v1` at its end is removed."""
     api_key: str | None = None
     """API key that the gateway sends to the engine as a bearer token."""
     models: list[str] | None = None

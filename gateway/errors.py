@@ -13,6 +13,7 @@ Exception
 │ ├ RequestEvicted               after the queue, and not because of the engine
 │ │ ├ ClientTooSlow 408   ├ ClientGone 499   ├ ShuttingDown 503   └ QueueTimeout 504
 │ └ BackendError                 because of the engine or the connection to it
+│   ├ BackendRedirects 502   ├ CredentialsRefused 502
 │   ├ BackendUnavailable 502   ├ BackendTimeout 504   ├ ProtocolError 502   ├ BackendFull 503   ├ BatchSplit 500
 │   └ BackendRefused             the engine's own status and error body, passed through
 │     └ BackendOutOfMemory
@@ -254,6 +255,19 @@ class ProtocolError(BackendError):
     code = "backend_protocol_error"
 
 
+class BackendRedirects(ProtocolError):
+    """The engine answers with a redirect. The gateway does not follow it: the backend's URL is wrong."""
+
+    code = "backend_redirects"
+
+
+class CredentialsRefused(BackendError):
+    """The engine refused the gateway's own credentials. The operator has to correct the backend's API key."""
+
+    status = 502
+    code = "backend_credentials_refused"
+
+
 class BackendFull(BackendError):
     """The engine's own queue is full. The request goes back to our queue; the client does not see this error."""
 
@@ -269,7 +283,12 @@ class BatchSplit(BackendError):
 
 
 class BackendRefused(BackendError):
-    """The engine refused the request, with a status and an error body of its own."""
+    """The engine refused the request, with a status and an error body of its own.
+
+    `retry_after` is the engine's `Retry-After`, if it sent one.
+    """
+
+    retry_after: str | None = None
 
     def __init__(
         self, message: str, *, status: int, type: str, param: str | None = None, code: str | int | None = None
@@ -278,6 +297,11 @@ class BackendRefused(BackendError):
         self.status = status
         self.type = type
         self.code = code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The engine's `Retry-After`."""
+        return {} if self.retry_after is None else {"retry-after": self.retry_after}
 
 
 class BackendOutOfMemory(BackendRefused):

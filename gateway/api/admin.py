@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from gateway.api.auth import require_admin
 from gateway.clock import Clock
 from gateway.errors import InvalidRequest
-from gateway.fleet.entry import BackendEntry
+from gateway.fleet.entry import BackendEntry, LastError
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.predictor import Predictor
 from gateway.scheduling.backend_load import BackendStatus
@@ -73,6 +73,8 @@ class Overview:
             "healthy": entry.healthy,
             "circuit": entry.circuit,
             "draining": entry.is_draining,
+            "condition": entry.condition,
+            "last_error": last_error_fields(entry.last_error, self.clock),
             "models": [card.id for card in entry.models],
             "kv_capacity_tokens": snapshot.kv_capacity_tokens if snapshot else None,
             "kv_used_tokens": snapshot.kv_used_tokens if snapshot else None,
@@ -96,6 +98,14 @@ class Overview:
             "p90_coverage": quality.p90_coverage(),
             "source": "model" if version else "history",
         }
+
+
+def last_error_fields(error: LastError | None, clock: Clock) -> dict[str, Any] | None:
+    """Return a backend's last error: its text, since when, how often, and whether it still lasts."""
+    if error is None:
+        return None
+    since = clock.now() - timedelta(seconds=clock.monotonic() - error.since_s)
+    return {"text": error.text, "since": since.isoformat(), "count": error.count, "current": error.current}
 
 
 def _by_class(scheduler: Scheduler) -> dict[str, int]:

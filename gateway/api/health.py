@@ -5,11 +5,13 @@ from collections.abc import Callable
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from gateway.api.admin import last_error_fields
+from gateway.clock import Clock
 from gateway.fleet.pool import BackendPool
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
-def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRouteHandler]:
+def health_routes(pool: BackendPool, alive: Callable[[], bool], clock: Clock) -> list[HTTPRouteHandler]:
     """Return `/health/live` (the process works) and `/health/ready` (at least one backend can take requests).
 
     `/health` is the same as `/health/live`: engines have that path, so existing checks of an engine still work.
@@ -17,6 +19,7 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRout
     Args:
         pool: the backends.
         alive: returns whether all required background tasks run; otherwise the gateway must be restarted.
+        clock: source of all times.
     """
 
     @get(["/health", "/health/live"])
@@ -26,7 +29,14 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool]) -> list[HTTPRout
     @get("/health/ready")
     async def ready() -> Response[dict[str, object]]:
         backends = {name: entry.condition for name, entry in pool.entries.items()}
+        errors = {
+            name: last_error_fields(entry.last_error, clock)
+            for name, entry in pool.entries.items()
+            if entry.last_error is not None and entry.last_error.current
+        }
         body: dict[str, object] = {"status": "ok" if pool.ready else "no backend", "backends": backends}
+        if errors:
+            body["last_error"] = errors
         return Response(body, status_code=200 if pool.ready else 503)
 
     return [live, ready]

@@ -1,6 +1,6 @@
 """The two values that the API layer hands to the proxies: the context of a request and the connection to its client."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class RequestContext:
         dispatched_s: when the latest attempt was sent, in monotonic seconds.
         first_byte_s: when the first byte of the answer arrived, in monotonic seconds.
         attempts: attempts that failed.
+        passed_headers: headers of the engine's answer that the client gets.
         events: events of the stream that carry a token.
         usage: the engine's own token counts.
         finish_reason: why the answer ended.
@@ -54,6 +55,7 @@ class RequestContext:
     dispatched_s: float | None = None
     first_byte_s: float | None = None
     attempts: int = 0
+    passed_headers: dict[str, str] = field(default_factory=dict)
     events: int = 0
     usage: Usage | None = None
     finish_reason: str | None = None
@@ -72,7 +74,7 @@ class RequestContext:
 
     def response_headers(self) -> dict[str, str]:
         """Return the response headers that describe the request, as far as it got."""
-        headers = {"x-request-id": self.request_id}
+        headers = {**self.passed_headers, "x-request-id": self.request_id}
         if self.forecast:
             headers["x-magnus-predicted-tokens"] = str(self.forecast.p50_tokens)
         if self.dispatched_s is not None:

@@ -186,6 +186,7 @@ class GenerationProxy:
         context.usage, context.finish_reason = answer.usage, answer.finish_reason
         run.ticket.finish(context.output_tokens or None)
         self._record_answer(context, complete=True)
+        context.passed_headers = response.passed_headers
         await client.start(response.status, response.content_type, length=len(body))
         context.complete = True
         await client.send(body, more=False)
@@ -201,6 +202,7 @@ class GenerationProxy:
             if forward and not client.started:
                 context.first_byte_s = self._monotonic()
                 self._record_answer(context, complete=False)
+                context.passed_headers = response.passed_headers
                 await client.start(response.status, response.content_type, length=None)
             if forward:
                 await client.send(forward, more=True)

@@ -127,9 +127,11 @@ class PassthroughProxy:
                 if not client.started:
                     context.first_byte_s = self._monotonic()
                     self._pool.record_answer(name, sent_s, complete=False)
+                    context.passed_headers = response.passed_headers
                     await client.start(response.status, response.content_type, length=response.length)
                 await client.send(chunk, more=True)
             if not client.started:
+                context.passed_headers = response.passed_headers
                 await client.start(response.status, response.content_type, length=0)
             self._pool.record_answer(name, sent_s, complete=True, fingerprint=context.fingerprint)
             context.complete = True

@@ -158,6 +158,11 @@ class Breaker:
         elif self._ramp_s is not None and not known:
             self._ramp_s = now
 
+    def trip(self, sent_s: float, now: float) -> None:
+        """Open the circuit at once: every request to the backend would fail now."""
+        if self.circuit is not Circuit.OPEN and sent_s >= self._opened_s:
+            self._open(now, None)
+
     def take_back(self, fingerprint: Fingerprint, now: float) -> None:
         """Remove a request's failures: other engines fail it too, so the request is at fault. Undo what they opened."""
         self._forget(fingerprint)

@@ -43,6 +43,9 @@ class Discovery:
         connect: creates the adapter of a backend.
         resolve: looks up the addresses of a host name.
         on_failure: called with the backend's name when a lookup fails. Its entries stay.
+
+    Attributes:
+        errors: why the last lookup failed, by backend; without those whose last lookup succeeded.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Discovery:
         self._on_failure = on_failure
         self._watched: dict[str, BackendSpec] = {}
         self._draining: set[str] = set()
+        self.errors: dict[str, str] = {}
         self._refresh_now = asyncio.Event()
 
     def watch(self, spec: BackendSpec) -> None:
@@ -81,6 +85,7 @@ class Discovery:
     def forget(self, name: str, *, force: bool) -> None:
         """Remove all entries of a backend; with `force`, at once."""
         self._watched.pop(name, None)
+        self.errors.pop(name, None)
         self._draining.discard(name)
         for entry_name in self._entry_names(name):
             self._pool.remove(entry_name, force=force)
@@ -101,9 +106,11 @@ class Discovery:
         try:
             addresses = await self._resolve(urlsplit(spec.url).hostname or "")
         except OSError as error:
-            _log.warning("The addresses of backend %s cannot be looked up: %s", spec.name, error)
+            self._note_failure(spec.name, str(error))
             self._on_failure(spec.name)
             return
+        if self.errors.pop(spec.name, None):
+            _log.info("The addresses of backend %s can be looked up again", spec.name)
         if self._watched.get(spec.name) != spec:
             return  # it was removed or changed during the lookup
         wanted = {at.name: at for at in (_at(spec, address) for address in addresses)}
@@ -112,6 +119,12 @@ class Discovery:
                 self._pool.remove(name)
         for at in wanted.values():
             await self._enter(at, draining=spec.name in self._draining)
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        """Note that a lookup failed, and log it if the reason is new."""
+        if self.errors.get(name) != reason:
+            _log.warning("The addresses of backend %s cannot be looked up: %s", name, reason)
+        self.errors[name] = reason
 
     async def _enter(self, spec: BackendSpec, *, draining: bool) -> None:
         entry = self._pool.entries.get(spec.name)

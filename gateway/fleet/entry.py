@@ -10,6 +10,28 @@ from gateway.scheduling.messages import BackendState
 FAILURES_TO_UNHEALTHY = 2
 """Failed scrapes in a row that make a backend unhealthy. One scrape may be slow by chance."""
 
+ErrorSource = Literal["scrape", "credentials", "request"]
+"""What failed: a scrape, the gateway's credentials in a request, or a request."""
+
+
+@dataclass(slots=True)
+class LastError:
+    """The latest kind of failure of a backend.
+
+    Attributes:
+        source: what failed.
+        text: the reason, without secrets and without text of a prompt.
+        since_s: when it happened first, in monotonic seconds.
+        count: how often it has happened since.
+        current: whether nothing of the same source has succeeded since.
+    """
+
+    source: ErrorSource
+    text: str
+    since_s: float
+    count: int = 1
+    current: bool = True
+
 
 @dataclass(slots=True, eq=False)
 class BackendEntry:
@@ -24,6 +46,8 @@ class BackendEntry:
         leaving: likewise, and the pool removes it when it is idle.
         passthrough_requests: running requests that the scheduler does not know of.
         breaker: its circuit breaker.
+        last_error: its latest failure; None if it has had none.
+        logged_error: the reason that was logged last; "" after it is over.
     """
 
     backend: Backend
@@ -34,6 +58,8 @@ class BackendEntry:
     leaving: bool = False
     passthrough_requests: int = 0
     breaker: Breaker = field(default_factory=Breaker)
+    last_error: LastError | None = None
+    logged_error: str = ""
 
     @property
     def name(self) -> str:
@@ -61,13 +87,33 @@ class BackendEntry:
         return self.draining or self.leaving
 
     @property
-    def condition(self) -> Literal["healthy", "draining", "on_trial", "failing", "unreachable"]:
+    def condition(
+        self,
+    ) -> Literal["healthy", "draining", "on_trial", "failing", "credentials_refused", "unreachable"]:
         """Its condition in one word, for operators."""
         if not self.healthy:
             return "unreachable"
         if self.circuit is not Circuit.CLOSED:
+            if self.last_error and self.last_error.current and self.last_error.source == "credentials":
+                return "credentials_refused"
             return "failing" if self.circuit is Circuit.OPEN else "on_trial"
         return "draining" if self.is_draining else "healthy"
+
+    def note_error(self, source: ErrorSource, text: str, now: float) -> None:
+        """Note a failure, and count it if it is the same as the last one."""
+        last = self.last_error
+        if last is not None and last.current and (last.source, last.text) == (source, text):
+            last.count += 1
+        else:
+            self.last_error = LastError(source, text, now)
+
+    def clear_error(self, source: ErrorSource) -> bool:
+        """Note a success. Return whether it ends the last error, because that has the same source."""
+        last = self.last_error
+        if last is None or not last.current or last.source != source:
+            return False
+        last.current = False
+        return True
 
     @property
     def models(self) -> tuple[ModelCard, ...]:

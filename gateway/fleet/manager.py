@@ -93,7 +93,7 @@ class BackendManager:
         shown = {**msgspec.to_builtins(backend), "has_api_key": backend.api_key is not None}
         del shown["api_key"]
         state = {"source": self.names()[name], "draining": name in self._draining, "members": self._entry_names(name)}
-        return shown | state
+        return shown | state | {"lookup_error": self.discovery.errors.get(name)}
 
     async def add(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Add a backend and store it.
@@ -268,7 +268,7 @@ def spec_of(backend: BackendSettings) -> BackendSpec:
     return BackendSpec(
         name=backend.name,
         kind=backend.kind,
-        url=backend.url.rstrip("/"),
+        url=backend.url.rstrip("/").removesuffix("/v1").rstrip("/"),
         api_key=backend.api_key,
         models=None if backend.models is None else tuple(backend.models),
         kv_tokens=backend.kv_tokens,

@@ -1,8 +1,10 @@
 """The backends that the gateway sends requests to. Each is scraped at its own pace, never while a request waits."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from backends.base import Backend, BackendUnreachableError, ModelCard
 from gateway.errors import (
@@ -11,6 +13,7 @@ from gateway.errors import (
     BackendRefused,
     BackendTimeout,
     BackendUnavailable,
+    CredentialsRefused,
     ModelNotFound,
     NoBackend,
     ProtocolError,
@@ -18,6 +21,8 @@ from gateway.errors import (
 from gateway.fleet.breaker import Breaker, Circuit, Fingerprint
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY, BackendEntry
 from gateway.scheduling.messages import BackendObserved, BackendRemoved
+
+_log = logging.getLogger(__name__)
 
 MAX_INTERVAL_FACTOR = 10
 """An unreachable backend is scraped less and less often, down to once in this many intervals."""
@@ -122,6 +127,8 @@ class BackendPool:
         """
         old = self.entries[backend.spec.name]
         if (old.backend.spec.url, old.backend.spec.kind) == (backend.spec.url, backend.spec.kind):
+            if old.backend.spec.api_key != backend.spec.api_key:  # try the new key now
+                self._change_circuit(old, lambda breaker: breaker.poll(self._monotonic(), is_last=True))
             old.backend, old.leaving = backend, False
             self._report(old)
             self._scrape_now[old].set()
@@ -165,7 +172,11 @@ class BackendPool:
         if entry is None:
             return
         now = self._monotonic()
+        if isinstance(error, CredentialsRefused):
+            self._note_error(entry, "credentials", f"{error.message}; check api_key")
+            self._change_circuit(entry, lambda breaker: breaker.trip(sent_s, now))
         if is_engine_failure(error):
+            entry.note_error("request", f"a request failed: {error.code or 'status'} {error.status}", now)
             requester = fingerprint if is_answer(error) else None
             self._change_circuit(entry, lambda breaker: breaker.record_failure(sent_s, now, requester))
         if isinstance(error, (BackendUnavailable, BackendTimeout)) or entry.circuit is Circuit.OPEN:
@@ -188,7 +199,11 @@ class BackendPool:
         if entry.circuit is Circuit.HALF_OPEN:
             self._change_circuit(entry, lambda breaker: breaker.record_first_byte(sent_s, now))
             self._scrape_now[entry].set()  # so that the growing limit is reported in time
+            if entry.clear_error("credentials"):
+                _log.info("Backend %s accepts the gateway's credentials now", name)
+                entry.logged_error = ""
         if complete:
+            entry.clear_error("request")
             entry.breaker.record_success(sent_s, now, fingerprint)
 
     async def run(self) -> None:
@@ -215,10 +230,31 @@ class BackendPool:
             entry.failures = 0
         except BackendUnreachableError as error:
             entry.failures += 1
+            reason = str(error).removeprefix(f"backend {entry.name!r}: ")
+            self._note_error(entry, "scrape", reason, is_certain=not entry.healthy)
             self._on_scrape_failure(entry.name, error)
             return
+        if entry.logged_error and entry.clear_error("scrape"):
+            _log.info("Backend %s can be scraped again", entry.name)
+            entry.logged_error = ""
         if was_unhealthy:
             entry.breaker.begin_ramp(self._monotonic())
+
+    def _note_error(
+        self, entry: BackendEntry, source: Literal["scrape", "credentials"], reason: str, *, is_certain: bool = True
+    ) -> None:
+        """Note a failure, and log it if the backend's condition or the reason is new.
+
+        Args:
+            entry: the backend.
+            source: what failed.
+            reason: without secrets.
+            is_certain: the backend gets no work because of it. A single failed scrape may be chance.
+        """
+        entry.note_error(source, reason, self._monotonic())
+        if is_certain and entry.logged_error != reason:
+            entry.logged_error = reason
+            _log.warning("Backend %s gets no requests (%s): %s", entry.name, entry.backend.spec.url, reason)
 
     def _change_circuit(self, entry: BackendEntry, change: Callable[[Breaker], None]) -> None:
         """Apply a change to a backend's circuit breaker; report the backend if its circuit is another now.

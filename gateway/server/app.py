@@ -277,7 +277,7 @@ def _operator_routes(
     overview = Overview(stats.read, recorder.state, core.scheduler, fleet.pool, core.predictor, core.clock)
     gauges = Gauges(core.metrics, core.scheduler, fleet.pool.entries, recorder.counts)
     return [
-        *health_routes(fleet.pool, tasks.alive),
+        *health_routes(fleet.pool, tasks.alive, core.clock),
         metrics_route(core.metrics, gauges.refresh),
         *admin_routes(overview, admin_key),
         *backend_routes(fleet, overview.backends, admin_key),

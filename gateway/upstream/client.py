@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from http import HTTPStatus
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -12,14 +13,17 @@ from typing import Self
 import httpx2
 
 from backends.base import Backend, BackendSpec, Translation, UntranslatableError
+from backends.http import redirect_target
 from gateway.errors import (
     BackendError,
     BackendFull,
     BackendOutOfMemory,
+    BackendRedirects,
     BackendRefused,
     BackendTimeout,
     BackendUnavailable,
     ClientTooSlow,
+    CredentialsRefused,
     GatewayError,
     InvalidRequest,
     ProtocolError,
@@ -27,6 +31,9 @@ from gateway.errors import (
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Largest answer that is not a stream. Such an answer is in memory as a whole before the client gets it."""
+
+PASSED_HEADERS = ("content-disposition", "content-encoding", "content-language", "etag", "last-modified", "retry-after")
+"""Headers of an engine's answer that the client gets, besides `Content-Type`. All others stay in the gateway."""
 
 _TRANSPORT_ERRORS = (httpx2.RequestError, OSError)
 
@@ -83,6 +90,8 @@ class UpstreamClient:
             BackendFull: the engine's queue is full.
             BackendOutOfMemory: the engine has too little memory for the request.
             BackendRefused: the engine answered with an error status.
+            CredentialsRefused: the engine answered 401 or 403.
+            BackendRedirects: the engine answered with a redirect.
             BackendError: the connection failed, or the engine was silent for too long.
             ClientTooSlow: the time for the whole answer is over, and the client was the slow part.
             InvalidRequest: the engine's API cannot express the request.
@@ -93,8 +102,14 @@ class UpstreamClient:
         async with _Deadline(self._timeouts.with_backend(backend.spec)) as deadline:
             response = await self._transport.handle_async_request(self._request(backend, request))
             try:
+                if 300 <= response.status_code < 400:
+                    target = redirect_target(response) or "nowhere"
+                    raise BackendRedirects(f"The engine answers {response.status_code}: a redirect to {target}")
                 if response.status_code >= 400:
-                    raise _refusal(backend, response.status_code, await UpstreamResponse(response, deadline).read())
+                    error = _refusal(backend, response.status_code, await UpstreamResponse(response, deadline).read())
+                    if isinstance(error, BackendRefused):
+                        error.retry_after = response.headers.get("retry-after")
+                    raise error
                 yield UpstreamResponse(response, deadline, translation)
             finally:
                 await response.aclose()
@@ -127,6 +142,12 @@ class UpstreamResponse:
     def content_type(self) -> str:
         """`Content-Type` of the engine."""
         return str(self._response.headers.get("content-type", "application/octet-stream"))
+
+    @property
+    def passed_headers(self) -> dict[str, str]:
+        """Headers of the engine that belong to the answer: those in `PASSED_HEADERS`."""
+        headers = self._response.headers
+        return {name: str(headers[name]) for name in PASSED_HEADERS if name in headers}
 
     @property
     def length(self) -> int | None:
@@ -265,6 +286,8 @@ def _translation(backend: Backend, request: UpstreamRequest) -> Translation | No
 
 
 def _refusal(backend: Backend, status: int, body: bytes) -> BackendError:
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return CredentialsRefused(f"The engine refused the gateway's credentials with status {status}")
     error = backend.read_error(status, body)
     out_of_memory = backend.is_out_of_memory(status, error)
     if not out_of_memory and backend.is_queue_full(status, error):
