@@ -15,7 +15,7 @@ T = TypeVar("T")
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 MAX_CONNECT_S = 2.0
-"""Longest wait for a connection and its TLS handshake. It is shorter than that for a page, which a busy engine delays."""
+"""Longest wait for a connection and its TLS handshake, which a busy engine delays less than a page."""
 
 MAX_TARGET_CHARS = 200
 """Characters of a redirect's target that an error repeats."""

@@ -136,13 +136,15 @@ class GenerationProxy:
         if assignment.batch and run.batch_request is not None:
             result = await self._batches.result(run.batch_request, backend, assignment.batch)
             if result is not None:
-                return await self._send_batch_result(result, run)
+                await self._send_batch_result(result, run)
+                return
         try:
             await self._attempt_alone(assignment, backend, run)
         except BackendError as error:  # a batch call reports its failure itself, once for all of its requests
             self._pool.record_failure(assignment.backend, error, sent_s, run.context.fingerprint)
             run.suspect.note(assignment.backend, error, self._pool)
             raise
+        run.suspect.note_success(self._monotonic(), self._pool)
 
     async def _attempt_alone(self, assignment: Assignment, backend: Backend, run: _Run) -> None:
         request = run.upstream_request

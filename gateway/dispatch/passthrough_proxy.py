@@ -76,7 +76,8 @@ class PassthroughProxy:
             context.backend, context.dispatched_s = name, sent_s
             entry.passthrough_requests += 1
             try:
-                return await self._attempt(entry.backend, upstream_request, client, context, sent_s)
+                await self._attempt(entry.backend, upstream_request, client, context, sent_s)
+                return suspect.note_success(self._monotonic(), self._pool)
             except BackendError as error:
                 self._on_failure(name, error)
                 self._pool.record_failure(name, error, sent_s, context.fingerprint)

@@ -1,4 +1,7 @@
-"""Recognizes a request that fails alike on several engines: then the request is at fault, and not the engines."""
+"""Decides who is at fault when an engine fails a request.
+
+If several engines fail it alike, the request is at fault. If another engine answers it, the first engine is at fault.
+"""
 
 from gateway.errors import BackendError
 from gateway.fleet.breaker import Fingerprint
@@ -20,3 +23,15 @@ class Suspect:
         backends.add(backend)
         if len(backends) > 1:
             pool.take_back_failures(backends, self._fingerprint)
+
+    def note_success(self, sent_s: float, pool: BackendPool) -> None:
+        """Note that an engine has answered the request: the engines that failed it are at fault, however often it came.
+
+        Args:
+            sent_s: when the answered attempt was sent, in monotonic seconds.
+            pool: counts the failures.
+        """
+        if self._fingerprint is not None:
+            for backends in self._backends.values():
+                for backend in backends:
+                    pool.confirm_failure(backend, self._fingerprint, sent_s)

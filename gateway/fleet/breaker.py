@@ -158,6 +158,12 @@ class Breaker:
         elif self._ramp_s is not None and not known:
             self._ramp_s = now
 
+    def confirm_failure(self, fingerprint: Fingerprint, sent_s: float, now: float) -> None:
+        """Count the failure of a request each time, like a failed connection: another backend answered it."""
+        if self.circuit is Circuit.CLOSED and sent_s >= self._opened_s:
+            self._forget(fingerprint)
+            self.record_failure(sent_s, now)
+
     def trip(self, sent_s: float, now: float) -> None:
         """Open the circuit at once: every request to the backend would fail now."""
         if self.circuit is not Circuit.OPEN and sent_s >= self._opened_s:

@@ -189,6 +189,12 @@ class BackendPool:
             if entry := self.entries.get(name):
                 self._change_circuit(entry, lambda breaker: breaker.take_back(fingerprint, now))
 
+    def confirm_failure(self, name: str, fingerprint: Fingerprint, sent_s: float) -> None:
+        """Record that another backend has answered a request that this one failed, so that the failure counts fully."""
+        if entry := self.entries.get(name):
+            now = self._monotonic()
+            self._change_circuit(entry, lambda breaker: breaker.confirm_failure(fingerprint, sent_s, now))
+
     def record_answer(
         self, name: str, sent_s: float, *, complete: bool, fingerprint: Fingerprint | None = None
     ) -> None:

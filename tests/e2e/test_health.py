@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -32,6 +33,8 @@ StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 REQUESTS = 200
 
+_numbers = count()
+
 
 class Switch:
     """An engine that always answers scrapes, but requests only while it is healthy."""
@@ -46,8 +49,10 @@ class Switch:
             writer.write(whole(b'{"error":{"message":"boom","type":"InternalServerError"}}', status="500 Boom"))
 
 
-async def post(gateway: Gateway, *, stream: bool = False) -> httpx2.Response:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "stream": stream}
+async def post(gateway: Gateway, *, stream: bool = False, prompt: str | None = None) -> httpx2.Response:
+    """Send a request; without `prompt`, its prompt is another one each time."""
+    text = f"x {next(_numbers)}" if prompt is None else prompt
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 3, "stream": stream}
     return await gateway.http.post("/v1/chat/completions", json=body)
 
 
@@ -56,14 +61,15 @@ async def backend_stats(gateway: Gateway, name: str) -> dict[str, Any]:
     return backend
 
 
+@pytest.mark.parametrize("prompt", [None, "the same"])
 async def test_engine_that_fails_every_request_soon_gets_no_more(
-    start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine
+    start_engine: StartEngine, start_gateway: StartGateway, simulated_engine: Engine, prompt: str | None
 ) -> None:
     switch = Switch()
     sick = await start_engine(switch)
     gateway = await start_gateway(sick.backend("a-sick"), simulated_engine.backend("good"))
     for _ in range(REQUESTS):
-        response = await post(gateway)
+        response = await post(gateway, prompt=prompt)
         assert (response.status_code, response.headers["x-magnus-backend"]) == (200, "good")
 
     backend = await backend_stats(gateway, "a-sick")
@@ -122,7 +128,7 @@ async def test_only_engine_serves_the_waiting_requests_after_it_recovers(
     gateway = await start_gateway(engine.backend("only"))
     failed = [(await post(gateway)).status_code for _ in range(5)]
     assert failed == [500] * 5
-    assert (await backend_stats(gateway, "only"))["circuit"] == "open"
+    assert (await backend_stats(gateway, "only"))["circuit"] == "half_open"
     switch.well = True
     waited = await asyncio.gather(*[post(gateway) for _ in range(30)])
 

@@ -126,3 +126,12 @@ def test_circuit_of_the_last_backend_is_tried_at_once():
     breaker = fail(Breaker(), *prompts("a"))
     breaker.poll(0.0, is_last=True)
     assert (breaker.circuit, breaker.limit(0.0)) == (Circuit.HALF_OPEN, 1)
+
+
+def test_repeated_request_that_another_backend_answers_opens_the_circuit():
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN):
+        assert breaker.circuit is Circuit.CLOSED
+        fail(breaker, BAD)
+        breaker.confirm_failure(BAD, 0.0, 0.0)
+    assert breaker.circuit is Circuit.OPEN
