@@ -66,7 +66,7 @@ class DatabaseSettings(_Section, frozen=True):
     data_dir: str = "~/.local/share/magnus"
     """Folder of the embedded database, the journal and the generated admin key."""
     retention_days: Positive = 90
-    """Requests are deleted when they are older than this."""
+    """Requests are deleted when they are older than this, and then end users and applications without requests."""
     store_prompts: bool = False
     """Whether to store the text of the last user message with each request."""
 

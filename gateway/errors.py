@@ -9,7 +9,7 @@ Exception
 │ │ ├ MethodNotAllowed 405          ├ BodyTimeout 408             ├ BackendExists 409
 │ │ ├ ConfiguredBackend 409         ├ BodyTooLarge 413            ├ UnsupportedEncoding 415
 │ │ ├ QueueFull 429 (+Retry-After)  ├ KeysUnavailable 503         ├ NoBackend 503
-│ │ └ BackendsUnavailable 503
+│ │ └ BackendsUnavailable 503       └ HistoryUnavailable 503
 │ ├ RequestEvicted               after the queue, and not because of the engine
 │ │ ├ ClientTooSlow 408   ├ ClientGone 499   ├ ShuttingDown 503   └ QueueTimeout 504
 │ └ BackendError                 because of the engine or the connection to it
@@ -191,6 +191,14 @@ class BackendsUnavailable(RequestRejected):
     status = 503
     type = "server_error"
     code = "backends_unavailable"
+
+
+class HistoryUnavailable(RequestRejected):
+    """The database that stores the requests is away."""
+
+    status = 503
+    type = "server_error"
+    code = "history_unavailable"
 
 
 class RequestEvicted(GatewayError):

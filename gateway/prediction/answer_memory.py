@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from gateway.prediction.prediction_input import HistoryKey
 from gateway.scheduling.length import LEVELS, LengthQuantiles
+from gateway.stored_text import stored_text
 
 Floats = NDArray[np.float64]
 LevelKey = tuple[str, ...]
@@ -275,6 +276,14 @@ class AnswerMemory:
                 level.learn_length(index, float(answer.sequences))
             if name in _RATIO_LEVELS and answer.prompt_bytes > 0 and input_tokens > 0:
                 level.learn_ratio(answer.prompt_bytes, input_tokens)
+
+    def forget_user(self, app: str, user: str) -> int:
+        """Delete what is remembered of one end user. Return the number of deleted levels, one for each model."""
+        app, user = stored_text(app), stored_text(user)
+        levels = [level for level in self._levels if level[:2] == ("user", app) and level[3] == user]
+        for level in levels:
+            del self._levels[level]
+        return len(levels)
 
     def _touch(self, level_key: LevelKey) -> _Level:
         level = self._levels.get(level_key)

@@ -16,6 +16,7 @@ from backends.base import Backend, BackendSpec
 from backends.registry import connect
 from gateway.api.admin import Overview, admin_routes
 from gateway.api.admin_backends import backend_routes
+from gateway.api.admin_users import user_routes
 from gateway.api.asgi import Limits
 from gateway.api.auth import Authenticator, KeyAuthenticator, OpenAccess
 from gateway.api.exception_handlers import exception_handlers
@@ -41,6 +42,7 @@ from gateway.server.background import BackgroundTasks, Work
 from gateway.server.derived_settings import model_rules, queue_limits, queue_policy, timeouts
 from gateway.storage.backend_store import BackendStore
 from gateway.storage.database import create_database_engine
+from gateway.storage.erasure import UserEraser
 from gateway.storage.journal import Journal
 from gateway.storage.keys import KeyStore
 from gateway.storage.maintenance import DatabaseMaintainer
@@ -148,6 +150,9 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         route_handlers=[
             *_public_routes(core, fleet.pool, recorder, KeyStore(engine, core.events.fallback), transport),
             *_operator_routes(core, fleet, recorder, StatsReader(engine, recorder, core.events.fallback), tasks),
+            *user_routes(
+                UserEraser(engine, recorder).erase, core.predictor.memory.forget_user, settings.auth.admin_key
+            ),
         ],
         lifespan=[lifespan],
         exception_handlers=exception_handlers(),

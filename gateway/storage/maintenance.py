@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.clock import Clock
 from gateway.storage.database import DATABASE_ERRORS
+from gateway.storage.erasure import delete_unused_names
 from gateway.storage.migrate import upgrade
 from gateway.storage.partitions import maintain
 
@@ -72,9 +74,13 @@ class DatabaseMaintainer:
         await self._warm_up()
 
     async def _maintain(self) -> None:
-        dropped = await maintain(self._engine, today=self._clock.now().date(), keep_days=self._keep_days)
+        today = self._clock.now().date()
+        dropped = await maintain(self._engine, today=today, keep_days=self._keep_days)
         if dropped:
             _log.info("Deleted %d days of requests that were older than %d days", dropped, self._keep_days)
+        unused = await delete_unused_names(self._engine, today - timedelta(days=self._keep_days))
+        if unused:
+            _log.info("Deleted %d end users and applications without requests", unused)
 
     async def _attempt(self, step: Callable[[], Awaitable[None]]) -> bool:
         try:

@@ -13,8 +13,8 @@ record is accepted, Postgres counts as unreachable, and every record is kept.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -114,6 +114,23 @@ class Recorder:
         """Wait until all records so far are in Postgres or, while it is unreachable, in the journal."""
         async with self._storing:
             await self._drain()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None]:
+        """Write nothing until the block ends. New records are queued."""
+        async with self._storing:
+            yield
+
+    async def erase(self, matches: Callable[[RequestRecord], bool], matches_line: Callable[[bytes], bool]) -> int:
+        """Delete the matching records from the queue and from the journal's files. Call it while paused.
+
+        Returns:
+            The number of deleted records.
+        """
+        kept = [record for record in self._queue if not matches(record)]
+        erased = len(self._queue) - len(kept)
+        self._queue = deque(kept)
+        return erased + await asyncio.to_thread(self._journal.erase, matches_line)
 
     async def aclose(self) -> None:
         """Stop accepting records, store the queued records, and close the journal."""

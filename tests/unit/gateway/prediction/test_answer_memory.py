@@ -17,7 +17,7 @@ from gateway.prediction.answer_memory import (
     histogram_quantiles,
     lognormal_shares,
 )
-from gateway.prediction.prediction_input import HistoryKey
+from gateway.prediction.prediction_input import HistoryKey, PredictionInput
 from gateway.scheduling.length import LEVELS
 
 
@@ -239,3 +239,16 @@ def test_counts_have_the_quantiles_of_their_shares():
 
 def test_a_cap_cuts_the_histogram_quantiles():
     assert histogram_quantiles(one_hot(300), cap=50).quantile(0.5) == 50
+
+
+def test_forgotten_user_predicts_like_a_new_one():
+    memory = AnswerMemory()
+    for user in ("ann", "x" * 6000, "bob"):
+        for model in ("llama", "qwen"):
+            key = PredictionInput("chat", model, user).key
+            for _ in range(20):
+                memory.learn_one(PastAnswer(key, 500.0))
+    assert memory.forget_user("chat", "ann") == memory.forget_user("chat", "x" * 6000) == 2
+    assert memory.forget_user("chat", "ann") == memory.forget_user("mail", "bob") == 0
+    assert memory.predict_one(HistoryKey("chat", "llama", user="ann")).source == "history:app"
+    assert memory.predict_one(HistoryKey("chat", "llama", user="bob")).source == "history:user"
