@@ -52,6 +52,9 @@ class ServerSettings(_Section, frozen=True):
     """Largest prompt text of a request. A longer text is answered with 413."""
     body_timeout_s: PositiveSeconds = 30.0
     """Longest pause of a client while it sends its body. After a longer pause the request is answered with 408."""
+    keepalive_s: Annotated[float, Meta(ge=0)] = 15.0
+    """A stream that waits for its first token gets a comment this often, so that balancers keep the connection. The
+    first comment comes with status 200: later errors are events of the stream. 0 sends no comments."""
     shutdown_s: PositiveSeconds = 30.0
     """After a stop signal, running answers may take this long. Then their connections are closed."""
 

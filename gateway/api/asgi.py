@@ -1,18 +1,28 @@
 """ASGI for the routes that engines answer: request bodies with a limit, responses, and clients that disconnect."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from litestar.types import Message, Receive, Scope, Send
 
 from gateway.dispatch.context import RequestContext
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, GatewayError
 from gateway.protocol.encodings import unpack
+from gateway.protocol.sse import is_event_stream
+
+T = TypeVar("T")
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment of an event stream: clients ignore it."""
+
+LARGE_BYTES = 256 * 1024
+"""A larger body is decoded in a thread, so that other requests do not wait."""
 
 DRAIN_FACTOR = 2
 """The gateway reads and discards a body that is too large, up to this multiple of the limit. Many clients read nothing
@@ -30,11 +40,18 @@ class Limits:
         max_body_bytes: largest body, also after decompression.
         max_text_bytes: largest text of the prompt, in UTF-8.
         body_timeout_s: longest time without a byte of the body.
+        keepalive_s: time between two comments in a stream whose answer has not begun; 0 means none.
     """
 
     max_body_bytes: int
     max_text_bytes: int
     body_timeout_s: float
+    keepalive_s: float = 0.0
+
+
+async def off_loop(body: bytes, function: Callable[[bytes], T]) -> T:
+    """Apply the function to the body, in a thread if the body is large."""
+    return function(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(function, body)
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -127,7 +144,7 @@ class AsgiClient:
         query: the query string.
         receive: returns the next ASGI message of the client.
         context: of the request; set before the response starts.
-        started: whether the response has started.
+        started: whether a part of an answer has been sent; the headers and comments may have been sent before.
     """
 
     context: RequestContext
@@ -137,9 +154,12 @@ class AsgiClient:
         self.query: bytes = scope.get("query_string", b"")
         self.receive = receive
         self.started = False
-        self._send = SentWhole(send) if scope.get("http_version") == "1.0" else send
+        self._takes_parts = scope.get("http_version") != "1.0"
+        self._send = send if self._takes_parts else SentWhole(send)
         self._body_read = False
         self._is_stream = False
+        self._keeping: asyncio.Task[None] | None = None
+        self._as_event = False
 
     async def body(self, limits: Limits) -> bytes:
         """Read the body, decompressed; raises as `read_body` does."""
@@ -151,9 +171,13 @@ class AsgiClient:
         return body
 
     async def start(self, status: int, content_type: str, *, length: int | None) -> None:
-        """Send the status and the headers."""
+        """Send the status and the headers, unless a comment was sent before; then the answer must be events."""
         self.started = True
-        self._is_stream = content_type.startswith("text/event-stream")
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
+            self._as_event = not is_event_stream(content_type)
+            return
+        self._is_stream = is_event_stream(content_type)
         headers = {"content-type": content_type, **self.context.response_headers()}
         if length is None:
             headers["cache-control"] = "no-cache"
@@ -161,8 +185,22 @@ class AsgiClient:
             headers["content-length"] = str(length)
         await start(self._send, status, headers)
 
+    def keep_alive(self) -> None:
+        """Send a comment in the background, after the headers of a stream if it is the first one."""
+        if self._takes_parts and not self.started and (self._keeping is None or self._keeping.done()):
+            self._keeping = asyncio.create_task(self._send_comment(is_first=self._keeping is None))
+
+    async def _send_comment(self, *, is_first: bool) -> None:
+        self._is_stream = True
+        if is_first:
+            headers = {"content-type": EVENT_STREAM, "cache-control": "no-cache", **self.context.response_headers()}
+            await start(self._send, 200, headers)
+        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
     async def send(self, body: bytes, *, more: bool) -> None:
         """Send a part of the body."""
+        if self._as_event:  # the engine answered with JSON after the client had got the headers of a stream
+            body = b"data: " + b"\ndata: ".join(body.splitlines()) + b"\n\n"
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def fail(self, error: GatewayError) -> None:
@@ -171,7 +209,9 @@ class AsgiClient:
         If another kind of response has started, nothing more is sent: its missing bytes show that it is incomplete.
         """
         api_format = self.context.api_format
-        if self.started:
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
+        if self.started or self._keeping is not None:
             if self._is_stream:
                 await self.send(api_format.error_event(error), more=False)
             return
@@ -212,3 +252,34 @@ class WhileConnected:
             continue
         self._gone = True
         self._task.cancel()
+
+
+class KeepAlive:
+    """Sends a comment every `interval_s` while the answer of a stream has not begun, so that balancers keep it open.
+
+    The first comment comes after the first interval: an error before it still has an HTTP status of its own.
+    """
+
+    def __init__(self, client: AsgiClient, interval_s: float) -> None:
+        self._client = client
+        self._interval_s = interval_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._schedule()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _schedule(self) -> None:
+        if self._interval_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
+
+    def _tick(self) -> None:
+        if not self._client.started:
+            self._client.keep_alive()
+            self._schedule()

@@ -29,11 +29,14 @@ Lookup = Callable[[bytes], Awaitable[str | None]]
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
-    """Return the key of an `Authorization: Bearer` header, or of Anthropic's `x-api-key`."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return headers.get("x-api-key")
+    """Return the key of a request: `Authorization: Bearer KEY`, a bare key there, `x-api-key` or `api-key`.
+
+    Another scheme, for example `Basic`, has no key.
+    """
+    first, _, rest = headers.get("authorization", "").strip().partition(" ")
+    bare = "" if rest else first
+    key = rest.strip() if first.lower() == "bearer" else bare
+    return key or headers.get("x-api-key") or headers.get("api-key")
 
 
 def application_of_system_prompt(system: str | None) -> str:

@@ -1,23 +1,32 @@
 """The routes of generations: read a request, identify its application, predict its answer, build it and send it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
 
+import msgspec
 from litestar.handlers import ASGIRouteHandler
 
-from gateway.api.asgi import JSON, AsgiClient, Limits, WhileConnected
+from backends.base import ModelCard
+from gateway.api.asgi import JSON, AsgiClient, KeepAlive, Limits, WhileConnected, off_loop
 from gateway.api.auth import Authenticator, application_of_system_prompt
 from gateway.api.middleware import Middleware
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.generation_proxy import GenerationProxy
-from gateway.errors import BodyTooLarge
+from gateway.dispatch.passthrough_proxy import only_model
+from gateway.errors import BodyTooLarge, NoBackend
 from gateway.fleet.breaker import Fingerprint
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.prediction_input import PredictionInput, bounded
 from gateway.prediction.predictor import Forecast, Forecaster
 from gateway.protocol.api_formats import GENERATION_FORMATS
-from gateway.protocol.generation_request import GenerationRequest, ModelRules, utf8_bytes
+from gateway.protocol.generation_request import (
+    GenerationRequest,
+    ModelRules,
+    Routing,
+    read_routing,
+    utf8_bytes,
+)
 from gateway.scheduling.messages import Prefix, Request
 from gateway.upstream.client import UpstreamRequest
 
@@ -29,6 +38,9 @@ BOUND_STEP = 64
 
 PROMPT_MARGIN = 1.5
 """A prompt may have this many times its estimated tokens."""
+
+TOKEN_ID_BYTES = 8
+"""A token id counts as this many bytes of the prompt's text."""
 
 _FORWARDED = ("accept", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 """Request headers that the engine gets. The client's API key is not among them."""
@@ -55,20 +67,33 @@ class RequestBuilder:
         """Return the model rules of the next request."""
         return self._rules
 
-    def read(self, context: RequestContext, body: bytes) -> GenerationRequest:
+    def read(self, context: RequestContext, body: bytes, routing: Routing, model: str) -> GenerationRequest:
         """Decode the body and apply the model rules.
 
+        Args:
+            context: of the request; gets the decoded body.
+            body: in JSON.
+            routing: the fields of the body that were decoded first.
+            model: the model's own name; the body gets it if it has no model.
+
         Raises:
-            InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type.
+            InvalidRequest: the body is not a JSON object in UTF-8.
+            BodyTooLarge: the body has too many parts.
         """
         generation = context.api_format.read_request(body)
+        generation.edits.update(routing.edits(context.id))
+        if routing.named is None:
+            generation.model = model
+        if routing.lacks_model:
+            generation.edits["model"] = msgspec.json.encode(model)
         self._rules.apply(generation)
         context.generation = generation
         return generation
 
     def bound_answer(self, generation: GenerationRequest, forecast: Forecast, context_tokens: int | None) -> None:
         """Limit an answer whose length nobody has limited, if the operator configured a quantile for the model."""
-        level = self._rules.quantiles.get(generation.model) if generation.max_tokens is None else None
+        limited = generation.limits_answer or generation.max_tokens is not None
+        level = None if limited else self._rules.quantiles.get(generation.model)
         bound = None if level is None else bound_of(forecast, level, context_tokens)
         if bound is not None:
             generation.bound_answer(bound)
@@ -91,7 +116,7 @@ class RequestBuilder:
             batch_key=generation.batch_key(),
             fingerprint=context.fingerprint,
         )
-        upstream_headers = forwarded_headers(headers, JSON, context.request_id)
+        upstream_headers = forwarded_headers(headers, JSON, context.id)
         return request, UpstreamRequest(context.route, upstream_headers, generation.upstream_body())
 
 
@@ -137,19 +162,42 @@ class Generations:
             GatewayError: the request is rejected, dropped from the queue, or failed.
         """
         context.app = await self._authenticator.application(client.headers)
-        generation = self._builder.read(context, await client.body(self._limits))
-        if generation.text_bytes > self._limits.max_text_bytes:
-            raise BodyTooLarge(f"The prompt's text is larger than {self._limits.max_text_bytes} bytes")
+        routing, body = await off_loop(await client.body(self._limits), read_routing)
+        named, rules = routing.named, self._builder.current_rules()
+        model = only_model(self._pool) if named is None else rules.resolve(named)
+        card, generation = await self._decode(context, body, routing, model)
+        self._check_size(generation)
         context.app = context.app or application_of_system_prompt(generation.system)
-        card = self._pool.require(generation.model)
         known = prediction_input(context.app, generation)
         context.fingerprint = Fingerprint.of(context.app, generation.model, known.text, generation.text_bytes)
         forecast = await self._forecaster.forecast(known, card.max_model_len)
         context.forecast = forecast
         self._builder.bound_answer(generation, forecast, card.max_model_len)
         request, upstream_request = self._builder.build(context, generation, forecast, client.headers)
-        async with WhileConnected(client.receive):
+        keep_alive_s = self._limits.keepalive_s if generation.stream else 0.0
+        async with WhileConnected(client.receive), KeepAlive(client, keep_alive_s):
             await self._proxy.run(context, request, upstream_request, client)
+
+    async def _decode(
+        self, context: RequestContext, body: bytes, routing: Routing, model: str
+    ) -> tuple[ModelCard, GenerationRequest]:
+        """Look up the model, and then decode the body: an unknown model is not worth the work."""
+        try:
+            card = self._pool.require(model)
+        except NoBackend:
+            context.app = context.app or application_of_system_prompt(
+                (await off_loop(body, self._reader(context, routing, model))).system
+            )
+            raise
+        return card, await off_loop(body, self._reader(context, routing, model))
+
+    def _reader(self, context: RequestContext, routing: Routing, model: str) -> Callable[[bytes], GenerationRequest]:
+        return lambda body: self._builder.read(context, body, routing, model)
+
+    def _check_size(self, generation: GenerationRequest) -> None:
+        limit = self._limits.max_text_bytes
+        if max(generation.text_bytes, TOKEN_ID_BYTES * (generation.prompt_tokens or 0)) > limit:
+            raise BodyTooLarge(f"The prompt's text is larger than {limit} bytes")
 
 
 def prediction_input(app: str, generation: GenerationRequest) -> PredictionInput:
@@ -189,7 +237,7 @@ def bound_of(forecast: Forecast, level: float, context_tokens: int | None) -> in
 
 
 def forwarded_headers(headers: Mapping[str, str], content_type: str, request_id: str) -> dict[str, str]:
-    """Return the headers for the engine."""
+    """Return the headers for the engine; `request_id` is our own, because an engine needs unique ones."""
     kept = {name: headers[name] for name in _FORWARDED if name in headers}
     return {**kept, "content-type": content_type, "x-request-id": request_id}
 

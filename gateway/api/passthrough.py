@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from litestar.handlers import ASGIRouteHandler
 
-from gateway.api.asgi import JSON, AsgiClient, Limits, WhileConnected
+from gateway.api.asgi import JSON, AsgiClient, Limits, WhileConnected, off_loop
 from gateway.api.auth import Authenticator
 from gateway.api.generation import forwarded_headers
 from gateway.api.middleware import Middleware
@@ -16,7 +16,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
 from gateway.fleet.breaker import Fingerprint
 from gateway.protocol.api_formats import COMPLETIONS, MESSAGES, ApiFormat
-from gateway.protocol.forms import read_model, with_model
+from gateway.protocol.forms import read_model, with_model, without_privileges
 from gateway.protocol.generation_request import ModelRules
 from gateway.upstream.client import UpstreamRequest
 
@@ -67,13 +67,20 @@ class Passthrough:
         content_type = client.headers.get("content-type", JSON)
         if not content_type.lower().startswith("multipart/"):
             content_type = JSON
-        named = read_model(body, content_type)
+        named, body = await off_loop(body, self._reader(context, content_type))
         model = named and self.rules().resolve(named)
         if model and model != named:
             body = with_model(body, content_type, model)
         context.fingerprint = Fingerprint.of(app, context.route, body[:FINGERPRINT_BYTES], len(body))
         query = f"?{client.query.decode('latin-1')}" if client.query else ""
-        headers = forwarded_headers(client.headers, content_type, context.request_id)
+        headers = forwarded_headers(client.headers, content_type, context.id)
         upstream_request = UpstreamRequest(context.route + query, headers, body)
         async with WhileConnected(client.receive):
             await self.proxy.run(context, model, upstream_request, client)
+
+    def _reader(self, context: RequestContext, content_type: str) -> Callable[[bytes], tuple[str | None, bytes]]:
+        """Return a function from a body to the model that it names and the body for the engine."""
+        return lambda body: (
+            read_model(body, content_type),
+            without_privileges(body, content_type, context.id),
+        )

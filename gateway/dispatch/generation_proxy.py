@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 
+from cachetools import LRUCache
+
 from backends.base import Backend
 from gateway.dispatch.batch_call import BatchCalls, BatchRequest
 from gateway.dispatch.context import Client, RequestContext
@@ -17,6 +19,7 @@ from gateway.dispatch.suspect import Suspect
 from gateway.errors import (
     BackendError,
     BackendFull,
+    BackendRefused,
     BackendUnavailable,
     BatchSplit,
     EventTooLarge,
@@ -24,11 +27,15 @@ from gateway.errors import (
     QueueTimeout,
 )
 from gateway.fleet.pool import BackendPool
+from gateway.protocol.answers import is_absent
 from gateway.protocol.batches import BatchResult
 from gateway.protocol.generation_request import GenerationRequest
 from gateway.protocol.sse import StreamScanner
 from gateway.scheduling.messages import Request
 from gateway.upstream.client import UpstreamClient, UpstreamRequest, UpstreamResponse
+
+MAX_BACKENDS = 1024
+"""Most backends of which the gateway remembers that they refuse `stream_options`."""
 
 DRAIN_S = 0.5
 """How long the gateway waits for the end of a stream after `[DONE]` before it closes the connection."""
@@ -75,6 +82,7 @@ class GenerationProxy:
         self._monotonic = monotonic
         self._on_failure = on_failure
         self._budget = budget or RetryBudget()
+        self._without_usage: LRUCache[str, Backend] = LRUCache(MAX_BACKENDS)
 
     async def run(
         self, context: RequestContext, request: Request, upstream_request: UpstreamRequest, client: Client
@@ -147,13 +155,28 @@ class GenerationProxy:
         run.suspect.note_success(self._monotonic(), self._pool)
 
     async def _attempt_alone(self, assignment: Assignment, backend: Backend, run: _Run) -> None:
-        request = run.upstream_request
-        if backend.spec.priority and run.generation.takes_priority:
-            request = replace(request, body=run.generation.upstream_body(assignment.rank))
+        """Send the request; send it again without our request for token counts if the engine does not know that."""
+        name = backend.spec.name
+        asks_usage = run.generation.hides_usage and self._without_usage.get(name) is not backend
+        try:
+            await self._exchange(assignment, backend, run, asks_usage=asks_usage)
+        except BackendRefused as error:
+            if not asks_usage or not _may_refuse_usage(error):
+                raise
+            await self._exchange(assignment, backend, run, asks_usage=False)
+
+    async def _exchange(self, assignment: Assignment, backend: Backend, run: _Run, *, asks_usage: bool) -> None:
+        generation, request = run.generation, run.upstream_request
+        rank = assignment.rank if backend.spec.priority and generation.takes_priority else None
+        hides_usage = generation.hides_usage and asks_usage
+        if rank is not None or hides_usage is not generation.hides_usage:
+            request = replace(request, body=generation.upstream_body(rank, asks_usage=asks_usage))
         async with self._upstream.send(backend, request) as response:
+            if hides_usage is not generation.hides_usage:
+                self._without_usage[backend.spec.name] = backend
             if not response.is_stream:
                 return await self._send_whole(await response.read(), response, run)
-            scanner = run.context.api_format.scanner(hide_usage=run.generation.hides_usage)
+            scanner = run.context.api_format.scanner(hide_usage=hides_usage, answers=generation.sequences)
             async with aclosing(response.chunks()) as chunks:
                 return await self._send_stream(scanner, chunks, response, run)
 
@@ -180,9 +203,9 @@ class GenerationProxy:
 
     async def _send_whole(self, body: bytes, response: UpstreamResponse, run: _Run) -> None:
         context, client = run.context, run.client
+        if is_absent(body):
+            raise ProtocolError("The engine sent no answer")
         answer = context.api_format.read_answer(body)
-        if answer is None:
-            raise ProtocolError("The engine's answer does not follow its API")
         if answer.failure is not None:
             raise ProtocolError(f"The engine failed: {answer.failure}")
         context.usage, context.finish_reason = answer.usage, answer.finish_reason
@@ -196,30 +219,37 @@ class GenerationProxy:
     async def _send_stream(
         self, scanner: StreamScanner, chunks: AsyncGenerator[bytes, None], response: UpstreamResponse, run: _Run
     ) -> None:
-        context, client, ticket = run.context, run.client, run.ticket
+        context, ticket = run.context, run.ticket
         async for chunk in chunks:
-            forward = _scan(scanner, chunk)
-            context.events, context.usage = scanner.events, scanner.usage
-            context.finish_reason = scanner.finish_reason
-            if forward and not client.started:
-                context.first_byte_s = self._monotonic()
-                self._record_answer(context, complete=False)
-                context.passed_headers = response.passed_headers
-                await client.start(response.status, response.content_type, length=None)
-            if forward:
-                await client.send(forward, more=True)
-            if scanner.error is not None:
-                raise ProtocolError(f"The engine failed: {scanner.error}")
+            await self._forward(_scan(scanner, chunk), scanner, response, run)
             if scanner.done:
                 break
             ticket.report_progress(scanner.events)
+        tail = scanner.close()
+        if scanner.succeeded or scanner.error is not None:
+            await self._forward(tail, scanner, response, run)
         if not scanner.succeeded:
             raise BackendUnavailable("The engine's stream ended before the answer was complete")
         ticket.finish(context.output_tokens or None)
         self._record_answer(context, complete=True)
         context.complete = True
-        await client.send(scanner.close(), more=False)
+        await run.client.send(b"", more=False)
         await response.drain(DRAIN_S)
+
+    async def _forward(self, events: bytes, scanner: StreamScanner, response: UpstreamResponse, run: _Run) -> None:
+        """Send events to the client once the answer has begun: comments before it are no reason to keep an engine."""
+        context, client = run.context, run.client
+        context.events, context.usage = scanner.events, scanner.usage
+        context.finish_reason = scanner.finish_reason
+        if events and scanner.begun:
+            if not client.started:
+                context.first_byte_s = self._monotonic()
+                self._record_answer(context, complete=False)
+                context.passed_headers = response.passed_headers
+                await client.start(response.status, response.content_type, length=None)
+            await client.send(events, more=True)
+        if scanner.error is not None:
+            raise ProtocolError(f"The engine failed: {scanner.error}")
 
     def _record_answer(self, context: RequestContext, *, complete: bool) -> None:
         """Tell the pool that the backend answers."""
@@ -234,3 +264,9 @@ def _scan(scanner: StreamScanner, chunk: bytes) -> bytes:
         return scanner.feed(chunk)
     except EventTooLarge as error:
         raise ProtocolError(f"The engine sent {error}") from error
+
+
+def _may_refuse_usage(error: BackendRefused) -> bool:
+    """Return whether an engine may have refused the request because it does not know `stream_options`."""
+    named = "stream_options" in error.message or "stream_options" in (error.param or "")
+    return error.status == 422 or (error.status == 400 and named)

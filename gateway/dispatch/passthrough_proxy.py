@@ -62,7 +62,7 @@ class PassthroughProxy:
             GatewayError: the model does not exist, no backend serves it now, the engine refused the request, or it
                 failed.
         """
-        model = self._only_model() if model is None else model
+        model = only_model(self._pool) if model is None else model
         self._pool.require(model)
         self._budget.note_request(context.arrival_s)
         tried: set[str] = set()
@@ -88,16 +88,6 @@ class PassthroughProxy:
                     raise
             finally:
                 entry.passthrough_requests -= 1
-
-    def _only_model(self) -> str:
-        models = list(self._pool.models())
-        if len(models) > 1:
-            raise InvalidRequest(
-                "model: missing; the backends serve several models, so the request must name one", param="model"
-            )
-        if not models:
-            raise NoBackend("No backend is reachable now")
-        return models[0]
 
     def _least_loaded(self, model: str, tried: set[str], fingerprint: Fingerprint | None) -> BackendEntry | None:
         now = self._monotonic()
@@ -137,3 +127,20 @@ class PassthroughProxy:
             self._pool.record_answer(name, sent_s, complete=True, fingerprint=context.fingerprint)
             context.complete = True
             await client.send(b"", more=False)
+
+
+def only_model(pool: BackendPool) -> str:
+    """Return the model of a request that names none.
+
+    Raises:
+        InvalidRequest: the backends serve several models.
+        NoBackend: no backend is known.
+    """
+    models = list(pool.models())
+    if len(models) > 1:
+        raise InvalidRequest(
+            "model: missing; the backends serve several models, so the request must name one", param="model"
+        )
+    if not models:
+        raise NoBackend("No backend is reachable now")
+    return models[0]

@@ -21,7 +21,7 @@ from gateway.protocol.sse import StreamScanner
 
 
 class _MakeScanner(Protocol):
-    def __call__(self, *, hide_usage: bool) -> StreamScanner: ...
+    def __call__(self, *, hide_usage: bool, answers: int = 1) -> StreamScanner: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ApiFormat:
     Args:
         path: of the route.
         read_request: decodes the body of a request.
-        read_answer: decodes a whole answer; returns None if the body is not an answer.
+        read_answer: decodes a whole answer; what it does not understand counts as unknown.
         scanner: makes the scanner of one stream.
         error: encodes an error as a response body.
         error_event: encodes an error as the last event of a stream that has started.
@@ -39,7 +39,7 @@ class ApiFormat:
 
     path: str
     read_request: Callable[[bytes], GenerationRequest]
-    read_answer: Callable[[bytes], AnswerInfo | None] = read_answer
+    read_answer: Callable[[bytes], AnswerInfo] = read_answer
     scanner: _MakeScanner = StreamScanner
     error: Callable[[GatewayError], bytes] = openai_error
     error_event: Callable[[GatewayError], bytes] = openai_error_event

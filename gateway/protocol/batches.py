@@ -12,21 +12,21 @@ from math import floor
 import msgspec
 
 from gateway.errors import ProtocolError
-from gateway.protocol.answers import Usage, read_answer
+from gateway.protocol.answers import Usage, answer_reader, read_answer
 from gateway.protocol.generation_request import MEMBER_FIELDS, GenerationRequest, RawFields
 
 DONE = b"data: [DONE]\n\n"
 
 
 class _BatchChoice(msgspec.Struct):
-    text: str
+    text: str = ""
     index: int | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
 
 
 class _BatchAnswer(msgspec.Struct):
-    choices: list[_BatchChoice]
+    choices: list[_BatchChoice] = []
     usage: Usage | None = None
 
 
@@ -35,7 +35,7 @@ class _RawChoices(msgspec.Struct):
 
 
 _fields_decoder = msgspec.json.Decoder(RawFields)
-_answer_decoder = msgspec.json.Decoder(_BatchAnswer)
+_read_batch = answer_reader(_BatchAnswer)
 _raw_choices_decoder = msgspec.json.Decoder(_RawChoices)
 
 
@@ -95,11 +95,10 @@ def split_answer(body: bytes, prompt_tokens: Sequence[int], max_tokens: int | No
         ProtocolError: the answer does not have one choice for each prompt.
     """
     try:
-        answer = _answer_decoder.decode(body)
+        answer = _read_batch(body)
         head, choices = _fields_decoder.decode(body), _raw_choices_decoder.decode(body).choices
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        failed = read_answer(body)
-        failure = failed.failure if failed else None
+        failure = read_answer(body).failure
         raise ProtocolError(f"The engine failed: {failure or 'its answer is not one of its API'}") from error
     indexes = [choice.index if choice.index is not None else at for at, choice in enumerate(answer.choices)]
     if sorted(indexes) != list(range(len(prompt_tokens))):

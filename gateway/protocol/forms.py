@@ -1,19 +1,14 @@
 """The model name in a request that is not a generation: a field of a JSON body, or of a multipart form."""
 
+from collections.abc import Mapping
+
 import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.generation_request import decode, raw_fields
+from gateway.protocol.generation_request import edited, raw_fields, read_routing
 
 _MAX_NAME_BYTES = 1024
-
-
-class _ModelField(msgspec.Struct):
-    model: str | None = None
-
-
-_decoder = msgspec.json.Decoder(_ModelField)
 
 
 def read_model(body: bytes, content_type: str) -> str | None:
@@ -27,7 +22,7 @@ def read_model(body: bytes, content_type: str) -> str | None:
     """
     boundary = _boundary(content_type)
     if boundary is None:
-        return decode(_decoder, body).model
+        return read_routing(body)[0].named
     name = b"".join([body[start:end] for start, end in _model_spans(body, boundary)])
     return name[:_MAX_NAME_BYTES].decode(errors="replace") or None
 
@@ -42,10 +37,30 @@ def with_model(body: bytes, content_type: str, model: str) -> bytes:
     """
     boundary = _boundary(content_type)
     if boundary is None:
-        return msgspec.json.encode({**raw_fields(body), "model": model})
-    for start, end in reversed(_model_spans(body, boundary)):
-        body = body[:start] + model.encode() + body[end:]
-    return body
+        return with_edits(body, {"model": msgspec.json.encode(model)})
+    parts, end = [], 0
+    for start, next_end in _model_spans(body, boundary):
+        parts += [body[end:start], model.encode()]
+        end = next_end
+    return b"".join([*parts, body[end:]])
+
+
+def without_privileges(body: bytes, content_type: str, request_id: str) -> bytes:
+    """Return a JSON body without the fields of vLLM that a client must not choose: `priority`, and its own request id.
+
+    >>> without_privileges(b'{"model":"m","priority":-5}', "application/json", "r")
+    b'{"model":"m"}'
+    """
+    if _boundary(content_type) is not None:
+        return body
+    routing, body = read_routing(body)
+    edits = routing.edits(request_id)
+    return with_edits(body, edits) if edits else body
+
+
+def with_edits(body: bytes, edits: Mapping[str, bytes | None]) -> bytes:
+    """Return a JSON object with other fields; None removes a field."""
+    return msgspec.json.encode(edited(raw_fields(body), edits))
 
 
 def _boundary(content_type: str) -> str | None:

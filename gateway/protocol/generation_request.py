@@ -1,7 +1,8 @@
 """One generation request: the fields that the gateway uses, and the body that goes to the engine.
 
 The API's schema is not declared again here: an engine knows it better. The gateway decodes what prediction and
-scheduling need, and checks only what they rely on. Every other byte of the body stays as the client wrote it.
+scheduling need. A field of another type or value than expected counts as absent, and the engine decides about it: the
+gateway rejects only a body that it cannot forward. Every byte of the body stays as the client wrote it.
 
 A reader decodes the body once, and everything that follows uses the result. Only a request whose own fields must be
 replaced or compared needs all of its top-level fields as raw JSON: they are decoded on first use, and then kept.
@@ -10,13 +11,14 @@ replaced or compared needs all of its top-level fields as raw JSON: they are dec
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from gateway.errors import InvalidRequest
+from gateway.errors import BodyTooLarge, InvalidRequest
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 RawFields = dict[str, msgspec.Raw]
 """The top-level fields of a JSON object; each value is the JSON that its sender wrote."""
@@ -33,9 +35,26 @@ MEMBER_FIELDS = frozenset({"prompt", "user", "safety_identifier", "stream", "str
 _SINGLE_REQUEST_FIELDS = {"n": b"1", "best_of": b"1", "echo": b"false", "logprobs": b"null"}
 """Fields that keep a request out of batches, unless they have the value that the API assumes without them."""
 
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+MAX_MESSAGES = 16_384
+"""Most messages, or prompts, of one request."""
+
+MAX_VALUES = 2 * 1024 * 1024
+"""Most JSON values in one body. A decoded value takes up to 50 times as much memory as its JSON."""
+
+MAX_PARTS = 65_536
+"""Most content parts in the messages of one request."""
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""A JSON string. Possessive quantifiers and an optional last quote make the search take linear time."""
+
+_SURROGATES = re.compile(
+    rb"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+"""An escaped backslash or character in a group of its own, or else half of an escaped character."""
+
+_BOM = b"\xef\xbb\xbf"
 _raw_fields_decoder = msgspec.json.Decoder(RawFields)
+_raw_items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class PromptPrefix(NamedTuple):
@@ -55,9 +74,10 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         body: the bytes that the client sent.
         model: the model's own name, once the model rules are applied.
         stream: whether the client wants a stream.
-        includes_usage: whether the client of a stream wants the chunk with the token counts.
+        includes_usage: whether the client of a stream gets the chunk with the token counts, if the engine sends it.
         user: the end user.
-        max_tokens: longest answer that the client or the model's default allows.
+        max_tokens: longest answer that the client or the model's default allows; None if it is not a valid number.
+        limits_answer: whether the client has set a longest answer, of whatever type.
         sequences: number of answers: prompts x n.
         text_bytes: size of the prompt's text in UTF-8.
         prompt_tokens: number of token ids, if the prompt consists of token ids.
@@ -74,7 +94,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
         takes_priority: whether the API allows vLLM's `priority` in the body.
         length_field: the API's name for the longest answer.
         bound_tokens: longest answer that the gateway sets from its prediction, if there is no `max_tokens`.
-        edits: fields that the gateway adds or replaces, as JSON.
+        edits: fields that the gateway adds or replaces, as JSON; None removes the field.
     """
 
     body: bytes
@@ -84,6 +104,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     user: str | None
     max_tokens: int | None
     sequences: int
+    limits_answer: bool = False
     text_bytes: int = 0
     prompt_tokens: int | None = None
     system: str | None = None
@@ -99,7 +120,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
     takes_priority: bool = True
     length_field: str = "max_tokens"
     bound_tokens: int | None = None
-    edits: dict[str, bytes] = {}
+    edits: dict[str, bytes | None] = {}
     _raw_fields: RawFields | None = None
 
     @property
@@ -119,9 +140,12 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
 
     def fields(self) -> RawFields:
         """Return the top-level fields of the body with the edits; every unedited value is the client's JSON."""
+        return edited(self._own_fields(), self.edits)
+
+    def _own_fields(self) -> RawFields:
         if self._raw_fields is None:
             self._raw_fields = _raw_fields_decoder.decode(self.body)
-        return {**self._raw_fields, **{name: msgspec.Raw(value) for name, value in self.edits.items()}}
+        return self._raw_fields
 
     def bound_answer(self, tokens: int) -> None:
         """Limit an answer whose length neither the client nor the model's default limits."""
@@ -149,39 +173,44 @@ class GenerationRequest(msgspec.Struct, kw_only=True):
                 return None
         return hash(tuple(sorted(common)))
 
-    def upstream_body(self, priority: int | None = None) -> bytes:
+    def upstream_body(self, priority: int | None = None, *, asks_usage: bool = True) -> bytes:
         """Return the body for the engine.
 
         Args:
-            priority: vLLM's `priority`, for an engine that orders its queue by it; a client's own value wins.
+            priority: vLLM's `priority`, for an engine that orders its queue by it; it replaces a client's own value.
+            asks_usage: ask for the token counts of a stream if the client does not.
         """
         edits = self.edits
-        if self.hides_usage:
+        if asks_usage and self.hides_usage:
             edits = {**edits, "stream_options": self._options_with_usage()}
-        if priority is not None and self.takes_priority and not self._is_set("priority"):
+        if priority is not None and self.takes_priority:
             edits = {**edits, "priority": b"%d" % priority}
         if not edits:
             return self.body
         if not any(map(self._contains, edits)):
             return _append(self.body, edits)
-        return msgspec.json.encode({**self.fields(), **{name: msgspec.Raw(value) for name, value in edits.items()}})
+        return msgspec.json.encode(edited(self.fields(), edits))
 
     def _options_with_usage(self) -> bytes:
         """Return the client's `stream_options` with `include_usage` set."""
         if not self._is_set("stream_options"):
             return b'{"include_usage":true}'
-        options = _raw_fields_decoder.decode(self.fields()["stream_options"])
+        options = _raw_fields_decoder.decode(self._own_fields()["stream_options"])
         return msgspec.json.encode({**options, "include_usage": True})
 
     def _contains(self, name: str) -> bool:
-        """Return whether the client sent the field; every request has a `model`, perhaps with an escaped key.
+        """Return whether the client sent the field, perhaps with an escaped key; the model is always replaced.
 
-        The search for the name avoids most decodes.
+        The search for the name avoids most decodes. It also looks for the start of an escaped ASCII letter.
         """
-        return name == "model" or (b'"%b"' % name.encode("ascii") in self.body and name in self.fields())
+        if name == "model":
+            return True
+        if b'"%b"' % name.encode("ascii") not in self.body and b"\\u00" not in self.body:
+            return False
+        return name in self._own_fields()
 
     def _is_set(self, name: str) -> bool:
-        return self._contains(name) and bytes(self.fields()[name]).strip() != b"null"
+        return self._contains(name) and bytes(self._own_fields()[name]).strip() != b"null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +242,7 @@ class ModelRules:
             request.model = model
             request.edits["model"] = msgspec.json.encode(model)
         default = self.max_tokens.get(model)
-        if request.max_tokens is None and default is not None:
+        if not request.limits_answer and default is not None:
             request.max_tokens = default
             request.edits[request.length_field] = b"%d" % default
 
@@ -227,33 +256,157 @@ def raw_fields(body: bytes) -> RawFields:
     return decode(_raw_fields_decoder, body)
 
 
-def decode(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw, at: str = "") -> T:
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw) -> T:
     """Decode JSON that a client sent.
 
-    Args:
-        decoder: of the expected type.
-        body: the request's body, or a part of it.
-        at: the path of that part, for the error; empty for the whole body.
-
     Raises:
-        InvalidRequest: not JSON, or a field is missing or has the wrong type; `param` names the field.
+        InvalidRequest: not a JSON object in UTF-8, or nested too deeply.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        _reject(error, at)
+        raise InvalidRequest("The body is not a JSON object") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply") from error
 
 
-def decode_each(decoder: "msgspec.json.Decoder[T]", items: list[msgspec.Raw], at: str) -> list[T]:
-    """Decode the items of an array that is at the path `at`; raises as `decode` does."""
+class Routing(msgspec.Struct):
+    """The fields of a body that the gateway needs before all others.
+
+    Attributes:
+        model: as the client sent it.
+        priority: of vLLM; a client must not choose it.
+        request_id: of vLLM; it must be unique, so a client must not choose it.
+    """
+
+    model: Any = None
+    priority: msgspec.Raw = ABSENT
+    request_id: msgspec.Raw = ABSENT
+
+    @property
+    def named(self) -> str | None:
+        """The name of the model; None if the body has none, or something else in its place."""
+        return self.model if isinstance(self.model, str) and self.model else None
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether the body has no model, so that the gateway may add one."""
+        return self.model is None or self.model == ""
+
+    def edits(self, request_id: str) -> dict[str, bytes | None]:
+        """Return the fields to replace or remove (None) before an engine gets the body."""
+        edits: dict[str, bytes | None] = {}
+        if bytes(self.priority):
+            edits["priority"] = None
+        if bytes(self.request_id):
+            edits["request_id"] = msgspec.json.encode(request_id)
+        return edits
+
+
+_routing_decoder = msgspec.json.Decoder(Routing)
+
+
+def read_routing(body: bytes) -> tuple[Routing, bytes]:
+    """Return the fields that route the request, and the body without what strict JSON parsers reject.
+
+    A byte order mark is removed. Half of a character (an escaped surrogate without the other one) is replaced. The rest
+    of the body is only checked for being JSON.
+
+    Raises:
+        InvalidRequest: the body is not a JSON object in UTF-8.
+        BodyTooLarge: more than `MAX_VALUES` values.
+
+    >>> read_routing(b'{"model": "m", "messages": []}')[0].named
+    'm'
+    """
+    check_size(body)
     try:
-        return [decoder.decode(item) for item in items]
+        return _routing_decoder.decode(body), body
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return [decode(decoder, item, f"{at}[{i}]") for i, item in enumerate(items)]  # raises for the wrong item
+        body = _SURROGATES.sub(lambda match: match[1] or rb"\ufffd", body.removeprefix(_BOM))
+        return decode(_routing_decoder, body), body
+
+
+def check_size(body: bytes) -> None:
+    """Raise `BodyTooLarge` if the body has more than `MAX_VALUES` values."""
+    if len(body) > MAX_VALUES and body.count(b",") > MAX_VALUES and _STRING.sub(b"", body).count(b",") > MAX_VALUES:
+        raise BodyTooLarge(f"The body has more than {MAX_VALUES} JSON values")
+
+
+def check_count(count: int, limit: int, what: str) -> None:
+    """Raise `BodyTooLarge` if `count` is over the limit; `what` names the field."""
+    if count > limit:
+        raise BodyTooLarge(f"{what}: {count} items; at most {limit} are allowed", param=what)
+
+
+class Reader(Generic[S]):
+    """Decodes JSON objects that clients sent; every field of `struct` needs a default.
+
+    A field of an unexpected type or value gets its default.
+    """
+
+    def __init__(self, struct: type[S]) -> None:
+        self._decoder = msgspec.json.Decoder(struct)
+        self._struct = struct
+        fields = msgspec.structs.fields(struct)
+        self._fields = {each.encode_name: (each.name, msgspec.json.Decoder(each.type)) for each in fields}
+
+    def read(self, body: bytes) -> tuple[S, RawFields]:
+        """Return the object, and the JSON of each field that has an unexpected type or value.
+
+        Raises:
+            InvalidRequest: not a JSON object in UTF-8, or nested too deeply.
+        """
+        try:
+            return self._decoder.decode(body), {}
+        except RecursionError as error:
+            raise InvalidRequest("The body is nested too deeply") from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._read_each(body)
+
+    def _read_each(self, body: bytes) -> tuple[S, RawFields]:
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("The body is not valid JSON: it is not UTF-8") from error
+        odd, known = {}, {}
+        for key, raw in decode(_raw_fields_decoder, body).items():
+            if key not in self._fields:
+                continue
+            name, decoder = self._fields[key]
+            try:
+                known[name] = decoder.decode(raw)
+            except RecursionError as error:
+                raise InvalidRequest("The body is nested too deeply") from error
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                odd[name] = raw
+        return self._struct(**known), odd
+
+
+def odd_value(raw: bytes | msgspec.Raw) -> object:
+    """Return the value of JSON that has an unexpected shape; None if it cannot be decoded."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def odd_fields(raw: msgspec.Raw) -> RawFields | None:
+    """Return the fields of a JSON object; None if the JSON is something else."""
+    try:
+        return _raw_fields_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def odd_items(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    """Return the items of a JSON array; other JSON counts as its own only item."""
+    try:
+        return _raw_items_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [raw]
 
 
 def utf8_bytes(text: str) -> int:
@@ -274,20 +427,15 @@ def size(raw: msgspec.Raw) -> int:
     return 0 if bytes(raw) == b"null" else len(bytes(raw))
 
 
-def _append(body: bytes, edits: Mapping[str, bytes]) -> bytes:
+def edited(fields: RawFields, edits: Mapping[str, bytes | None]) -> RawFields:
+    """Return the fields with the edits; None removes a field."""
+    changed = {**fields, **{name: msgspec.Raw(value) for name, value in edits.items() if value is not None}}
+    return {name: raw for name, raw in changed.items() if edits.get(name, raw) is not None}
+
+
+def _append(body: bytes, edits: Mapping[str, bytes | None]) -> bytes:
     """Add fields at the end of a JSON object."""
     end = body.rindex(b"}")
     comma = b"" if body[:end].rstrip().endswith(b"{") else b","
-    added = b",".join([b'"%b":%b' % (name.encode(), value) for name, value in edits.items()])
-    return b"%b%b%b%b" % (body[:end], comma, added, body[end:])
-
-
-def _reject(error: msgspec.ValidationError, at: str) -> NoReturn:
-    """Name the wrong field as OpenAI does: `messages[0].role`."""
-    text = str(error)
-    path = match["path"] if (match := _PATH.search(text)) else ""
-    if missing := _MISSING.search(text):
-        path = f"{path}.{missing['field']}".lstrip(".")
-    path = f"{at}{path}" if path.startswith("[") else f"{at}.{path}".strip(".")
-    where = f"{path}: " if path else ""
-    raise InvalidRequest(where + _PATH.sub("", text), param=path or None) from error
+    added = b",".join([b'"%b":%b' % (name.encode(), value) for name, value in edits.items() if value is not None])
+    return b"%b%b%b%b" % (body[:end], comma if added else b"", added, body[end:])

@@ -1,26 +1,32 @@
 """OpenAI's chat and text completions: what the gateway reads of a request."""
 
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.errors import InvalidRequest
 from gateway.protocol.generation_request import (
     ABSENT,
+    MAX_MESSAGES,
+    MAX_PARTS,
     GenerationRequest,
+    RawFields,
+    Reader,
     Tokens,
-    decode,
-    decode_each,
+    check_count,
     number,
+    odd_fields,
+    odd_items,
+    odd_value,
     size,
     utf8_bytes,
 )
 from gateway.protocol.prompt_prefixes import prompt_prefixes
 
-MAX_SEQUENCES = 1024
-"""Largest number of answers that one request may ask for: prompts x n."""
+MAX_SEQUENCES = MAX_MESSAGES
+"""Most answers that the gateway plans for one request: prompts x n. A request for more counts as one for this many."""
 
-_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)]
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""The fields that limit an answer, in any API."""
 
 
 class _ContentPart(msgspec.Struct):
@@ -28,7 +34,7 @@ class _ContentPart(msgspec.Struct):
 
 
 class _ChatMessage(msgspec.Struct):
-    role: str
+    role: str = ""
     content: str | list[_ContentPart] | None = None
     tool_calls: msgspec.Raw = ABSENT
 
@@ -38,14 +44,13 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _CommonFields(msgspec.Struct):
-    model: str
+    model: Any = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    n: _Count | None = None
+    n: int | None = None
     max_tokens: Tokens | None = None
-    # The engine checks these fields. The gateway accepts any type.
     temperature: Any = None
     stop: Any = None
     reasoning_effort: Any = None
@@ -53,40 +58,55 @@ class _CommonFields(msgspec.Struct):
 
 
 class _ChatBody(_CommonFields, kw_only=True):
-    messages: list[msgspec.Raw]
+    messages: list[msgspec.Raw] = []
     max_completion_tokens: Tokens | None = None
     tools: msgspec.Raw = ABSENT
 
 
 class _CompletionBody(_CommonFields, kw_only=True):
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | int | list[int]] | None = None
 
 
-_chat_decoder = msgspec.json.Decoder(_ChatBody)
+class Turns(NamedTuple):
+    """The messages of a request.
+
+    Attributes:
+        roles: of each message; empty if it has none.
+        texts: of each message.
+        other_bytes: size of what the engine reads besides the texts.
+    """
+
+    roles: list[str]
+    texts: list[str]
+    other_bytes: int
+
+
+_chat_reader = Reader(_ChatBody)
+_completion_reader = Reader(_CompletionBody)
 _message_decoder = msgspec.json.Decoder(_ChatMessage)
-_completion_decoder = msgspec.json.Decoder(_CompletionBody)
 
 
 def read_chat(body: bytes) -> GenerationRequest:
     """Read a `/v1/chat/completions` body.
 
     Raises:
-        InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type; `param` names it.
+        InvalidRequest: not a JSON object in UTF-8.
+        BodyTooLarge: too many messages or content parts.
     """
-    chat = decode(_chat_decoder, body)
-    messages = decode_each(_message_decoder, chat.messages, "messages")
-    roles = [message.role for message in messages]
-    texts = [text_of(message.content) for message in messages]
+    chat, odd = _chat_reader.read(body)
+    turns = _read_turns(chat.messages)
     tools_bytes = size(chat.tools)
-    tool_call_bytes = sum([size(message.tool_calls) for message in messages])
-    request = _request(body, chat)
+    request = _request(body, chat, odd)
     request.max_tokens = chat.max_completion_tokens or chat.max_tokens
-    request.text_bytes = sum(map(utf8_bytes, texts)) + tools_bytes + tool_call_bytes
-    request.system = system_prompt(roles, texts)
-    request.last_user = last_user_text(roles, texts)
-    request.message_count = len(messages)
+    request.limits_answer = request.limits_answer or request.max_tokens is not None
+    request.text_bytes = (
+        sum(map(utf8_bytes, turns.texts)) + tools_bytes + turns.other_bytes + odd_bytes(odd, "messages")
+    )
+    request.system = system_prompt(turns.roles, turns.texts)
+    request.last_user = last_user_text(turns.roles, turns.texts)
+    request.message_count = len(turns.roles)
     request.tools_bytes = tools_bytes
-    request.message_prefixes = prompt_prefixes(body, roles, chat.messages, chat.tools)
+    request.message_prefixes = prompt_prefixes(body, turns.roles, chat.messages, chat.tools)
     return request
 
 
@@ -95,21 +115,22 @@ def read_completion(body: bytes) -> GenerationRequest:
 
     Raises:
         InvalidRequest: as for `read_chat`.
+        BodyTooLarge: too many prompts.
     """
-    completion = decode(_completion_decoder, body)
-    prompts = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
+    completion, odd = _completion_reader.read(body)
+    prompt = completion.prompt
+    prompts: list[Any] = [prompt or ""] if isinstance(prompt, str | None) else prompt
     texts = [item for item in prompts if isinstance(item, str)]
     ids = [item for item in prompts if isinstance(item, int)]
     id_lists = [item for item in prompts if isinstance(item, list)]
-    if not prompts:
-        raise InvalidRequest("prompt: must not be empty", param="prompt")
-    if bool(texts) + bool(ids) + bool(id_lists) != 1:
-        raise InvalidRequest("prompt: must be either text or token ids, not both", param="prompt")
-    request = _request(body, completion, prompts=1 if ids else len(prompts))
-    request.text_bytes = sum(map(utf8_bytes, texts))
-    request.prompt_tokens = None if texts else len(ids) + sum(map(len, id_lists))
+    is_mixed = bool(texts) + bool(ids) + bool(id_lists) > 1
+    count = 1 if ids and not is_mixed else max(1, len(prompts))
+    check_count(count, MAX_MESSAGES, "prompt")
+    request = _request(body, completion, odd, prompts=count)
+    request.text_bytes = len(body) if is_mixed else sum(map(utf8_bytes, texts)) + odd_bytes(odd, "prompt")
+    request.prompt_tokens = len(ids) + sum(map(len, id_lists)) if (ids or id_lists) and not is_mixed else None
     request.last_user = texts[-1] if texts else None
-    request.batchable = True
+    request.batchable = not odd
     return request
 
 
@@ -134,20 +155,65 @@ def last_user_text(roles: list[str], texts: list[str]) -> str | None:
     return None
 
 
-def _request(body: bytes, common: _CommonFields, prompts: int = 1) -> GenerationRequest:
+def odd_bytes(odd: RawFields, *fields: str) -> int:
+    """Return the size of the JSON of those fields that have an unexpected shape."""
+    return sum([size(odd[field]) for field in fields if field in odd])
+
+
+def odd_turn(raw: msgspec.Raw) -> tuple[str, str, int]:
+    r"""Return role, text and other bytes of a message that has an unexpected shape.
+
+    >>> odd_turn(msgspec.Raw(b'{"role": "user", "content": ["a", {"text": "b"}, 7]}'))
+    ('user', 'a\nb', 1)
+    """
+    fields = odd_fields(raw)
+    if fields is None:
+        return "", "", size(raw)
+    role, content = odd_value(fields.pop("role", b"")), fields.pop("content", ABSENT)
+    texts, other = [], sum(map(size, fields.values()))
+    for part in odd_items(content):
+        text = _text_of_part(odd_value(part))
+        texts.append(text)
+        other += size(part) if text is None else 0
+    return role if isinstance(role, str) else "", "\n".join(filter(None, texts)), other
+
+
+def _text_of_part(part: object) -> str | None:
+    """Return the text of a content part: empty for a part without text, for example an image; None if it is odd."""
+    text = part.get("text") or "" if isinstance(part, dict) else part
+    return text if isinstance(text, str) else None
+
+
+def _read_turns(messages: list[msgspec.Raw]) -> Turns:
+    check_count(len(messages), MAX_MESSAGES, "messages")
+    try:
+        turns = [_message_decoder.decode(item) for item in messages]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return read_odd_turns(messages)
+    check_count(sum([len(turn.content) for turn in turns if isinstance(turn.content, list)]), MAX_PARTS, "messages")
+    texts = [text_of(turn.content) for turn in turns]
+    return Turns([turn.role for turn in turns], texts, sum([size(turn.tool_calls) for turn in turns]))
+
+
+def read_odd_turns(messages: list[msgspec.Raw]) -> Turns:
+    """Read messages of which at least one has an unexpected shape."""
+    turns = [odd_turn(item) for item in messages]
+    return Turns([role for role, _, _ in turns], [text for _, text, _ in turns], sum([other for _, _, other in turns]))
+
+
+def _request(body: bytes, common: _CommonFields, odd: RawFields, prompts: int = 1) -> GenerationRequest:
     """Return a request with the fields that both routes have; its prompt is still empty."""
-    sequences = prompts * (common.n or 1)
-    if sequences > MAX_SEQUENCES:
-        raise InvalidRequest(f"n: {sequences} answers requested; at most {MAX_SEQUENCES} are allowed", param="n")
     options = common.stream_options
     return GenerationRequest(
         body=body,
-        model=common.model,
+        model=common.model if isinstance(common.model, str) else "",
         stream=bool(common.stream),
-        includes_usage=bool(options and options.include_usage),
+        # Options that the gateway does not understand stay as they are: nothing is added, and nothing is hidden.
+        includes_usage=bool(options and options.include_usage) or "stream_options" in odd,
         user=common.user or common.safety_identifier or None,
         max_tokens=common.max_tokens,
-        sequences=sequences,
+        limits_answer=common.max_tokens is not None or any(field in odd for field in LIMIT_FIELDS),
+        sequences=max(1, min(MAX_SEQUENCES, prompts * max(1, common.n or 1))),
         temperature=number(common.temperature),
         stop_count=len(common.stop) if isinstance(common.stop, list) else int(common.stop is not None),
         schema_bytes=size(common.response_format),

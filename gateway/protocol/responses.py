@@ -5,10 +5,23 @@ from typing import Any
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.answers import PromptDetails, Usage, decode_or_none
-from gateway.protocol.generation_request import ABSENT, GenerationRequest, Tokens, decode, number, size, utf8_bytes
-from gateway.protocol.openai import last_user_text, text_of
-from gateway.protocol.typed_events import ErrorObject, StreamEvent, TypedScanner, Vocabulary, failure_of
+from gateway.protocol.answers import Count, PromptDetails, Usage, answer_reader, failure_of
+from gateway.protocol.generation_request import (
+    ABSENT,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    GenerationRequest,
+    RawFields,
+    Reader,
+    Tokens,
+    check_count,
+    number,
+    odd_items,
+    size,
+    utf8_bytes,
+)
+from gateway.protocol.openai import Turns, last_user_text, odd_bytes, read_odd_turns, text_of
+from gateway.protocol.typed_events import StreamEvent, TypedScanner, Vocabulary
 
 
 class _InputPart(msgspec.Struct):
@@ -33,8 +46,8 @@ class _TextConfig(msgspec.Struct):
 
 
 class _ResponsesBody(msgspec.Struct):
-    model: str
-    input: str | list[_InputItem]
+    model: Any = None
+    input: str | list[_InputItem] = ""
     instructions: str | None = None
     max_output_tokens: Tokens | None = None
     stream: bool | None = None
@@ -48,12 +61,12 @@ class _ResponsesBody(msgspec.Struct):
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _ResponseUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: _InputDetails | None = None
 
 
@@ -65,53 +78,55 @@ class _Response(msgspec.Struct):
     status: str | None = None
     usage: _ResponseUsage | None = None
     incomplete_details: _Incomplete | None = None
-    error: ErrorObject | str | None = None
+    error: Any = None
 
 
 class _ResponseEvent(msgspec.Struct):
     type: str | None = None
     response: _Response | None = None
-    error: ErrorObject | str | None = None
-    message: str | None = None
+    error: Any = None
+    message: Any = None
 
 
-_request_decoder = msgspec.json.Decoder(_ResponsesBody)
-_answer_decoder = msgspec.json.Decoder(_Response)
-_event_decoder = msgspec.json.Decoder(_ResponseEvent)
+_reader = Reader(_ResponsesBody)
+_read_answer = answer_reader(_Response)
+_read_stream_event = answer_reader(_ResponseEvent)
 
 
 def read_response_request(body: bytes) -> GenerationRequest:
     """Read a `/v1/responses` body.
 
     Raises:
-        InvalidRequest: not JSON, or a field that the gateway uses is missing or has the wrong type; `param` names it.
-            Or `background` is true: the answer would stay on one engine, and the gateway could not return it later.
+        InvalidRequest: not a JSON object in UTF-8. Or `background` is true: the answer would stay on one engine, and
+            the gateway could not return it later.
+        BodyTooLarge: too many input items or content parts.
     """
-    request = decode(_request_decoder, body)
+    request, odd = _reader.read(body)
     if request.background:
         raise InvalidRequest(
             "background: must be false or absent, because the gateway does not store answers", param="background"
         )
-    items = [_InputItem("user", request.input)] if isinstance(request.input, str) else request.input
-    roles, texts = [item.role or "" for item in items], [text_of(item.content) for item in items]
+    roles, texts, called_bytes = _read_input(request.input, odd)
     tools_bytes = size(request.tools)
-    called = [text for item in items for text in (item.arguments, item.output) if isinstance(text, str)]
     system = [request.instructions] if request.instructions else []
     system += [text for role, text in zip(roles, texts, strict=True) if role in {"system", "developer"}]
-    read = [request.instructions or "", *texts, *called]
     effort = request.reasoning.effort if request.reasoning else None
     return GenerationRequest(
         body=body,
-        model=request.model,
+        model=request.model if isinstance(request.model, str) else "",
         stream=bool(request.stream),
         includes_usage=True,
         user=request.user or request.safety_identifier or None,
         max_tokens=request.max_output_tokens,
+        limits_answer=request.max_output_tokens is not None or "max_output_tokens" in odd,
         sequences=1,
-        text_bytes=sum(map(utf8_bytes, read)) + tools_bytes,
+        text_bytes=sum(map(utf8_bytes, [request.instructions or "", *texts]))
+        + called_bytes
+        + tools_bytes
+        + odd_bytes(odd, "instructions"),
         system="\n".join(system) or None,
         last_user=last_user_text(roles, texts),
-        message_count=len(items),
+        message_count=len(roles),
         temperature=number(request.temperature),
         tools_bytes=tools_bytes,
         schema_bytes=size(request.text.format) if request.text else 0,
@@ -120,28 +135,42 @@ def read_response_request(body: bytes) -> GenerationRequest:
     )
 
 
-def read_response(body: bytes) -> StreamEvent | None:
-    """Decode a whole answer; return None if the body is not one.
+def _read_input(given: str | list[_InputItem], odd: RawFields) -> Turns:
+    """Return the messages of the input. Tool calls and the results of tools count as other bytes."""
+    if "input" in odd:
+        items = odd_items(odd["input"])
+        check_count(len(items), MAX_MESSAGES, "input")
+        return read_odd_turns(items)
+    if isinstance(given, str):
+        return Turns(["user"], [given], 0)
+    check_count(len(given), MAX_MESSAGES, "input")
+    check_count(sum([len(item.content) for item in given if isinstance(item.content, list)]), MAX_PARTS, "input")
+    called = [text for item in given for text in (item.arguments, item.output) if isinstance(text, str)]
+    texts = [text_of(item.content) for item in given]
+    return Turns([item.role or "" for item in given], texts, sum(map(utf8_bytes, called)))
+
+
+def read_response(body: bytes) -> StreamEvent:
+    """Read a whole answer.
 
     >>> cut = b'{"incomplete_details": {"reason": "max_output_tokens"}, "usage": {"output_tokens": 3}}'
     >>> read_response(cut).finish_reason
     'length'
     """
-    answer = decode_or_none(_answer_decoder, body)
-    return None if answer is None else _answer_info(answer)
+    return _answer_info(_read_answer(body))
 
 
-def response_scanner(*, hide_usage: bool) -> TypedScanner:
+def response_scanner(*, hide_usage: bool, answers: int = 1) -> TypedScanner:
     """Return a scanner for one stream. The API always reports token counts, so they are never hidden."""
-    del hide_usage
+    del hide_usage, answers
     return TypedScanner(_VOCABULARY)
 
 
-def _read_event(payload: bytes) -> StreamEvent | None:
-    event = decode_or_none(_event_decoder, payload)
-    if event is None:
-        return None
-    failure = failure_of(event.error) or (event.message if event.type == "error" else None)
+def _read_event(payload: bytes) -> StreamEvent:
+    event = _read_stream_event(payload)
+    failure = failure_of(event.error)
+    if event.type == "error":
+        failure = failure or failure_of({"message": event.message, "type": event.type})
     if failure is not None:
         return StreamEvent(failure=failure)
     if event.type in _ENDS:

@@ -6,10 +6,8 @@ Unlike a stream of completions, such a stream always reports its end. A stream t
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from gateway.protocol.answers import Usage
-from gateway.protocol.sse import StreamScanner
+from gateway.protocol.sse import StreamScanner, names_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +29,6 @@ class StreamEvent:
     last: bool = False
 
 
-class ErrorObject(msgspec.Struct):
-    """An error object that the engine sent instead of an answer or an event."""
-
-    message: str = "no reason given"
-
-
-def failure_of(error: ErrorObject | str | None) -> str | None:
-    """Return the message of an error; some servers send only a text."""
-    return error.message if isinstance(error, ErrorObject) else error
-
-
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The events of one API.
@@ -49,12 +36,12 @@ class Vocabulary:
     Args:
         pieces: an event that carries only a piece of the answer contains one of these texts, once.
         marks: every event that the scanner must decode contains one of these texts.
-        read: decodes the data of an event; returns None if it is not an event of the API.
+        read: decodes the data of an event.
     """
 
     pieces: tuple[bytes, ...]
     marks: tuple[bytes, ...]
-    read: Callable[[bytes], StreamEvent | None]
+    read: Callable[[bytes], StreamEvent]
 
 
 class TypedScanner(StreamScanner):
@@ -70,15 +57,13 @@ class TypedScanner(StreamScanner):
         return self.error is None and self.done
 
     def _needs_decoding(self, events: bytes) -> bool:
-        return any(mark in events for mark in self._vocabulary.marks)
+        return any(mark in events for mark in self._vocabulary.marks) or names_error(events)
 
     def _count(self, events: bytes) -> int:
         return sum(events.count(piece) for piece in self._vocabulary.pieces)
 
     def _read(self, payload: bytes) -> bool:
         event = self._vocabulary.read(payload)
-        if event is None:
-            return True
         if event.failure is not None:
             self.error = event.failure
             return False

@@ -249,7 +249,7 @@ def _public_routes(
     middleware = Middleware(
         RequestRecorder(recorder.record, core.predictor, core.metrics, settings.database.store_prompts), clock
     )
-    limits = Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s)
+    limits = Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s, server.keepalive_s)
     generations = Generations(
         authenticator,
         pool,

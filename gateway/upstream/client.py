@@ -28,6 +28,7 @@ from gateway.errors import (
     InvalidRequest,
     ProtocolError,
 )
+from gateway.protocol.sse import is_event_stream
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Largest answer that is not a stream. Such an answer is in memory as a whole before the client gets it."""
@@ -158,7 +159,7 @@ class UpstreamResponse:
     @property
     def is_stream(self) -> bool:
         """Whether the body is an event stream, whatever the request asked for."""
-        return self.content_type.startswith("text/event-stream")
+        return is_event_stream(self.content_type)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives. A stream is translated to OpenAI's format."""

@@ -67,10 +67,6 @@ def completion(**fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "prompt": PROMPT, "max_tokens": 2, **fields}
 
 
-def without(body: dict[str, Any], field: str) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name != field}
-
-
 def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
     """Check that a response is OpenAI's error object and nothing else, and return it."""
     assert response.status_code == status, response.text
@@ -108,47 +104,18 @@ async def test_body_that_is_no_json_object_is_rejected(gateway: Gateway, path: s
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "param"),
+    ("path", "body"),
     [
-        (CHAT, without(chat(), "model"), "model"),
-        (CHAT, chat(model=7), "model"),
-        (CHAT, chat(model=None), "model"),
-        (CHAT, without(chat(), "messages"), "messages"),
-        (CHAT, chat(messages=PROMPT), "messages"),
-        (CHAT, chat(messages=[{"content": PROMPT}]), "messages[0].role"),
-        (CHAT, chat(messages=[{"role": "user", "content": 7}]), "messages[0].content"),
-        (CHAT, chat(messages=[{"role": "user", "content": [{"text": 7}]}]), "messages[0].content[0].text"),
-        (CHAT, chat(stream="yes"), "stream"),
-        (CHAT, chat(stream_options={"include_usage": 1}), "stream_options.include_usage"),
-        (CHAT, chat(user=7), "user"),
-        (CHAT, chat(n="2"), "n"),
-        (CHAT, chat(n=0), "n"),
-        (CHAT, chat(n=100_000), "n"),
-        (CHAT, chat(max_tokens="many"), "max_tokens"),
-        (CHAT, chat(max_tokens=0), "max_tokens"),
-        (CHAT, chat(max_tokens=-1), "max_tokens"),
-        (CHAT, chat(max_tokens=1.5), "max_tokens"),
-        (CHAT, chat(max_completion_tokens=0), "max_completion_tokens"),
-        (COMPLETIONS, without(completion(), "model"), "model"),
-        (COMPLETIONS, without(completion(), "prompt"), "prompt"),
-        (COMPLETIONS, completion(prompt=[]), "prompt"),
-        (COMPLETIONS, completion(prompt={"text": PROMPT}), "prompt"),
-        (COMPLETIONS, completion(prompt=[PROMPT, 7]), "prompt"),
-        (COMPLETIONS, completion(prompt=[PROMPT, True]), "prompt[1]"),
-        (COMPLETIONS, completion(prompt=[[1, PROMPT]]), "prompt[0][1]"),
-        (COMPLETIONS, completion(max_tokens=0), "max_tokens"),
+        (CHAT, chat(messages=[])),
+        (CHAT, chat(messages=[{"role": "user", "content": 7}])),
+        (CHAT, chat(n="two")),
+        (CHAT, chat(max_tokens="many")),
+        (CHAT, chat(model=7)),
+        (COMPLETIONS, completion(prompt="")),
+        (COMPLETIONS, completion(max_tokens=-1)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_wrong_field_is_named(gateway: Gateway, path: str, body: dict[str, Any], param: str) -> None:
-    response = await gateway.http.post(path, json=body)
-
-    error = error_of(response, 400)
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-
-
-@pytest.mark.parametrize(("path", "body"), [(CHAT, chat(messages=[])), (COMPLETIONS, completion(prompt=""))])
-async def test_empty_prompt_is_left_to_the_engine(
+async def test_wrong_prompt_or_field_is_left_to_the_engine(
     start_gateway: StartGateway, simulated_engine: Engine, path: str, body: dict[str, Any]
 ) -> None:
     gateway = await start_gateway(simulated_engine.backend())
@@ -156,7 +123,7 @@ async def test_empty_prompt_is_left_to_the_engine(
     assert error_of(await gateway.http.post(path, json=body), 400)["type"] == "BadRequestError"
 
 
-@pytest.mark.parametrize(("path", "body"), [(CHAT, chat(model="other")), (COMPLETIONS, completion(model=""))])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat(model="other")), (COMPLETIONS, completion(model="another"))])
 async def test_unknown_model_is_named_in_the_error(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
     error = error_of(await gateway.http.post(path, json=body), 404)
 
@@ -269,11 +236,10 @@ async def test_application_must_be_short_printable_ascii(gateway: Gateway, app: 
         {"authorization": f"Bearer {SECRET}"},
         {"authorization": "Bearer"},
         {"authorization": f"Basic {ADMIN_KEY}"},
-        {"authorization": ADMIN_KEY},
         {"x-api-key": SECRET},
         {b"authorization": "Bearer schlüssel".encode()},
     ],
-    ids=["none", "wrong", "empty", "scheme", "bare", "x-api-key", "umlaut"],
+    ids=["none", "wrong", "empty", "scheme", "x-api-key", "umlaut"],
 )
 async def test_admin_routes_require_the_admin_key(gateway: Gateway, path: str, headers: Any) -> None:
     response = await gateway.http.get(path, headers=headers)

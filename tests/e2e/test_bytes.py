@@ -47,7 +47,8 @@ async def test_request_reaches_the_engine_byte_for_byte(served_by: Served, app: 
     (received,) = fake.received
     assert received.path == "/v1/chat/completions"
     assert received.body == REQUEST
-    assert received.headers["x-request-id"] == "req-1"
+    assert response.headers["x-request-id"] == "req-1"
+    assert received.headers["x-request-id"] not in {"", "req-1"}
     assert received.headers["traceparent"] == headers["traceparent"]
     assert received.headers["authorization"] == "Bearer the-engines-own-key"
     assert "the-callers-key" not in str(received.headers)

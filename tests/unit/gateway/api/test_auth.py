@@ -26,7 +26,12 @@ from gateway.storage.keys import hash_key
         ({"authorization": "Bearer k1", "x-api-key": "k2"}, "k1"),
         ({"authorization": "Basic k1", "x-api-key": "k2"}, "k2"),
         ({"authorization": "Bearer "}, None),
-        ({"authorization": "k1"}, None),
+        ({"authorization": "k1"}, "k1"),
+        ({"authorization": " BEARER k1"}, "k1"),
+        ({"authorization": "Bearer", "api-key": "k2"}, "k2"),
+        ({"authorization": "Basic k1"}, None),
+        ({"authorization": "Basic k1", "api-key": "k2"}, "k2"),
+        ({"api-key": "k1"}, "k1"),
         ({}, None),
     ],
 )

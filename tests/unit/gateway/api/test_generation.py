@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ import httpx2
 import pytest
 
 from backends.base import BackendUnreachableError, ModelCard, Snapshot
-from gateway.api.asgi import Limits
+from gateway.api.asgi import EVENT_STREAM, KEEP_ALIVE, Limits
 from gateway.api.auth import KeyAuthenticator, OpenAccess
 from gateway.api.generation import Generations, RequestBuilder
 from gateway.api.middleware import Middleware
@@ -68,6 +69,8 @@ async def ask(
     headers=None,
     backend=None,
     rules=None,
+    keepalive_s=0.0,
+    path="/v1/chat/completions",
 ):
     """One request through the whole route; the engine plays the script."""
     clock, metrics, predictor, records, messages = LoopClock(), Metrics(), Predictor(), [], []
@@ -85,8 +88,16 @@ async def ask(
     forecaster = Forecaster(predictor, 1.0, lambda _: None)
     builder = RequestBuilder(60.0, {}, rules or ModelRules())
     middleware = Middleware(recorder, clock)
-    generations = Generations(authenticator or OpenAccess(), pool, forecaster, proxy, middleware, LIMITS, builder)
-    app = generations.routes()[0].fn  # chat completions
+    generations = Generations(
+        authenticator or OpenAccess(),
+        pool,
+        forecaster,
+        proxy,
+        middleware,
+        replace(LIMITS, keepalive_s=keepalive_s),
+        builder,
+    )
+    app = next(route.fn for route in generations.routes() if path in route.paths)
     incoming = [{"type": "http.request", "body": chat() if body is None else body, "more_body": False}]
 
     async def receive():
@@ -157,7 +168,7 @@ async def test_callers_key_does_not_reach_the_engine():
     sent = response.sent[0][1].headers
     assert "k1" not in str(sent)
     assert sent["traceparent"] == "00-1"
-    assert sent["x-request-id"] == response.headers["x-request-id"]
+    assert sent["x-request-id"] == response.record.id
 
 
 @pytest.mark.parametrize("given", ["", "with space", "x" * 129, "ü"])
@@ -194,7 +205,8 @@ async def test_the_key_names_the_application():
     ("asked", "status", "code"),
     [
         ({"body": b"no"}, 400, "invalid_request"),
-        ({"body": chat(n=0)}, 400, "invalid_request"),
+        ({"body": b"[]"}, 400, "invalid_request"),
+        ({"body": b'{"x": ' + b"[" * 2000 + b"]" * 2000 + b"}"}, 400, "invalid_request"),
         ({"headers": {"content-encoding": "gzip"}}, 400, "invalid_request"),
         ({"headers": {"content-encoding": "br"}}, 415, "unsupported_content_encoding"),
         ({"method": "GET"}, 405, "method_not_allowed"),
@@ -265,3 +277,79 @@ async def test_a_request_with_a_limit_keeps_it():
     response = await ask(body, [whole()], rules=PREDICTED_BOUNDS)
     assert await upstream_body(response) == body
     assert response.answers_cut == 0
+
+
+async def test_the_engine_gets_a_unique_id_and_the_client_its_own():
+    response = await ask(chat(request_id="mine"), [whole()], headers={"x-request-id": "mine"})
+    assert (response.headers["x-request-id"], response.record.request_id) == ("mine", "mine")
+    assert response.sent[0][1].headers["x-request-id"] == response.record.id != "mine"
+    assert json.loads(await upstream_body(response))["request_id"] == response.record.id
+
+
+async def test_a_body_without_a_model_goes_to_the_only_one_with_its_name():
+    body = json.dumps({"messages": []}).encode()
+    response = await ask(body, [whole()])
+    assert (response.status, response.record.model) == (200, "llama")
+    assert json.loads(await upstream_body(response)) == {"messages": [], "model": "llama"}
+
+
+async def test_a_body_without_a_model_is_rejected_if_there_are_several():
+    served = Snapshot((ModelCard("llama", 4096), ModelCard("mistral", 4096)))
+    response = await ask(json.dumps({"messages": []}).encode(), backend=FakeBackend("gpu", served))
+    assert (response.status, response.error["param"]) == (400, "model")
+
+
+async def test_an_unknown_model_is_reported_before_the_rest_is_decoded():
+    deep = b'{"model": "mistral", "messages": [{"content": %b}]}' % (b"[" * 500 + b"]" * 500)
+    assert (await ask(deep)).error["code"] == "model_not_found"
+    assert (await ask(chat(model="mistral", messages=[{"content": "x" * 1001}]))).error["code"] == "model_not_found"
+
+
+async def test_token_ids_count_as_text():
+    body = chat(prompt=[1] * 200)
+    assert (await ask(body, path="/v1/completions")).error["code"] == "request_too_large"
+
+
+BEFORE_DONE = (b'data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":null}]}\n\n', LAST, DONE)
+
+
+async def test_a_stream_that_waits_gets_comments_and_then_its_answer():
+    response = await ask(chat(stream=True), [40.0, Answer(*BEFORE_DONE)], keepalive_s=15.0)
+    assert response.body == 2 * KEEP_ALIVE + b"".join(BEFORE_DONE)
+    assert (response.status, response.headers["content-type"]) == (200, EVENT_STREAM)
+    assert response.record.status == "ok"
+    assert response.record.ttft_ms == 40_000.0
+
+
+async def test_an_error_after_a_comment_is_an_event():
+    response = await ask(
+        chat(stream=True), [20.0, whole(b'{"error": {"message": "no"}}', status=400)], keepalive_s=15.0
+    )
+    comment, event = response.body[: len(KEEP_ALIVE)], response.body[len(KEEP_ALIVE) :]
+    assert (response.status, comment) == (200, KEEP_ALIVE)
+    assert json.loads(event.removeprefix(b"data: "))["error"]["message"] == "no"
+    assert response.record.http_status == 400
+
+
+async def test_an_error_before_the_first_comment_has_its_status():
+    script = [10.0, whole(b'{"error": {"message": "no"}}', status=400)]
+    assert (await ask(chat(stream=True), script, keepalive_s=15.0)).status == 400
+
+
+@pytest.mark.parametrize(("body", "keepalive_s"), [(chat(), 15.0), (chat(stream=True), 0.0)])
+async def test_no_comment_is_sent_to_others(body, keepalive_s):
+    response = await ask(body, [40.0, whole()], keepalive_s=keepalive_s)
+    assert response.body == WHOLE
+
+
+async def test_json_after_a_comment_becomes_an_event():
+    response = await ask(chat(stream=True), [20.0, whole(b'{"choices":\n[]}')], keepalive_s=15.0)
+    assert response.body == KEEP_ALIVE + b'data: {"choices":\ndata: []}\n\n'
+
+
+async def test_an_engine_that_refuses_stream_options_gets_the_request_without_them():
+    refusal = whole(b'{"error": {"message": "extra_forbidden: stream_options"}}', status=400)
+    response = await ask(chat(stream=True), [refusal, Answer(TOKEN, TOKEN, LAST, DONE)])
+    assert (response.status, response.record.status) == (200, "ok")
+    assert response.record.output_tokens == 3
+    assert b"stream_options" not in await response.sent[1][1].aread()

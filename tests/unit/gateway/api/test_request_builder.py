@@ -6,7 +6,7 @@ from gateway.api.generation import MIN_PREFIX_TOKENS, RequestBuilder, bound_of
 from gateway.prediction.prediction_input import PredictionInput
 from gateway.prediction.predictor import Forecast
 from gateway.protocol.api_formats import CHAT, COMPLETIONS, RESPONSES
-from gateway.protocol.generation_request import ModelRules
+from gateway.protocol.generation_request import ModelRules, read_routing
 from gateway.scheduling.length import LengthQuantiles
 from tests.unit.gateway.request_context import request_context
 
@@ -19,7 +19,8 @@ class Built:
 
     def __init__(self, api_format, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
         context = request_context(7.0, api_format, app=app)
-        self.generation = BUILDER.read(context, json.dumps({"model": "llama", **fields}).encode())
+        body = json.dumps({"model": "llama", **fields}).encode()
+        self.generation = BUILDER.read(context, body, read_routing(body)[0], "llama")
         if bound_tokens is not None:
             self.generation.bound_answer(bound_tokens)
         forecast = Forecast(PredictionInput(app, "llama"), prompt_tokens, LENGTH, "history")
@@ -77,13 +78,29 @@ def test_token_counts_of_a_stream_are_requested_and_the_client_s_wish_is_kept(op
     assert streamed.generation.answer_limit == 5
 
 
+@pytest.mark.parametrize("model", [None, ""])
+def test_a_body_without_a_model_gets_the_only_one(model):
+    assert json.loads(chat("s", "u", model=model).upstream.body)["model"] == "llama"
+
+
+def test_a_model_of_another_type_is_left_to_the_engine():
+    built = chat("s", "u", model=7)
+    assert (json.loads(built.upstream.body)["model"], built.request.model) == (7, "llama")
+
+
+def test_a_client_chooses_neither_priority_nor_request_id_of_an_engine():
+    sent = json.loads(chat("s", "u", priority=-9, request_id="mine").upstream.body)
+    assert "priority" not in sent
+    assert sent["request_id"] == "id"
+
+
 def test_without_a_stream_nothing_is_hidden():
     assert not Built(COMPLETIONS, prompt="a").generation.hides_usage
 
 
 def test_the_client_s_key_is_not_forwarded():
     headers = chat("s", "u").upstream.headers
-    assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req-1"}
+    assert headers == {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "id"}
 
 
 @pytest.mark.parametrize(

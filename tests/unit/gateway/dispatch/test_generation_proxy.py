@@ -377,10 +377,10 @@ async def test_the_rank_is_sent_to_an_engine_with_priorities_and_no_other_byte_c
 
 @pytest.mark.parametrize(
     ("takes_priority", "priority", "body"),
-    [(True, False, b"{ }"), (False, True, b"{ }"), (True, True, b'{"priority": 7 }')],
-    ids=["engine", "api", "client"],
+    [(True, False, b"{ }"), (False, True, b"{ }")],
+    ids=["engine", "api"],
 )
-async def test_no_rank_is_added_if_it_has_no_effect_or_the_client_set_one(takes_priority, priority, body):
+async def test_no_rank_is_added_if_it_has_no_effect(takes_priority, priority, body):
     relayed = await relay(body=body, takes_priority=takes_priority, priority=priority, gpu0=[whole()])
     assert await sent_body(relayed) == body
 
@@ -426,7 +426,7 @@ def open_if_one_more_fails(pool, name):
 
 
 @pytest.mark.parametrize(
-    "failed", [whole(b"oops", status=500), whole(b"{"), Answer(ERROR)], ids=["500", "body", "event"]
+    "failed", [whole(b"oops", status=500), whole(b'{"error": "no"}'), Answer(ERROR)], ids=["500", "body", "event"]
 )
 async def test_request_that_fails_alike_on_several_engines_counts_against_none(failed):
     relayed = await relay(
@@ -444,3 +444,79 @@ async def test_request_that_only_one_engine_fails_counts_against_it():
     relayed = await relay(fingerprint=Fingerprint.of("app", "good"), gpu0=[whole(b"oops", status=500)], gpu1=[whole()])
     open_if_one_more_fails(relayed.pool, "gpu0")
     assert relayed.pool.entries["gpu0"].circuit is not Circuit.CLOSED
+
+
+# Comments are no answer
+
+
+COMMENT = b": keep-alive\n\n"
+
+
+@pytest.mark.parametrize("rest", [[ERROR], [BROKEN], [], [61.0]], ids=["error event", "broken", "empty", "silent"])
+async def test_a_failure_after_comments_is_retried_on_another_backend(rest):
+    relayed = await relay(timeout_s=600.0, gpu0=[Answer(COMMENT, b"\n\n", COMMENT, *rest)], gpu1=[Answer(*STREAM)])
+    assert relayed.error is None
+    assert relayed.client.body == b"".join(STREAM)
+    assert relayed.transport.hosts == ["gpu0", "gpu1"]
+
+
+async def test_the_first_byte_of_an_answer_is_not_that_of_a_comment():
+    context = (await relay(gpu0=[Answer(COMMENT, 3.0, COMMENT, 3.0, TOKEN, LAST, DONE)])).context
+    assert context.first_byte_s == pytest.approx(6.0)
+
+
+async def test_comments_within_an_answer_are_forwarded():
+    relayed = await relay(gpu0=[Answer(TOKEN, COMMENT, LAST, DONE)])
+    assert relayed.client.body == TOKEN + COMMENT + LAST + DONE
+
+
+@pytest.mark.parametrize(
+    "error", [b"event: error\ndata: oops\n\n", b'data: {"error":["oops"]}\n\n', b'event:error\ndata: {"code":1}\n\n']
+)
+async def test_an_error_event_of_any_shape_is_a_failure(error):
+    relayed = await relay(gpu0=[Answer(TOKEN, error, DONE)])
+    assert isinstance(relayed.error, ProtocolError)
+    assert relayed.client.body == TOKEN
+
+
+async def test_an_error_that_says_nothing_is_no_failure():
+    event = b'data: {"error":{},"choices":[{"finish_reason":"stop"}]}\n\n'
+    assert (await relay(gpu0=[Answer(TOKEN, event, DONE)])).error is None
+
+
+@pytest.mark.parametrize("body", [b'{"choices":7}', b"text", b'{"error":{}}', b'{"usage":{"prompt_tokens":1.5}}'])
+async def test_an_answer_that_is_not_understood_is_passed_on(body):
+    relayed = await relay(gpu0=[whole(body)], gpu1=[whole()])
+    assert (relayed.error, relayed.client.body, relayed.context.output_tokens) == (None, body, 0)
+    assert relayed.transport.hosts == ["gpu0"]
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"error":["no"]}', b'{"error":1}'])
+async def test_no_answer_and_an_error_of_any_shape_are_retried(body):
+    assert (await relay(gpu0=[whole(body)], gpu1=[whole()])).transport.hosts == ["gpu0", "gpu1"]
+
+
+async def test_the_last_event_needs_no_blank_line():
+    tail = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}'
+    relayed = await relay(gpu0=[Answer(TOKEN, tail)])
+    assert (relayed.error, relayed.client.body, relayed.context.finish_reason) == (None, TOKEN + tail, "stop")
+
+
+# Token counts that an engine refuses
+
+
+REFUSAL = b'{"error": {"message": "unknown field: stream_options"}}'
+
+
+@pytest.mark.parametrize("answer", [whole(REFUSAL, status=400), whole(b'{"detail": []}', status=422)])
+async def test_an_engine_that_refuses_stream_options_is_asked_without_them(answer):
+    relayed = await relay(hide_usage=True, gpu0=[answer, Answer(TOKEN, LAST, DONE)])
+    assert (relayed.error, relayed.context.output_tokens) == (None, 2)
+    assert relayed.client.body == TOKEN + LAST + DONE
+    assert len(relayed.transport.sent) == 2
+
+
+async def test_another_refusal_is_passed_on_at_once():
+    relayed = await relay(hide_usage=True, gpu0=[whole(b'{"error": {"message": "too long"}}', status=400)])
+    assert isinstance(relayed.error, BackendRefused)
+    assert len(relayed.transport.sent) == 1

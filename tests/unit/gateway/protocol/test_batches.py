@@ -111,7 +111,8 @@ def test_a_request_for_token_counts_gets_them_in_the_last_event():
     ("told", "why"),
     [
         (b"<html>", "not one of its API"),
-        (b'{"choices": [{"index": 0}]}', "not one of its API"),
+        (b'{"choices": [7]}', "not one of its API"),
+        (b'{"choices": [{"index": 0}]}', "1 answers to 2 prompts"),
         (b'{"error": {"message": "no luck"}}', "no luck"),
         (answer(choice("a")), "1 answers to 2 prompts"),
         (answer(choice("a", 1), choice("b", 1)), "2 answers to 2 prompts"),

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.protocol.forms import read_model, with_model
+from gateway.protocol.forms import read_model, with_model, without_privileges
 
 FORM = "multipart/form-data; boundary=XX"
 JSON = "application/json"
@@ -24,6 +24,7 @@ SPOKEN = form(AUDIO, ("model", b"whisper", ""), ("language", b"en", ""))
     [
         (b'{"model": "m", "input": ["x"]}', JSON, "m"),
         (b'{"prompt": "x"}', JSON, None),
+        (b'{"model": 7}', JSON, None),
         (SPOKEN, FORM, "whisper"),
         (form(("model", b"whisper", ""), AUDIO), FORM, "whisper"),
         (form(AUDIO), FORM, None),
@@ -35,7 +36,7 @@ def test_the_model_is_a_field_of_the_body(body, kind, model):
 
 @pytest.mark.parametrize(
     ("body", "kind"),
-    [(b"no", JSON), (b'{"model": 7}', JSON), (b"no form", FORM), (SPOKEN[:-9], FORM), (SPOKEN, "multipart/form-data")],
+    [(b"no", JSON), (b"[7]", JSON), (b"no form", FORM), (SPOKEN[:-9], FORM), (SPOKEN, "multipart/form-data")],
 )
 def test_a_body_that_does_not_have_its_content_type_is_rejected(body, kind):
     with pytest.raises(InvalidRequest):
@@ -48,3 +49,15 @@ def test_only_the_model_is_rewritten():
         before = [AUDIO, ("model", b"whisper", "\r\nContent-Type: text/plain")][order]
         after = [AUDIO, ("model", rb"big\1", "\r\nContent-Type: text/plain")][order]
         assert with_model(form(*before), FORM, r"big\1") == form(*after)
+
+
+def test_every_field_of_the_model_is_rewritten():
+    fields = [("model", b"a", ""), AUDIO] * 20
+    rewritten = [("model", b"bigger", ""), AUDIO] * 20
+    assert with_model(form(*fields), FORM, "bigger") == form(*rewritten)
+
+
+def test_a_client_chooses_neither_priority_nor_request_id_of_an_engine():
+    body = b'{"model":"m","pri\\u006frity":-5,"request_id":"mine","x":1.50}'
+    assert without_privileges(body, JSON, "ours") == b'{"model":"m","request_id":"ours","x":1.50}'
+    assert without_privileges(SPOKEN, FORM, "ours") is SPOKEN

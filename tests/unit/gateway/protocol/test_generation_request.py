@@ -3,7 +3,9 @@ import json
 import msgspec
 import pytest
 
-from gateway.protocol.generation_request import ModelRules
+from gateway.errors import BodyTooLarge
+from gateway.protocol import generation_request
+from gateway.protocol.generation_request import ModelRules, check_size, read_routing
 from gateway.protocol.openai import read_chat, read_completion
 from gateway.protocol.responses import read_response_request
 
@@ -118,9 +120,50 @@ def test_a_field_is_added_at_the_end_and_no_other_byte_changes(end):
 
 
 @pytest.mark.parametrize("own", [b"0", b"-5", b'"high"'])
-def test_a_priority_that_the_client_set_wins(own):
-    request = completion(b',"priority": %b ' % own)
-    assert request.upstream_body(priority=7) == request.body
+@pytest.mark.parametrize("key", [b"priority", b"pri\\u006frity"])
+def test_a_priority_that_the_client_set_does_not_reach_the_engine(own, key):
+    body = b'{"prompt":"a","model":"m","%b": %b }' % (key, own)
+    request = completion_with_edits(body)
+    assert json.loads(request.upstream_body()) == {"prompt": "a", "model": "m"}
+    assert json.loads(request.upstream_body(priority=7)) == {"prompt": "a", "model": "m", "priority": 7}
+
+
+@pytest.mark.parametrize("key", [b"request_id", b"request\\u005fid"])
+def test_a_request_id_that_the_client_set_is_replaced_by_ours(key):
+    body = b'{"prompt":"a","%b":"mine","model":"m"}' % key
+    assert json.loads(completion_with_edits(body).upstream_body())["request_id"] == "ours"
+
+
+def completion_with_edits(body):
+    request = read_completion(body)
+    request.edits.update(read_routing(body)[0].edits("ours"))
+    return request
+
+
+@pytest.mark.parametrize("limit", [0, -1, "5", 1.5])
+def test_a_limit_that_is_not_understood_is_not_replaced_by_the_default(limit):
+    body = chat(model="llama", max_tokens=limit)
+    assert applied(body).upstream_body() is body
+
+
+def test_half_a_character_and_a_byte_order_mark_are_repaired():
+    routing, repaired = read_routing(
+        b'\xef\xbb\xbf{"model": "m", "x": "\\ud83d", "y": "\\ud83d\\ude00 \\\\ud83d \\ude00"}'
+    )
+    assert routing.named == "m"
+    assert repaired == b'{"model": "m", "x": "\\ufffd", "y": "\\ud83d\\ude00 \\\\ud83d \\ufffd"}'
+
+
+def test_the_search_for_values_takes_linear_time_on_strings_without_end(monkeypatch):
+    monkeypatch.setattr(generation_request, "MAX_VALUES", 1000)
+    check_size(b'["' + b'\\",' * 2_000_000)
+
+
+def test_a_body_of_too_many_values_is_too_large(monkeypatch):
+    monkeypatch.setattr(generation_request, "MAX_VALUES", 1000)
+    check_size(b'["' + b"," * 5000 + b'"]')
+    with pytest.raises(BodyTooLarge):
+        check_size(b"[" + b"1," * 2000 + b"1]")
 
 
 def test_a_priority_of_null_is_replaced():

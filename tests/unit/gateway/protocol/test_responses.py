@@ -3,6 +3,7 @@ import json
 import pytest
 
 from gateway.errors import BackendUnavailable, InvalidRequest
+from gateway.protocol.answers import Usage
 from gateway.protocol.error_bodies import response_error_event
 from gateway.protocol.responses import read_response, read_response_request, response_scanner
 
@@ -51,13 +52,28 @@ def test_items_are_messages_calls_and_results():
     assert asked.schema_bytes > 0
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"), [({"background": True}, "background"), ({"input": 3}, "input"), ({"model": None}, "model")]
-)
-def test_an_error_names_the_field(fields, param):
+def test_an_answer_that_the_gateway_would_have_to_keep_is_rejected():
     with pytest.raises(InvalidRequest) as refusal:
-        request(**fields)
-    assert refusal.value.param == param
+        request(background=True)
+    assert refusal.value.param == "background"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": 3},
+        {"input": ["a", 7]},
+        {"input": [{"role": 7, "content": 8}]},
+        {"input": None},
+        {"model": None},
+        {"max_output_tokens": -1},
+        {"user": 7, "safety_identifier": []},
+        {"instructions": 7, "reasoning": 7, "text": "x", "stream": "true", "background": "no"},
+    ],
+)
+def test_fields_of_an_unexpected_shape_are_the_engine_s_to_judge(fields):
+    asked = request(**fields)
+    assert (asked.user, asked.max_tokens) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +91,10 @@ def test_a_whole_answer_tells_how_it_ended(body, finish_reason, failure):
     assert (answer.finish_reason, answer.failure) == (finish_reason, failure)
 
 
-def test_a_body_that_is_not_an_answer_is_none():
-    assert read_response(b"<html>") is None
+@pytest.mark.parametrize("body", [b"text", b'{"usage": "7", "error": ""}', b'{"usage": {"input_tokens": -1}}'])
+def test_an_answer_that_is_not_understood_has_unknown_counts(body):
+    answer = read_response(body)
+    assert (answer.failure, (answer.usage or Usage()).prompt_tokens) == (None, None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 10_000])

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.errors import EventTooLarge
 from gateway.protocol import sse
-from gateway.protocol.sse import StreamScanner
+from gateway.protocol.sse import StreamScanner, is_event_stream
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -98,3 +98,58 @@ def test_an_event_without_end_is_too_large(monkeypatch):
 def test_many_events_may_be_larger_than_one(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", len(TOKEN))
     assert scanned(TOKEN * 100).events == 100
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_lines_end_in_any_of_three_ways(line_end, size):
+    stream = (b"\xef\xbb\xbf" + TOKEN + TOKEN + USAGE + LAST).replace(b"\n", line_end)
+    scanner = StreamScanner(hide_usage=True)
+    forwarded = b"".join([scanner.feed(stream[at : at + size]) for at in range(0, len(stream), size)])
+    shown = (b"\xef\xbb\xbf" + TOKEN + TOKEN + LAST).replace(b"\n", line_end)
+    assert forwarded + scanner.close() == shown
+    assert (scanner.events, scanner.usage.prompt_tokens, scanner.finish_reason) == (3, 7, "stop")
+
+
+@pytest.mark.parametrize("chunk", [b": keep-alive\n\n", b"\n\n", b"id: 7\n\n", b"data:\n\n", b"event: ping\n\n"])
+def test_an_answer_begins_with_the_first_data(chunk):
+    scanner = scanned(chunk)
+    assert not scanner.begun
+    scanner.feed(TOKEN)
+    assert scanner.begun
+
+
+def of_two(index, reason):
+    finish = "null" if reason is None else f'"{reason}"'
+    return f'data: {{"choices":[{{"index":{index},"delta":{{}},"finish_reason":{finish}}}]}}\n\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("stream", "succeeded"),
+    [
+        (of_two(0, "stop") + of_two(1, "stop") + DONE, True),
+        (of_two(0, "stop") + of_two(1, "length"), True),
+        (of_two(0, "stop") + of_two(1, None) + DONE, False),
+        (of_two(0, None) + of_two(1, "stop"), False),
+        (of_two(0, "stop"), False),
+        (of_two(0, "stop") + DONE, True),  # an engine that gives one answer only
+        (of_two(0, None) + of_two(1, None) + DONE, True),  # an engine that reports no reasons
+    ],
+)
+def test_all_answers_must_finish(stream, succeeded):
+    scanner = StreamScanner(hide_usage=False, answers=2)
+    scanner.feed(stream)
+    assert scanner.succeeded is succeeded
+
+
+def test_a_large_event_in_small_chunks_is_joined_once(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10**6)
+    scanner = StreamScanner(hide_usage=False)
+    event = b'data: {"choices":[{"delta":{"content":"' + b"a" * 100_000 + b'"}}]}\n\n'
+    assert b"".join([scanner.feed(event[at : at + 10]) for at in range(0, len(event), 10)]) == event
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "Text/Event-Stream; charset=UTF-8", "TEXT/EVENT-STREAM;x"])
+def test_media_types_are_compared_without_case(kind):
+    assert is_event_stream(kind)
+    assert not is_event_stream("application/json")
