@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -12,7 +11,6 @@ import psutil
 from tests.fake_vllm import EXECUTABLE, ROOT
 
 DEADLINE_S = 60.0
-POLL_S = 0.02
 PATIENCE_S = 2.0
 
 
@@ -70,10 +68,3 @@ def running(folder, *arguments, **kind):
     """Run `magnus backend` until the block ends. Yields the process and the URL that it prints."""
     with command(folder, *arguments, **kind) as process:
         yield process, process.stdout.readline().strip()
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(POLL_S)

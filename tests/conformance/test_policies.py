@@ -7,14 +7,11 @@ import pytest
 
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import (
-    BackendObserved,
-    BackendState,
     Dispatch,
     Drop,
     DropReason,
     Finished,
     Progress,
-    QueueLimits,
     Request,
     Returned,
     Submit,
@@ -22,8 +19,8 @@ from gateway.scheduling.messages import (
 )
 from gateway.scheduling.policies import Fcfs, Hrrn, Sjf, policy_named
 from gateway.scheduling.queue import OVERDUE_SHARE
-from gateway.scheduling.scheduler import Scheduler
 from gateway.scheduling.scrape_estimates import TARGET
+from tests.unit.gateway.scheduling.scheduler_helpers import observed, start
 
 POLICIES: dict[str, Any] = {
     "fcfs": Fcfs(),
@@ -44,15 +41,9 @@ def submit(id, *, at=0.0, prompt=10, output=10, timeout_s=1000.0, model="llama",
     return Submit(Request(id, model, prompt, length, at, at + timeout_s, **kept))
 
 
-def backend_state(name="gpu-0", **known):
-    return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=known.pop("healthy", True), **known))
-
-
 def started(policy, *messages, max_requests=10**6, max_tokens=10**9):
     """A scheduler that has taken these messages at time zero."""
-    scheduler = Scheduler(policy, QueueLimits(max_requests, max_tokens))
-    scheduler.step(messages, 0.0)
-    return scheduler
+    return start(*messages, policy=policy, max_requests=max_requests, max_tokens=max_tokens)
 
 
 def drops(actions):
@@ -61,7 +52,7 @@ def drops(actions):
 
 def busy(scheduler, id="busy"):
     """Occupy the only backend, which runs one request at a time."""
-    scheduler.step([backend_state(max_concurrency=1), submit(id)], 0.0)
+    scheduler.step([observed(max_concurrency=1), submit(id)], 0.0)
 
 
 def served_one_by_one(scheduler, id, now):
@@ -74,7 +65,7 @@ def served_one_by_one(scheduler, id, now):
 
 
 def test_policy_dispatches(policy):
-    scheduler = started(policy, backend_state())
+    scheduler = started(policy, observed())
     actions = scheduler.step([submit("a"), submit("b", output=5000)], 0.0)
     assert sorted(actions, key=lambda action: action.id) == [Dispatch("a", "gpu-0"), Dispatch("b", "gpu-0")]
 
@@ -122,7 +113,7 @@ def test_endless_stream_of_urgent_requests_does_not_starve_an_overdue_one(policy
 
 
 def test_request_does_not_return_to_the_backend_that_failed_it(policy):
-    scheduler = started(policy, backend_state("gpu-0"), backend_state("gpu-1"))
+    scheduler = started(policy, observed("gpu-0"), observed("gpu-1"))
     (first,) = scheduler.step([submit("a")], 0.0)
     (second,) = scheduler.step([Returned("a", full=False)], 1.0)
     assert {first.backend, second.backend} == {"gpu-0", "gpu-1"}
@@ -130,8 +121,8 @@ def test_request_does_not_return_to_the_backend_that_failed_it(policy):
 
 
 def test_request_that_failed_on_a_backend_does_not_block_it(policy):
-    scheduler = started(policy, backend_state("gpu-0"), submit("a"))
-    scheduler.step([backend_state("gpu-1", healthy=True, max_concurrency=1), submit("b", at=1.0)], 1.0)
+    scheduler = started(policy, observed("gpu-0"), submit("a"))
+    scheduler.step([observed("gpu-1", healthy=True, max_concurrency=1), submit("b", at=1.0)], 1.0)
     if not scheduler.in_flight("gpu-1"):
         scheduler.step([submit("c", at=1.0)], 1.0)
     assert scheduler.in_flight("gpu-1") == 1
@@ -171,7 +162,7 @@ def test_queue_is_bounded_in_requests_and_tokens(policy):
 
 
 def test_running_requests_are_bounded_by_memory_and_max_concurrency(policy):
-    scheduler = started(policy, backend_state(kv_capacity_tokens=2000, max_concurrency=6))
+    scheduler = started(policy, observed(kv_capacity_tokens=2000, max_concurrency=6))
     chance = random.Random(3)
     sent = set()
     for step in range(300):
@@ -191,7 +182,7 @@ def test_running_requests_are_bounded_by_memory_and_max_concurrency(policy):
 def test_healthy_backend_is_never_idle_while_requests_wait_for_it(policy):
     chance = random.Random(4)
     names = ["gpu-0", "gpu-1", "gpu-2"]
-    scheduler = started(policy, *(backend_state(name, kv_capacity_tokens=800) for name in names))
+    scheduler = started(policy, *(observed(name, kv_capacity_tokens=800) for name in names))
     running = {}
     for step in range(400):
         now = float(step)
@@ -207,7 +198,7 @@ def test_healthy_backend_is_never_idle_while_requests_wait_for_it(policy):
 def test_equal_messages_have_equal_actions(policy):
     def play():
         chance = random.Random(5)
-        scheduler = started(policy, *(backend_state(f"gpu-{i}", kv_capacity_tokens=3000) for i in range(3)))
+        scheduler = started(policy, *(observed(f"gpu-{i}", kv_capacity_tokens=3000) for i in range(3)))
         answers, running = [], []
         for step in range(200):
             messages = [

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from typing import Any
 import httpx2
 import psutil
 
+from tests.polling import wait_until
+
 DEADLINE_S = 60.0
-POLL_S = 0.02
 MAGNUS = (sys.executable, "-m", "gateway.cli")
 
 
@@ -138,18 +138,6 @@ def bash(script: str) -> dict[str, Any]:
     command = ["bash", "-euc", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     return json.loads(done.stdout)
-
-
-def wait_until(condition: Any) -> None:
-    """Poll until the condition holds.
-
-    Raises:
-        AssertionError: The condition is still false at the deadline.
-    """
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {DEADLINE_S:g} s"
-        time.sleep(POLL_S)
 
 
 def processes_with(text: str) -> list[psutil.Process]:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from gateway.storage.postgres_supervisor import url_of_running
-from tests.e2e.command import DEADLINE_S, Home, RunningDemo, assert_one_line, bash, processes_with, wait_until
+from tests.e2e.command import DEADLINE_S, Home, RunningDemo, assert_one_line, bash, processes_with
+from tests.polling import wait_until
 
 MODEL = "magnus-sim-8b"
 GREETING: Any = [{"role": "user", "content": "Hello"}]

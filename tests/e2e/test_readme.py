@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load
-from tests.e2e.command import wait_until
+from tests.polling import wait_until
 from tests.unit.docs.markdown import ROOT, blocks
 
 README = ROOT / "README.md"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import DEADLINE_S, Home, assert_one_line, wait_until
+from tests.e2e.command import DEADLINE_S, Home, assert_one_line
+from tests.polling import wait_until
 
 
 @pytest.fixture

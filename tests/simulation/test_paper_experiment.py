@@ -4,15 +4,7 @@ import pytest
 
 from bench.paper.experiment import OURS, compare
 from bench.paper.jobs import Knowledge, samples, with_lengths
-from gateway.training.rows import PastRow
-
-
-def rows(count=400):
-    """Short answers mostly, some long ones."""
-    return [
-        PastRow(app="a", prompt=f"p{i}", input_tokens=20 + i % 90, output_tokens=10 + 7 * (i % 9) + 400 * (i % 8 == 0))
-        for i in range(count)
-    ]
+from tests.unit.bench.paper.paper_rows import rows
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,9 @@ from gateway.prediction.embedder import NoEmbedder
 from gateway.prediction.length_model import LengthModel
 from gateway.simulation.trained import trained_forecasts, trained_workload
 from gateway.training.rows import PastRow
+from tests.unit.gateway.simulation.past_rows import two_apps
 
 SMALL = {"iterations": 30, "depth": 2}
-
-
-def two_apps(count):
-    return [
-        PastRow(app=("short", "long")[i % 2], prompt=f"p{i}", input_tokens=10, output_tokens=(8, 400)[i % 2] + i % 5)
-        for i in range(count)
-    ]
 
 
 def test_forecasts_differ_by_application():

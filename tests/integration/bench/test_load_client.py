@@ -8,6 +8,7 @@ from bench.load_client import LoadError, load_client
 from bench.overhead.engine import CannedEngine, Connection
 from bench.overhead.load import AnswerShape, ChatLoad, WrongAnswer
 from bench.overhead.prompts import Prompt
+from tests.polling import until
 
 PROMPT = Prompt("You are a poet.", "Write: a poem?", "user-1")
 STREAM = json.dumps({"stream": True, "max_tokens": 3}, separators=(",", ":")).encode()
@@ -33,12 +34,6 @@ async def canned(engine=None):
     engine = engine or CannedEngine()
     async with listening(lambda: Connection(engine)) as listener, load_client(timeout_s=10.0) as client:
         yield client, *listener
-
-
-async def until(condition):
-    async with asyncio.timeout(10.0):
-        while not condition():  # noqa: ASYNC110 - the engine has no event for it
-            await asyncio.sleep(0.001)
 
 
 class Reply(asyncio.Protocol):

@@ -12,7 +12,8 @@ import pytest
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from tests.backend_command import DEADLINE_S, command, free_port, installed_vllm, running, until
+from tests.backend_command import DEADLINE_S, command, free_port, installed_vllm, running
+from tests.polling import wait_until
 
 ADMIN_KEY = "the-gateways-admin-key"
 
@@ -115,7 +116,7 @@ def test_running_requests_finish_before_the_engine_stops(vllm, gateway, port):
             target=lambda: answers.append(httpx2.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False))
         )
         asking.start()
-        until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
+        wait_until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=DEADLINE_S) == 0
         asking.join()
@@ -139,7 +140,7 @@ def test_second_signal_stops_the_engine_at_once(vllm, port):
 
         asking = threading.Thread(target=ask)
         asking.start()
-        until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
+        wait_until(lambda: 'num_requests_running{engine="0",model_name="tiny"} 1' in page(url))
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None

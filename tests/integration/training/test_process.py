@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import TrainerFailed
 from gateway.training import process
 from gateway.training.process import TrainerProcess, TrainingOrder
+from tests.polling import until
 
 ORDER = TrainingOrder(
     database_url="postgresql+asyncpg://nobody:secret@/x", features_version="1:off", window_rows=1000, min_rows=100
@@ -53,9 +54,7 @@ async def test_a_cancelled_training_leaves_no_process(tmp_path):
     pid_file = tmp_path / "pid"
     code = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     training = asyncio.create_task(trainer(code).run())
-    async with asyncio.timeout(10):
-        while not (pid_file.exists() and pid_file.read_text()):  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
+    await until(lambda: pid_file.exists() and pid_file.read_text())
     training.cancel()
     with suppress(asyncio.CancelledError):
         await training

@@ -9,6 +9,7 @@ from gateway.training import supervisor as supervision
 from gateway.training.process import TrainingReport
 from gateway.training.schedule import Cadence
 from gateway.training.supervisor import Supervisor
+from tests.polling import until
 
 CADENCE = Cadence(every_s=3600.0, after_rows=1000, min_rows=10)
 
@@ -45,12 +46,6 @@ def supervised(registry, rows, serving, monkeypatch):
             await task
 
     return run
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a counter sets no event
-            await asyncio.sleep(0.005)
 
 
 async def no_training() -> TrainingReport:

@@ -24,6 +24,7 @@ from gateway.training.supervisor import Supervisor
 from gateway.training.trainer import ORPHANED
 from gateway.training.training import train
 from gateway.training.window import TrainingRows
+from tests.polling import until
 
 LAYOUT = features_version(NoEmbedder())
 N_ROWS = 400
@@ -184,9 +185,7 @@ async def test_the_gateway_serves_the_first_model_after_its_training(engine, reg
     supervisor = Supervisor(registry, rows, train, cadence, on_model=take, clock=SystemClock())
     task = asyncio.create_task(supervisor.run())
     fitted = await asyncio.wait_for(served.get(), 60)
-    async with asyncio.timeout(10):
-        while not supervisor.counts["promoted"]:  # noqa: ASYNC110 - a counter sets no event
-            await asyncio.sleep(0.01)
+    await until(lambda: supervisor.counts["promoted"])
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert fitted.model.predict(np.zeros((1, N_FEATURES), np.float32)).shape == (1, 6)

@@ -9,6 +9,7 @@ from backends.simulator.engine import (
     SequenceTooLongError,
     StepTime,
 )
+from tests.unit.backends.simulator.sequences import run_to_end, sequence
 
 STEP_TIME = StepTime(a=1.0, b=0.1, c=0.001, d=0.01)
 
@@ -21,17 +22,6 @@ def engine(*, blocks=100, block_size=16, max_num_seqs=256, max_num_batched_token
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
     )
-
-
-def sequence(id, prompt=16, output=4, **fields):
-    return Sequence(id=id, prompt_tokens=prompt, output_tokens=output, max_new_tokens=1000, **fields)
-
-
-def run_to_end(engine):
-    results = []
-    while engine.running or engine.waiting:
-        results.append(engine.step())
-    return results
 
 
 def test_step_without_work_takes_no_time():

@@ -1,24 +1,14 @@
 import pytest
 
-from backends.simulator.engine import ContinuousEngine, FcfsQueue, Sequence, StepTime
+from backends.simulator.engine import ContinuousEngine, FcfsQueue, StepTime
 from backends.simulator.engine.prefix_cache import PrefixCachingKV
+from tests.unit.backends.simulator.sequences import run_to_end, sequence
 
 STEP_TIME = StepTime(a=1.0, b=0.0, c=0.0, d=0.01)
 
 
 def engine(*, blocks, **options):
     return ContinuousEngine(STEP_TIME, PrefixCachingKV(blocks + 1, 16), FcfsQueue(), **options)
-
-
-def sequence(id, prompt=16, output=4):
-    return Sequence(id=id, prompt_tokens=prompt, output_tokens=output, max_new_tokens=1000)
-
-
-def run_to_end(engine):
-    results = []
-    while engine.running or engine.waiting:
-        results.append(engine.step())
-    return results
 
 
 def prefilled(result):

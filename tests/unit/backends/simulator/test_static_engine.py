@@ -1,6 +1,7 @@
 import pytest
 
 from backends.simulator.engine import Sequence, SequenceTooLongError, StaticEngine, StepTime
+from tests.unit.backends.simulator.sequences import run_to_end
 
 STEP_TIME = StepTime(a=1.0, b=0.1, c=0.001, d=0.01)
 
@@ -11,13 +12,6 @@ def engine(*, capacity=10_000, max_batch_size=7):
 
 def sequence(id, prompt=10, output=3, **fields):
     return Sequence(id=id, prompt_tokens=prompt, output_tokens=output, max_new_tokens=1000, **fields)
-
-
-def run_to_end(engine):
-    results = []
-    while engine.running or engine.waiting:
-        results.append(engine.step())
-    return results
 
 
 def test_batch_ends_together_with_its_longest_answer():

@@ -1,9 +1,6 @@
-import doctest
-
 import pytest
 
 from backends.simulator.config import EngineConfig
-from bench.continuous import grid
 from bench.continuous.grid import Candidate, Grid, Section, chunks, steady_requests
 from gateway.simulation.experiment import Workload
 from gateway.simulation.times import Pattern
@@ -22,10 +19,6 @@ def loads_by_engines(wanted):
     for trial in tried(wanted, Section.LOADS):
         found.setdefault(trial.conditions.engines, set()).add(trial.conditions.load)
     return found
-
-
-def test_examples_in_docstrings_hold():
-    assert doctest.testmod(grid).failed == 0
 
 
 @pytest.mark.parametrize("text", ["direct", "hrrn", "hrrn:0.55", "magnus@true", "hrrn:0.6@true"])

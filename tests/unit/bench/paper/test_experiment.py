@@ -12,14 +12,7 @@ from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
 from gateway.training.rows import PastRow
-
-
-def rows(count=400):
-    """Short answers mostly, some long ones."""
-    return [
-        PastRow(app="a", prompt=f"p{i}", input_tokens=20 + i % 90, output_tokens=10 + 7 * (i % 9) + 400 * (i % 8 == 0))
-        for i in range(count)
-    ]
+from tests.unit.bench.paper.paper_rows import rows
 
 
 def jobs(rate=20.0, count=1500, knowledge=Knowledge.NOISY):

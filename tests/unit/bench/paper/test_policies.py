@@ -3,6 +3,7 @@ from bench.paper.testbed import Testbed
 from gateway.scheduling.batch_time import KnnBatchTime
 from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
+from tests.unit.bench.paper.batches import filled, taken
 
 KV = Testbed().kv_capacity_tokens
 
@@ -14,23 +15,6 @@ def request(id, output=100, prompt=50, arrival=0.0, spread=1.0):
 
 def estimator():
     return KnnBatchTime(Testbed().batch_time)
-
-
-def ids(batch):
-    return [one.id for one in batch]
-
-
-def filled(policy, *requests):
-    for one in requests:
-        policy.arrive(one)
-    return policy
-
-
-def taken(policy, now=10.0):
-    batches = []
-    while batch := policy.take(now):
-        batches.append(ids(batch))
-    return batches
 
 
 def test_vanilla_takes_seven_requests_in_order_of_arrival():

@@ -10,6 +10,7 @@ from gateway.scheduling.length import LengthQuantiles
 from gateway.scheduling.messages import Request
 from gateway.scheduling.static_batch import MEMORY_LEVEL, planned_tokens
 from gateway.training.rows import PastRow
+from tests.unit.bench.paper.batches import filled, ids, taken
 
 
 class Recording(ServedScheduler):
@@ -31,21 +32,7 @@ def request(id, output=100, prompt=50, arrival=0.0):
 
 
 def policy_with(*requests, **testbed):
-    policy = ServedScheduler(Testbed(**testbed))
-    for one in requests:
-        policy.arrive(one)
-    return policy
-
-
-def ids(batch):
-    return [one.id for one in batch]
-
-
-def taken(policy, now=10.0):
-    batches = []
-    while batch := policy.take(now):
-        batches.append(ids(batch))
-    return batches
+    return filled(ServedScheduler(Testbed(**testbed)), *requests)
 
 
 def planned_memory(batch):

@@ -1,9 +1,6 @@
-import doctest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.paper import wma
 from bench.paper.wma import BatchShape, waste_of_padding, waste_of_waiting
 
 members = st.lists(st.tuples(st.integers(1, 1024), st.integers(1, 1024)), min_size=1, max_size=12)
@@ -47,7 +44,3 @@ def test_the_order_of_joining_does_not_matter(members, order):
 
 def test_equal_requests_waste_nothing():
     assert shape_of([(100, 50)] * 5).wma == 0
-
-
-def test_examples_in_docstrings_hold():
-    assert doctest.testmod(wma).failed == 0

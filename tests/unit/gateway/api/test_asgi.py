@@ -36,6 +36,13 @@ class Receive:
         raise AssertionError("waited for ever")
 
 
+class Sent(list):
+    """Records the messages that the application sends."""
+
+    async def __call__(self, message):
+        self.append(message)
+
+
 def part(body, *, more=True):
     return {"type": "http.request", "body": body, "more_body": more}
 
@@ -114,12 +121,8 @@ def test_header_names_are_lower_case_and_the_last_value_wins():
 
 
 async def test_a_response_has_a_content_length():
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    await respond(send, 404, {"x-a": "1"}, b"no")
+    sent = Sent()
+    await respond(sent, 404, {"x-a": "1"}, b"no")
     assert sent == [
         {"type": "http.response.start", "status": 404, "headers": [(b"x-a", b"1"), (b"content-length", b"2")]},
         {"type": "http.response.body", "body": b"no", "more_body": False},
@@ -127,22 +130,14 @@ async def test_a_response_has_a_content_length():
 
 
 async def test_a_stream_has_no_content_length():
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    await start(send, 200, {"x-a": "1"})
+    sent = Sent()
+    await start(sent, 200, {"x-a": "1"})
     assert sent == [{"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}]
 
 
 async def test_an_http_1_0_client_gets_a_stream_in_one_piece():
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    whole = SentWhole(send)
+    sent = Sent()
+    whole = SentWhole(sent)
     await start(whole, 200, {"x-a": "1"})
     await whole({"type": "http.response.body", "body": b"a", "more_body": True})
     await whole({"type": "http.response.body", "body": b"b", "more_body": True})
@@ -155,12 +150,8 @@ async def test_an_http_1_0_client_gets_a_stream_in_one_piece():
 
 
 async def test_an_http_1_0_client_gets_one_content_length():
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    await respond(SentWhole(send), 404, {"x-a": "1"}, b"no")
+    sent = Sent()
+    await respond(SentWhole(sent), 404, {"x-a": "1"}, b"no")
     assert sent[0]["headers"] == [(b"x-a", b"1"), (b"content-length", b"2")]
 
 

@@ -7,9 +7,10 @@ import pytest
 from gateway.dispatch.dispatcher import PROGRESS_TOKENS, Dispatcher
 from gateway.errors import BackendUnavailable, QueueFull, QueueTimeout, ShuttingDown
 from gateway.scheduling.length import LengthQuantiles
-from gateway.scheduling.messages import BackendObserved, BackendState, Finished, Progress, QueueLimits, Request
+from gateway.scheduling.messages import Finished, Progress, QueueLimits, Request
 from gateway.scheduling.policies import policy_named
 from gateway.scheduling.scheduler import FULL_BACKOFF_S, Scheduler
+from tests.unit.gateway.scheduling.scheduler_helpers import observed
 
 LENGTH = LengthQuantiles.of((10, 20, 40, 80, 150, 200))
 
@@ -20,10 +21,6 @@ def now():
 
 def request(id="a", *, timeout_s=60.0):
     return Request(id, "llama", 10, LENGTH, now(), now() + timeout_s)
-
-
-def backend_state(name="gpu-0", **known):
-    return BackendObserved(BackendState(name, frozenset({"llama"}), healthy=True, **known))
 
 
 def scheduler(max_queue=10, kind=Scheduler):
@@ -58,7 +55,7 @@ async def ask(dispatcher, asked):
 
 
 async def test_request_gets_its_backend():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         assert await ask(dispatcher, request()) == "gpu-0"
 
 
@@ -67,13 +64,13 @@ async def test_a_request_waits_for_a_backend():
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(5)
         assert not asking.done()
-        dispatcher.post(backend_state())
+        dispatcher.post(observed())
         assert await asking == "gpu-0"
         assert now() == 5
 
 
 async def test_a_finished_request_makes_room_for_the_next():
-    async with running(backend_state(max_concurrency=1)) as dispatcher:
+    async with running(observed(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("a")) as first:
             await first.assignment()
             asking = asyncio.create_task(ask(dispatcher, request("b")))
@@ -96,12 +93,12 @@ async def test_a_full_queue_rejects_with_a_retry_time():
         with pytest.raises(QueueFull) as refusal:
             await ask(dispatcher, request("b"))
         assert int(refusal.value.headers["retry-after"]) >= 1
-        dispatcher.post(backend_state())
+        dispatcher.post(observed())
         assert await waiting == "gpu-0"
 
 
 async def test_a_failed_request_goes_to_another_backend():
-    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
+    async with running(observed("gpu-0"), observed("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             assert (await ticket.assignment()).backend == "gpu-0"
             ticket.return_to_queue(full=False)
@@ -109,7 +106,7 @@ async def test_a_failed_request_goes_to_another_backend():
 
 
 async def test_a_request_that_failed_everywhere_gets_an_error():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=False)
@@ -118,7 +115,7 @@ async def test_a_request_that_failed_everywhere_gets_an_error():
 
 
 async def test_full_backend_is_tried_again_after_its_back_off():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=True)
@@ -127,7 +124,7 @@ async def test_full_backend_is_tried_again_after_its_back_off():
 
 
 async def test_full_backend_is_tried_again_while_answers_grow():
-    async with running(backend_state()) as dispatcher, asyncio.TaskGroup() as group:
+    async with running(observed()) as dispatcher, asyncio.TaskGroup() as group:
 
         async def grow():
             with dispatcher.submit(request("grows")) as ticket:
@@ -155,13 +152,13 @@ async def test_client_that_disconnects_while_queued_leaves_no_state():
 
 
 async def test_a_client_that_leaves_before_the_first_step_leaves_nothing():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         with dispatcher.submit(request()):
             pass
 
 
 async def test_a_client_that_leaves_during_its_assignment_leaves_nothing():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         asking = asyncio.create_task(ask(dispatcher, request()))
         await asyncio.sleep(0)  # the request is submitted
         await asyncio.sleep(0)  # the loop runs once
@@ -177,21 +174,21 @@ async def test_client_that_disconnects_while_its_request_is_dropped_leaves_no_st
 
 
 async def test_client_that_disconnects_while_its_last_backend_fails_leaves_no_state():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             ticket.return_to_queue(full=False)
 
 
 async def test_an_error_of_the_submitter_frees_its_place():
-    async with running(backend_state(max_concurrency=1)) as dispatcher:
+    async with running(observed(max_concurrency=1)) as dispatcher:
         with pytest.raises(ZeroDivisionError), dispatcher.submit(request("a")) as ticket:
             assert await ticket.assignment() == 1 / 0
         assert await ask(dispatcher, request("b")) == "gpu-0"
 
 
 async def test_closing_evicts_waiting_requests_and_keeps_running_ones():
-    async with running(backend_state(max_concurrency=1)) as dispatcher:
+    async with running(observed(max_concurrency=1)) as dispatcher:
         with dispatcher.submit(request("runs")) as runs:
             await runs.assignment()
             waits = asyncio.create_task(ask(dispatcher, request("waits")))
@@ -204,7 +201,7 @@ async def test_closing_evicts_waiting_requests_and_keeps_running_ones():
 
 
 async def test_a_running_request_may_still_be_retried_while_closing():
-    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
+    async with running(observed("gpu-0"), observed("gpu-1")) as dispatcher:
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
             dispatcher.close()
@@ -213,7 +210,7 @@ async def test_a_running_request_may_still_be_retried_while_closing():
 
 
 async def test_a_closed_dispatcher_rejects_new_requests():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         dispatcher.close()
         with pytest.raises(ShuttingDown):
             dispatcher.submit(request())
@@ -224,7 +221,7 @@ async def test_an_evicted_request_is_not_sent():
         asking = asyncio.create_task(ask(dispatcher, request()))
         await settled()
         dispatcher.close()
-        dispatcher.post(backend_state())
+        dispatcher.post(observed())
         with pytest.raises(ShuttingDown):
             await asking
 
@@ -242,7 +239,7 @@ def messages_of(dispatcher):
 
 
 async def test_the_first_and_every_sixteenth_token_are_reported():
-    async with running(backend_state()) as dispatcher:
+    async with running(observed()) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -253,7 +250,7 @@ async def test_the_first_and_every_sixteenth_token_are_reported():
 
 
 async def test_the_first_token_on_each_backend_is_reported():
-    async with running(backend_state("gpu-0"), backend_state("gpu-1")) as dispatcher:
+    async with running(observed("gpu-0"), observed("gpu-1")) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request()) as ticket:
             await ticket.assignment()
@@ -265,7 +262,7 @@ async def test_the_first_token_on_each_backend_is_reported():
 
 
 async def test_a_complete_answer_is_reported_once_with_its_tokens():
-    async with running(backend_state(max_concurrency=1)) as dispatcher:
+    async with running(observed(max_concurrency=1)) as dispatcher:
         posted = messages_of(dispatcher)
         with dispatcher.submit(request("a")) as ticket:
             await ticket.assignment()
@@ -278,7 +275,7 @@ async def test_stale_metrics_are_reported_once_each_time():
     stale = []
 
     def scrapes(used, count):
-        return [backend_state(kv_capacity_tokens=10_000, kv_used_tokens=used, running=used) for _ in range(count)]
+        return [observed(kv_capacity_tokens=10_000, kv_used_tokens=used, running=used) for _ in range(count)]
 
     async with running(*scrapes(0, 1), on_stale=stale.append) as dispatcher:
         for used in (0, 1, 1):
@@ -295,13 +292,13 @@ async def test_stale_metrics_are_reported_once_each_time():
 
 async def test_a_backend_that_reports_no_memory_is_not_stale():
     stale = []
-    async with running(backend_state(), on_stale=stale.append) as dispatcher:
+    async with running(observed(), on_stale=stale.append) as dispatcher:
         for _ in range(10):
             with dispatcher.submit(request()) as ticket:
                 await ticket.assignment()
-                dispatcher.post(backend_state())
+                dispatcher.post(observed())
                 await settled()
-            dispatcher.post(backend_state())
+            dispatcher.post(observed())
             await settled()
         assert stale == []
 
@@ -326,7 +323,7 @@ async def test_idle_loop_sleeps():
 
 
 async def test_many_requests_pass_one_by_one():
-    async with running(backend_state(max_concurrency=1), max_queue=1000) as dispatcher:
+    async with running(observed(max_concurrency=1), max_queue=1000) as dispatcher:
         order = []
 
         async def work(number):

@@ -14,3 +14,11 @@ def rows(count, *, output_tokens=200, input_tokens=100, t=None, app="chat"):
         )
         for i in range(count)
     ]
+
+
+def two_apps(count):
+    """Return rows of two applications in turn: one with short answers, one with long ones."""
+    return [
+        PastRow(app=("short", "long")[i % 2], prompt=f"p{i}", input_tokens=10, output_tokens=(8, 400)[i % 2] + i % 5)
+        for i in range(count)
+    ]

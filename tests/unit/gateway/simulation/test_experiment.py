@@ -1,10 +1,7 @@
-import doctest
-
 import pytest
 
 from backends.simulator.config import EngineConfig
 from gateway.scheduling.length import LengthQuantiles
-from gateway.simulation import experiment
 from gateway.simulation.experiment import Conditions, SimulatedPolicy, Workload, arrivals_at, lengths_named, simulate
 from gateway.simulation.report import report
 from gateway.simulation.times import Pattern
@@ -26,10 +23,6 @@ def workload():
 
 def run(workload, policy, conditions):
     return report(policy, simulate(workload, SimulatedPolicy(policy), conditions))
-
-
-def test_examples_in_docstrings_hold():
-    assert doctest.testmod(experiment).failed == 0
 
 
 def test_load_is_a_share_of_what_all_engines_sustain(workload):

@@ -4,13 +4,7 @@ from backends.simulator.config import EngineConfig
 from gateway.prediction.embedder import NoEmbedder
 from gateway.simulation.trained import split_rows, trained_workload
 from gateway.training.rows import PastRow
-
-
-def two_apps(count):
-    return [
-        PastRow(app=("short", "long")[i % 2], prompt=f"p{i}", input_tokens=10, output_tokens=(8, 400)[i % 2] + i % 5)
-        for i in range(count)
-    ]
+from tests.unit.gateway.simulation.past_rows import two_apps
 
 
 def test_rows_with_times_are_split_at_a_point_in_time():
