@@ -39,6 +39,19 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class CorsSettings(_Section, frozen=True):
+    """Which web pages may read the gateway's answers (CORS). The routes under `/admin` are never among them."""
+
+    allow_origins: list[str] = []
+    """Origins of web pages, for example `["https://chat.example.com"]`, or `["*"]` for all. None turns CORS off."""
+    allow_headers: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    """Request headers that a page may send. `["*"]` allows all."""
+    allow_methods: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    """Methods that a page may use. `["*"]` allows all methods of a route."""
+    max_age_s: Annotated[int, Meta(ge=0)] = 600
+    """How long a browser may remember the answer to a preflight request."""
+
+
 class ServerSettings(_Section, frozen=True):
     """Where the gateway listens, and the limits of one request."""
 
@@ -57,6 +70,12 @@ class ServerSettings(_Section, frozen=True):
     first comment comes with status 200: later errors are events of the stream. 0 sends no comments."""
     shutdown_s: PositiveSeconds = 30.0
     """After a stop signal, running answers may take this long. Then their connections are closed."""
+    max_held_body_bytes: Positive = 128 * 1024 * 1024
+    """Largest size of all request bodies together that the gateway holds, decompressed, while their requests wait or
+    run. One application (or one address, in open mode) may hold half of it. Further bodies are answered with 503 and a
+    `Retry-After` header."""
+    cors: CorsSettings = CorsSettings()
+    """Table of the settings of CORS, see below."""
 
 
 class DatabaseSettings(_Section, frozen=True):
@@ -219,7 +238,13 @@ class Settings(_Section, frozen=True):
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NOT_SETTINGS = {"MAGNUS_CONFIG", "MAGNUS_CACHE"}
-_JSON_VARIABLES = {"MAGNUS_BACKENDS", "MAGNUS_SCHEDULING_PRIORITIES", "MAGNUS_MODELS_ALIASES", "MAGNUS_MODELS_DEFAULTS"}
+_JSON_VARIABLES = {
+    "MAGNUS_BACKENDS",
+    "MAGNUS_SCHEDULING_PRIORITIES",
+    "MAGNUS_MODELS_ALIASES",
+    "MAGNUS_MODELS_DEFAULTS",
+    "MAGNUS_SERVER_CORS",
+}
 _KUBERNETES = re.compile(
     r"MAGNUS_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=\d+|PORT=(?:tcp|udp|sctp)://.*"
     r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?=.*|NAME=/.+/.+|ENV_\w+=.*)"

@@ -8,8 +8,10 @@ Exception
 │ │ ├ RouteNotFound 404             ├ ModelNotFound 404           ├ BackendNotFound 404
 │ │ ├ MethodNotAllowed 405          ├ BodyTimeout 408             ├ BackendExists 409
 │ │ ├ ConfiguredBackend 409         ├ BodyTooLarge 413            ├ UnsupportedEncoding 415
-│ │ ├ QueueFull 429 (+Retry-After)  ├ KeysUnavailable 503         ├ NoBackend 503
-│ │ └ BackendsUnavailable 503       └ HistoryUnavailable 503
+│ │ ├ HeadTimeout 408               ├ HeadTooLarge 431            ├ QueueFull 429 (+Retry-After)
+│ │ ├ KeysUnavailable 503           ├ NoBackend 503               ├ BackendsUnavailable 503
+│ │ ├ HistoryUnavailable 503
+│ │ └ TooManyConnections 503 (+Retry-After)   └ TooManyBodyBytes 503 (+Retry-After)
 │ ├ RequestEvicted               after the queue, and not because of the engine
 │ │ ├ ClientTooSlow 408   ├ ClientGone 499   ├ ShuttingDown 503   └ QueueTimeout 504
 │ └ BackendError                 because of the engine or the connection to it
@@ -111,12 +113,36 @@ class MethodNotAllowed(RequestRejected):
     status = 405
     code = "method_not_allowed"
 
+    def __init__(self, message: str, *, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The methods that the route accepts, which RFC 9110 requires of every 405."""
+        return {"allow": ", ".join(self.allowed)}
+
 
 class BodyTimeout(RequestRejected):
     """The client stopped sending before the body was complete."""
 
     status = 408
     code = "request_timeout"
+
+
+class HeadTimeout(RequestRejected):
+    """The client did not complete the head of its request in time."""
+
+    status = 408
+    type = "timeout_error"
+    code = "head_timeout"
+
+
+class HeadTooLarge(RequestRejected):
+    """The head of the request has too many bytes or header fields."""
+
+    status = 431
+    code = "head_too_large"
 
 
 class BackendExists(RequestRejected):
@@ -167,6 +193,32 @@ class QueueFull(RequestRejected):
     def headers(self) -> dict[str, str]:
         """`Retry-After` in whole seconds, at least one."""
         return {"retry-after": str(max(1, round(self.retry_after_s)))}
+
+
+class TooManyConnections(RequestRejected):
+    """The connection is one more than the gateway accepts."""
+
+    status = 503
+    type = "server_error"
+    code = "too_many_connections"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in seconds."""
+        return {"retry-after": "1"}
+
+
+class TooManyBodyBytes(RequestRejected):
+    """The requests that the gateway holds have too many bytes together, or those of one client have."""
+
+    status = 503
+    type = "server_error"
+    code = "too_many_body_bytes"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in seconds: bodies are freed as soon as their requests end."""
+        return {"retry-after": "1"}
 
 
 class KeysUnavailable(RequestRejected):

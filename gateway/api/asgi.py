@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from litestar.types import Message, Receive, Scope, Send
 
+from gateway.api.body_budget import BodyAccount, BodyBudget
 from gateway.dispatch.context import RequestContext
 from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, GatewayError
 from gateway.protocol.encodings import unpack
@@ -28,6 +29,12 @@ DRAIN_FACTOR = 2
 """The gateway reads and discards a body that is too large, up to this multiple of the limit. Many clients read nothing
 before they have sent the whole body; they would see a broken connection instead of the error."""
 
+BODY_GRACE_S = 60.0
+"""Longest time for a whole body, however small, besides the time that `MIN_BODY_RATE` allows for its size."""
+
+MIN_BODY_RATE = 4096
+"""Bytes per second that a client must send on average after `BODY_GRACE_S`."""
+
 SMALL_BYTES = 16 * 1024
 """A compressed body up to this size is decompressed in the event loop, a larger one in a thread."""
 
@@ -41,12 +48,14 @@ class Limits:
         max_text_bytes: largest text of the prompt, in UTF-8.
         body_timeout_s: longest time without a byte of the body.
         keepalive_s: time between two comments in a stream whose answer has not begun; 0 means none.
+        budget: limits the bytes of all bodies.
     """
 
     max_body_bytes: int
     max_text_bytes: int
     body_timeout_s: float
     keepalive_s: float = 0.0
+    budget: BodyBudget = field(default_factory=BodyBudget)
 
 
 async def off_loop(body: bytes, function: Callable[[bytes], T]) -> T:
@@ -59,43 +68,70 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-async def read_body(receive: Receive, *, max_bytes: int, silence_s: float, encoding: str = "") -> bytes:
+async def read_body(
+    receive: Receive, *, max_bytes: int, silence_s: float, encoding: str = "", account: BodyAccount | None = None
+) -> bytes:
     """Read the request's body, and decompress it according to its `Content-Encoding`.
+
+    Args:
+        receive: returns the next ASGI message of the client.
+        max_bytes: largest body, also after decompression.
+        silence_s: longest time without a byte of the body.
+        encoding: the value of `Content-Encoding`.
+        account: counts the bytes of the body.
 
     Raises:
         UnsupportedEncoding: the gateway does not support the encoding.
         InvalidRequest: the body does not have that encoding.
         BodyTooLarge: larger than `max_bytes`, compressed or decompressed.
-        BodyTimeout: the client sent nothing for `silence_s`.
+        BodyTimeout: the client sent nothing for `silence_s`, or sends more slowly than `MIN_BODY_RATE`.
+        TooManyBodyBytes: the account does not allow the bytes.
         ClientGone: the client disconnected before the body was complete.
     """
+    account = account or BodyBudget().account("")
+    body = await _read_parts(receive, max_bytes, silence_s, account)
+    if not encoding:
+        return body
+    if len(body) <= SMALL_BYTES:
+        unpacked = unpack(body, encoding, max_bytes)
+    else:
+        async with account.budget.unpacking:
+            unpacked = await asyncio.to_thread(unpack, body, encoding, max_bytes)
+    account.add(len(unpacked))
+    return unpacked
+
+
+async def _read_parts(receive: Receive, max_bytes: int, silence_s: float, account: BodyAccount) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
+    start_s = asyncio.get_running_loop().time()
     while more and size <= DRAIN_FACTOR * max_bytes:
-        message = await _next_message(receive, silence_s)
+        end_s = start_s + max(silence_s, BODY_GRACE_S) + size / MIN_BODY_RATE
+        message = await _next_message(receive, silence_s, end_s)
         if message["type"] == "http.disconnect":
             raise ClientGone("The client disconnected before the body was complete")
         part = message.get("body", b"")
         size += len(part)
         if size <= max_bytes:
+            account.add(len(part))
             parts.append(part)
+        else:
+            parts.clear()  # the rest is read only so that the client sees the answer
+            account.release()
         more = message.get("more_body", False)
     if size > max_bytes:
         raise BodyTooLarge(f"The body is larger than {max_bytes} bytes")
-    body = b"".join(parts)
-    if not encoding:
-        return body
-    if size <= SMALL_BYTES:
-        return unpack(body, encoding, max_bytes)
-    return await asyncio.to_thread(unpack, body, encoding, max_bytes)
+    return b"".join(parts)
 
 
-async def _next_message(receive: Receive, silence_s: float) -> Mapping[str, Any]:
+async def _next_message(receive: Receive, silence_s: float, end_s: float) -> Mapping[str, Any]:
+    silence_end_s = asyncio.get_running_loop().time() + silence_s
     try:
-        async with asyncio.timeout(silence_s):
+        async with asyncio.timeout_at(min(silence_end_s, end_s)):
             return await receive()
     except TimeoutError as error:
-        raise BodyTimeout(f"The body is incomplete: the client sent nothing for {silence_s:g} s") from error
+        slow = f"sent nothing for {silence_s:g} s, or less than {MIN_BODY_RATE} bytes a second"
+        raise BodyTimeout(f"The body is incomplete: the client {slow}") from error
 
 
 async def respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -160,15 +196,26 @@ class AsgiClient:
         self._is_stream = False
         self._keeping: asyncio.Task[None] | None = None
         self._as_event = False
+        self._address = (scope.get("client") or ("", 0))[0]
+        self._account: BodyAccount | None = None
 
-    async def body(self, limits: Limits) -> bytes:
-        """Read the body, decompressed; raises as `read_body` does."""
-        encoding = self.headers.get("content-encoding", "")
+    async def body(self, limits: Limits, app: str | None = None) -> bytes:
+        """Read the body, decompressed; raises as `read_body` does. It counts for `app`, or else for the address."""
+        self._account = limits.budget.account(app or self._address)
         body = await read_body(
-            self.receive, max_bytes=limits.max_body_bytes, silence_s=limits.body_timeout_s, encoding=encoding
+            self.receive,
+            max_bytes=limits.max_body_bytes,
+            silence_s=limits.body_timeout_s,
+            encoding=self.headers.get("content-encoding", ""),
+            account=self._account,
         )
         self._body_read = True
         return body
+
+    def release(self) -> None:
+        """Stop counting the body: the request has ended."""
+        if self._account is not None:
+            self._account.release()
 
     async def start(self, status: int, content_type: str, *, length: int | None) -> None:
         """Send the status and the headers, unless a comment was sent before; then the answer must be events."""

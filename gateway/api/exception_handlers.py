@@ -7,6 +7,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from gateway.api.edge import allowed_methods
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
 from gateway.protocol.error_bodies import openai_error
 
@@ -27,7 +28,8 @@ def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Respo
     if error.status_code == 404:
         return _answer_error(request, RouteNotFound(f"The route {request.url.path[:200]} does not exist"))
     if error.status_code == 405:
-        return _answer_error(request, MethodNotAllowed(f"{request.url.path[:200]} does not accept {request.method}"))
+        message = f"{request.url.path[:200]} does not accept {request.method}"
+        return _answer_error(request, MethodNotAllowed(message, allowed=allowed_methods(request.app, request.url.path)))
     if error.status_code < 500:
         return _answer_error(request, InvalidRequest(error.detail))
     return _answer_bug(request, error)

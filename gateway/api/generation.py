@@ -162,7 +162,7 @@ class Generations:
             GatewayError: the request is rejected, dropped from the queue, or failed.
         """
         context.app = await self._authenticator.application(client.headers)
-        routing, body = await off_loop(await client.body(self._limits), read_routing)
+        routing, body = await off_loop(await client.body(self._limits, context.app), read_routing)
         named, rules = routing.named, self._builder.current_rules()
         model = only_model(self._pool) if named is None else rules.resolve(named)
         card, generation = await self._decode(context, body, routing, model)

@@ -39,7 +39,7 @@ class Middleware:
             error: GatewayError | None = None
             try:
                 if scope.get("method") != "POST":
-                    raise MethodNotAllowed(f"{path} accepts POST only")
+                    raise MethodNotAllowed(f"{path} accepts POST only", allowed=("POST", "OPTIONS"))
                 await handler(context, client)
             except ClientGone as gone:
                 error = None if context.complete else gone
@@ -50,6 +50,7 @@ class Middleware:
                 error = GatewayError("The gateway itself failed")
                 raise
             finally:
+                client.release()
                 self.recorder.finish(context, error, self.clock.monotonic())
 
         return asgi(path, copy_scope=False)(answer)

@@ -63,7 +63,7 @@ class Passthrough:
             GatewayError: the request is rejected or failed.
         """
         app = await self.authenticator.application(client.headers)
-        body = await client.body(self.limits)
+        body = await client.body(self.limits, app)
         content_type = client.headers.get("content-type", JSON)
         if not content_type.lower().startswith("multipart/"):
             content_type = JSON

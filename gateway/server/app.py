@@ -19,6 +19,8 @@ from gateway.api.admin_backends import backend_routes
 from gateway.api.admin_users import user_routes
 from gateway.api.asgi import Limits
 from gateway.api.auth import Authenticator, KeyAuthenticator, OpenAccess
+from gateway.api.body_budget import BodyBudget
+from gateway.api.edge import Edge
 from gateway.api.exception_handlers import exception_handlers
 from gateway.api.generation import Generations, RequestBuilder
 from gateway.api.health import health_routes, metrics_route
@@ -39,7 +41,7 @@ from gateway.prediction.predictor import Forecaster, Predictor
 from gateway.scheduling.messages import Reconfigure
 from gateway.scheduling.scheduler import Scheduler
 from gateway.server.background import BackgroundTasks, Work
-from gateway.server.derived_settings import model_rules, queue_limits, queue_policy, timeouts
+from gateway.server.derived_settings import cors, model_rules, queue_limits, queue_policy, timeouts
 from gateway.storage.backend_store import BackendStore
 from gateway.storage.database import create_database_engine
 from gateway.storage.erasure import UserEraser
@@ -79,7 +81,7 @@ class Gateway:
     `asgi` starts working when the ASGI server starts it.
     """
 
-    asgi: Litestar
+    asgi: Edge
     _core: _Core
     _fleet: BackendManager
     _stopping: asyncio.Event
@@ -146,7 +148,7 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
             await engine.dispose()
             await transport.aclose()
 
-    asgi = Litestar(
+    routes = Litestar(
         route_handlers=[
             *_public_routes(core, fleet.pool, recorder, KeyStore(engine, core.events.fallback), transport),
             *_operator_routes(core, fleet, recorder, StatsReader(engine, recorder, core.events.fallback), tasks),
@@ -159,7 +161,7 @@ def create_app(settings: Settings, *, clock: Clock, transport: httpx2.AsyncBaseT
         openapi_config=None,
         logging_config=None,
     )
-    return Gateway(asgi, core, fleet, stopping)
+    return Gateway(Edge(routes, cors(settings)), core, fleet, stopping)
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:
@@ -249,7 +251,10 @@ def _public_routes(
     middleware = Middleware(
         RequestRecorder(recorder.record, core.predictor, core.metrics, settings.database.store_prompts), clock
     )
-    limits = Limits(server.max_body_bytes, server.max_text_bytes, server.body_timeout_s, server.keepalive_s)
+    body_budget = BodyBudget(server.max_held_body_bytes, server.max_body_bytes)
+    limits = Limits(
+        server.max_body_bytes, server.max_text_bytes, server.body_timeout_s, server.keepalive_s, body_budget
+    )
     generations = Generations(
         authenticator,
         pool,

@@ -1,5 +1,6 @@
 """The values that the parts of the gateway take, derived from the settings."""
 
+from gateway.api.edge import Cors
 from gateway.config import Settings
 from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits
@@ -11,6 +12,12 @@ def timeouts(settings: Settings) -> Timeouts:
     """Return how long to wait for an engine."""
     upstream = settings.upstream
     return Timeouts(upstream.connect_timeout_s, upstream.first_byte_timeout_s, upstream.idle_timeout_s)
+
+
+def cors(settings: Settings) -> Cors:
+    """Return which web pages may read answers."""
+    cors = settings.server.cors
+    return Cors(cors.allow_origins, cors.allow_headers, cors.allow_methods, cors.max_age_s)
 
 
 def queue_policy(settings: Settings) -> Policy:

@@ -18,6 +18,7 @@ from gateway.config import Settings, data_dir
 from gateway.errors import ListenError, StartFailed, StartInterrupted
 from gateway.server.admin_key import stored_admin_key
 from gateway.server.app import Gateway, create_app
+from gateway.server.http_protocol import HttpProtocol
 from gateway.server.reload import Reload
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.upstream.transport import Http1Transport
@@ -180,7 +181,9 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 gateway.asgi,
                 loop="uvloop",
-                http="httptools",
+                http=HttpProtocol,
+                ws="none",
+                interface="asgi3",
                 lifespan="on",
                 log_config=None,
                 access_log=False,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from gateway import config
-from gateway.config import ModelDefaults, Settings
+from gateway.config import CorsSettings, ModelDefaults, Settings
 from tests.unit.docs.markdown import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
@@ -27,10 +27,10 @@ INTRODUCTION = """\
 
 `magnus serve --config magnus.toml` reads one TOML file. Without `--config` it reads `magnus.toml` in the current
 folder, if there is one. An environment variable overrides each setting: `MAGNUS_SERVER_PORT` overrides `server.port`.
-Four variables contain JSON: `MAGNUS_BACKENDS` (the list of all backends), `MAGNUS_SCHEDULING_PRIORITIES`,
-`MAGNUS_MODELS_ALIASES` and `MAGNUS_MODELS_DEFAULTS`. A wrong key, type or value stops the start with an error that
-names the setting, where it was set, and what would be right. [operations.md](operations.md#reload-the-settings) lists
-the settings that can change while the gateway runs.
+Five variables contain JSON: `MAGNUS_BACKENDS` (the list of all backends), `MAGNUS_SCHEDULING_PRIORITIES`,
+`MAGNUS_MODELS_ALIASES`, `MAGNUS_MODELS_DEFAULTS` and `MAGNUS_SERVER_CORS`. A wrong key, type or value stops the start
+with an error that names the setting, where it was set, and what would be right.
+[operations.md](operations.md#reload-the-settings) lists the settings that can change while the gateway runs.
 
 Variables that Kubernetes sets for a service named `magnus` (`MAGNUS_PORT=tcp://…`, `MAGNUS_SERVICE_HOST`, …) are not
 settings and are ignored.
@@ -72,6 +72,9 @@ def settings_page() -> str:
     defaults = _table("models.defaults.MODEL", ModelDefaults)
     models = next(i for i, section in enumerate(sections) if section.startswith("\n## models\n"))
     sections[models] += f"\nEach entry of `models.defaults`:\n\n{defaults}"
+    cors = _table("server.cors", CorsSettings)
+    server = next(i for i, section in enumerate(sections) if section.startswith("\n## server\n"))
+    sections[server] += f"\n`[server.cors]`: {inspect.getdoc(CorsSettings)}\n\n{cors}"
     return INTRODUCTION + "".join(sections)
 
 
@@ -104,7 +107,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.required:
         return "required"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    if value is None or value in ({}, []):
+    if value is None or value in ({}, []) or isinstance(value, CorsSettings):
         return "none"
     if field.name.endswith("_bytes"):
         return f"{value // 1024**2} MiB (`{value}`)"
@@ -120,6 +123,8 @@ def describe_type(annotation: Any) -> str:
         annotation, limits = get_args(annotation)
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    if annotation is CorsSettings:
+        return "table"
     if get_origin(annotation) in (dict, list):
         return {dict: "table", list: "list of text"}[get_origin(annotation)]
     words = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}[annotation]

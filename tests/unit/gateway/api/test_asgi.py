@@ -13,7 +13,8 @@ from gateway.api.asgi import (
     respond,
     start,
 )
-from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone
+from gateway.api.body_budget import BodyBudget
+from gateway.errors import BodyTimeout, BodyTooLarge, ClientGone, TooManyBodyBytes
 
 GONE = {"type": "http.disconnect"}
 
@@ -99,8 +100,8 @@ async def test_a_client_that_sends_nothing_times_out():
 
 
 async def test_a_slow_client_does_not_time_out():
-    body, _ = await read(*[9.0, part(b"a")] * 20, part(b"", more=False))
-    assert len(body) == 20
+    body, _ = await read(*[9.0, part(b"a")] * 6, part(b"", more=False))
+    assert len(body) == 6
 
 
 async def test_a_client_that_disconnects_during_its_body_is_gone():
@@ -245,3 +246,41 @@ async def test_an_error_of_the_work_wins_over_a_disconnect():
         async with WhileConnected(Receive(5.0, GONE)):
             await fail_when_cancelled()
     assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_body_that_drips_ends_in_time():
+    with pytest.raises(BodyTimeout, match="bytes a second"):
+        await read(*[item for _ in range(10) for item in (9.0, part(b"x"))], part(b"", more=False))
+
+
+async def test_a_large_body_may_take_longer():
+    pieces = [item for _ in range(12) for item in (9.0, part(b"x" * 40_000))]
+    body, _ = await read(*pieces, part(b"", more=False), max_bytes=1_000_000)
+    assert len(body) == 480_000
+
+
+async def test_bodies_of_all_requests_together_are_bounded():
+    budget = BodyBudget(100)
+    first, second, third = (budget.account(name) for name in ("a", "b", "c"))
+    await read_body(Receive(part(b"x" * 50, more=False)), max_bytes=100, silence_s=1, account=first)
+    await read_body(Receive(part(b"x" * 40, more=False)), max_bytes=100, silence_s=1, account=second)
+    with pytest.raises(TooManyBodyBytes):
+        await read_body(Receive(part(b"x" * 20, more=False)), max_bytes=100, silence_s=1, account=third)
+    third.release()
+    first.release()
+    await read_body(Receive(part(b"x" * 20, more=False)), max_bytes=100, silence_s=1, account=third)
+
+    assert budget.held_bytes == 60
+
+
+async def test_bodies_count_after_decompression_and_one_client_has_half():
+    budget = BodyBudget(100_000)
+    bomb = gzip.compress(b"x" * 60_000)
+    account = budget.account("a")
+    with pytest.raises(TooManyBodyBytes, match="Your requests"):
+        await read_body(
+            Receive(part(bomb, more=False)), max_bytes=90_000, silence_s=1, encoding="gzip", account=account
+        )
+    account.release()
+
+    assert budget.held_bytes == 0
