@@ -1,10 +1,8 @@
 """Fixtures that several kinds of tests share."""
 
 from collections.abc import AsyncIterator, Iterator
-from itertools import count
 from pathlib import Path
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import URL, make_url
@@ -12,25 +10,9 @@ from sqlalchemy import URL, make_url
 from bench.vllm_environment.engine import Engine, running_engine
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrate import upgrade
+from tests.databases import database_at, execute, fresh_database
 
 _TEMPLATE = "magnus_template"
-_numbers = count(1)
-
-
-async def execute(server: URL, statement: str) -> None:
-    """Run one statement in the server's maintenance database."""
-    query = server.query
-    connection = await asyncpg.connect(
-        host=str(query["host"]), port=int(str(query["port"])), user=server.username, database="postgres"
-    )
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-def database_at(server: URL, name: str) -> str:
-    return server.set(database=name).render_as_string(hide_password=False)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -57,19 +39,12 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture
 async def empty_database_url(postgres_server: URL) -> AsyncIterator[str]:
     """A database of the test's own without any table."""
-    async for url in _database(postgres_server, "template1"):
+    async with fresh_database(postgres_server, "template1") as url:
         yield url
 
 
 @pytest.fixture
 async def database_url(postgres_server: URL) -> AsyncIterator[str]:
     """A database of the test's own, migrated and empty."""
-    async for url in _database(postgres_server, _TEMPLATE):
+    async with fresh_database(postgres_server, _TEMPLATE) as url:
         yield url
-
-
-async def _database(server: URL, template: str) -> AsyncIterator[str]:
-    name = f"test_{next(_numbers)}"
-    await execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield database_at(server, name)
-    await execute(server, f"DROP DATABASE {name} WITH (FORCE)")

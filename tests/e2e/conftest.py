@@ -14,8 +14,9 @@ from sqlalchemy import URL
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
 from bench.vllm_environment.engine import Engine as VllmEngine
+from tests.databases import fresh_database
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine, FakeEngine, Received, Respond, fake_engine
-from tests.e2e.gateway import Gateway, fresh_database, serving, settings_of
+from tests.e2e.gateway import Gateway, serving, settings_of
 
 SIMULATED = EngineConfig(
     model=MODEL, kv_tokens=2 * CONTEXT_TOKENS, block_size=32, max_model_len=CONTEXT_TOKENS, speed=5.0
@@ -25,6 +26,9 @@ SIMULATED = EngineConfig(
 StartGateway = Callable[..., Awaitable[Gateway]]
 StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 Served = Callable[[Respond], tuple[Gateway, FakeEngine]]
+
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+"""Run a test with a whole answer, and with a stream."""
 
 _numbers = itertools.count(1)
 
@@ -60,6 +64,17 @@ def vllm_engine(vllm: VllmEngine) -> Engine:
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Yield each engine in turn. The real vLLM is started only if its tests are selected."""
     return request.getfixturevalue(request.param)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def gateway(
+    engine: Engine, postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Gateway]:
+    """Run one gateway over the engine for all tests of a module."""
+    async with fresh_database(postgres_server) as database_url:
+        settings = settings_of(database_url, tmp_path_factory.mktemp("gateway"), [engine.backend()])
+        async with serving(settings) as gateway:
+            yield gateway
 
 
 @pytest_asyncio.fixture(loop_scope="session")

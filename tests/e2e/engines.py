@@ -1,7 +1,7 @@
 """Engines for the gateway: real ones, simulated ones, and small fake ones with programmable faults."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from tests.e2e.gateway import DEADLINE_S, Condition, sum_of_samples
+from tests.e2e.gateway import DEADLINE_S, Condition, sum_of_samples, until
 
 MODEL = "tiny"
 CONTEXT_TOKENS = 2048
@@ -38,6 +38,14 @@ class Engine:
         """Return whether nothing runs, nothing waits and no memory is held."""
         names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
         return not any([await self.sample(name) for name in names])
+
+    async def disconnect_while_it_works(self, request: Coroutine[Any, Any, None]) -> None:
+        """Send a request, cancel it while it holds memory in the engine, and wait until the engine is empty."""
+        pending = asyncio.create_task(request)
+        await until(self.works, "the engine works")
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
+        await until(self.is_empty, "the engine has dropped the request")
 
     async def answers_finished(self) -> float:
         """Return the number of sequences that finished since the start, without aborted ones."""

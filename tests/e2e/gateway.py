@@ -1,29 +1,23 @@
 """A gateway on a socket, with the views of its clients and its operator."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import asyncpg
 import httpx2
 import msgspec
 from openai import AsyncOpenAI
-from sqlalchemy import URL
 
 from gateway.config import Settings
 from gateway.server.serve import running
+from tests.databases import fresh_database as fresh_database
 
 ADMIN_KEY = "admin-key-of-these-tests"
 DEADLINE_S = 30.0
 POLL_S = 0.01
-
-_numbers = itertools.count(1)
-
 
 Condition = Callable[[], Awaitable[bool]]
 
@@ -129,23 +123,3 @@ async def serving(settings: Settings, *, ready: bool = True) -> AsyncIterator[Ga
         if ready:
             await until(has_scraped_all, "all backends are healthy")
         yield Gateway(gateway.url, http)
-
-
-@asynccontextmanager
-async def fresh_database(server: URL) -> AsyncIterator[str]:
-    """Create an empty database, and drop it at the end of the block."""
-    name = f"e2e_{next(_numbers)}"
-    await _execute(server, f"CREATE DATABASE {name} TEMPLATE template1")
-    yield server.set(database=name).render_as_string(hide_password=False)
-    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def _execute(server: URL, statement: str) -> None:
-    where = {name: unquote(str(value)) for name, value in server.query.items()}
-    connection = await asyncpg.connect(
-        host=where["host"], port=int(where["port"]), user=server.username, database="postgres"
-    )
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

@@ -9,25 +9,15 @@ import openai
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
-from sqlalchemy import URL
 
+from tests.e2e.conftest import both_ways
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, Engine
-from tests.e2e.gateway import DEADLINE_S, Gateway, fresh_database, serving, settings_of, until
+from tests.e2e.gateway import DEADLINE_S, Gateway, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LONG = CONTEXT_TOKENS - 200
 """Tokens of an answer that runs until its client disconnects."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def gateway(
-    engine: Engine, postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Gateway]:
-    async with fresh_database(postgres_server) as database_url:
-        settings = settings_of(database_url, tmp_path_factory.mktemp("gateway"), [engine.backend()])
-        async with serving(settings) as gateway:
-            yield gateway
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -57,7 +47,6 @@ def _exactly(tokens: int) -> dict[str, Any]:
 
 
 both_routes = pytest.mark.parametrize("send", [send_chat, send_completion], ids=["chat", "completions"])
-both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
 def text_of(choice: Any) -> str:
@@ -227,12 +216,8 @@ async def test_client_that_disconnects_frees_the_engine(
         if stream:
             await collect(answer)
 
-    pending = asyncio.create_task(request_and_wait())
-    await until(engine.works, "the engine works")
-    pending.cancel()
-    await asyncio.gather(pending, return_exceptions=True)
+    await engine.disconnect_while_it_works(request_and_wait())
 
-    await until(engine.is_empty, "the engine has dropped the request")
     assert await engine.answers_finished() == finished
     totals = await gateway.wait_for_totals(app, cancelled=1)
     assert totals["requests"] == 1

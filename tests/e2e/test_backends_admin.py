@@ -1,20 +1,17 @@
 """Backends that are added, changed, drained and removed at run time through `/admin/backends`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.e2e.engines import MODEL, Engine, FakeEngine, HeldBack, Received, Respond, answer
+from tests.e2e.conftest import StartEngine, StartGateway
+from tests.e2e.engines import MODEL, Engine, FakeEngine, HeldBack, Received, answer
 from tests.e2e.gateway import ADMIN_KEY, Gateway, serving, settings_of, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-StartGateway = Callable[..., Awaitable[Gateway]]
-StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 KEY = {"authorization": f"Bearer {ADMIN_KEY}"}
 SECRET = "sesame-sesame-sesame"

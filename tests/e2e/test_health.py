@@ -1,7 +1,6 @@
 """Backends that fail, drain and recover, under load over real sockets."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from itertools import count
 from statistics import median
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.e2e.conftest import StartEngine, StartGateway
 from tests.e2e.engines import (
     DONE,
     MODEL,
@@ -18,7 +18,6 @@ from tests.e2e.engines import (
     FakeEngine,
     HeldBack,
     Received,
-    Respond,
     answer,
     event,
     token,
@@ -27,9 +26,6 @@ from tests.e2e.engines import (
 from tests.e2e.gateway import ADMIN_KEY, Gateway, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-StartGateway = Callable[..., Awaitable[Gateway]]
-StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 REQUESTS = 200
 

@@ -8,13 +8,12 @@ import anthropic
 import pytest
 import pytest_asyncio
 from anthropic import AsyncAnthropic
-from sqlalchemy import URL
 
 from backends.simulator.config import EngineConfig
 from backends.simulator.server import listening
-from tests.e2e.conftest import Served, StartEngine, StartGateway
+from tests.e2e.conftest import Served, StartEngine, StartGateway, both_ways
 from tests.e2e.engines import CONTEXT_TOKENS, MODEL, STREAM_HEAD, Engine, Received, chunk, whole
-from tests.e2e.gateway import DEADLINE_S, Gateway, fresh_database, serving, settings_of, until
+from tests.e2e.gateway import DEADLINE_S, Gateway, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -43,16 +42,6 @@ END = (
     b'"usage":{"output_tokens":2}}\n\n'
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def gateway(
-    engine: Engine, postgres_server: URL, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Gateway]:
-    async with fresh_database(postgres_server) as database_url:
-        settings = settings_of(database_url, tmp_path_factory.mktemp("gateway"), [engine.backend()])
-        async with serving(settings) as gateway:
-            yield gateway
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -102,7 +91,7 @@ async def test_user_comes_from_the_metadata(sdk: AsyncAnthropic, gateway: Gatewa
     assert {user["user"]: user["requests"] for user in users} == {"ann": 2, "bob": 1}
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@both_ways
 async def test_response_has_the_headers_of_the_gateway(sdk: AsyncAnthropic, stream: bool) -> None:
     create = sdk.messages.with_streaming_response.create
     async with create(**message_fields(3, stream=stream), extra_headers={"X-Request-Id": "my-own-7"}) as response:
@@ -122,7 +111,7 @@ async def test_tokens_are_counted_without_a_generation(sdk: AsyncAnthropic, gate
     assert await gateway.metric("magnus_requests_total", route="/v1/messages/count_tokens", status="ok") >= 1
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@both_ways
 async def test_rejections_are_anthropics_errors(sdk: AsyncAnthropic, stream: bool) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         await sdk.messages.create(**message_fields(model="other", stream=stream))
@@ -140,7 +129,7 @@ async def test_rejections_are_anthropics_errors(sdk: AsyncAnthropic, stream: boo
     assert body_of(too_long)["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@both_ways
 async def test_client_that_disconnects_frees_the_engine(
     engine: Engine, sdk: AsyncAnthropic, gateway: Gateway, app: str, stream: bool
 ) -> None:
@@ -152,12 +141,8 @@ async def test_client_that_disconnects_frees_the_engine(
             async for _ in answer:
                 continue
 
-    pending = asyncio.create_task(request_and_wait())
-    await until(engine.works, "the engine works")
-    pending.cancel()
-    await asyncio.gather(pending, return_exceptions=True)
+    await engine.disconnect_while_it_works(request_and_wait())
 
-    await until(engine.is_empty, "the engine has dropped the request")
     await gateway.wait_for_totals(app, requests=1, cancelled=1)
 
 
@@ -247,7 +232,7 @@ async def test_key_is_accepted_in_anthropics_header(start_gateway: StartGateway,
     assert body_of(refused)["error"]["type"] == "authentication_error"
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@both_ways
 @pytest.mark.parametrize(
     ("body", "message"),
     [

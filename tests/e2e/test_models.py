@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from tests.e2e.engines import MODEL, FakeEngine, Received, Respond, answer
+from tests.e2e.conftest import StartEngine, StartGateway
+from tests.e2e.engines import MODEL, FakeEngine, Received, answer
 from tests.e2e.gateway import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-StartGateway = Callable[..., Awaitable[Gateway]]
-StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 MODELS = {"aliases": {"gpt-4o-mini": MODEL, "gone": "nobody-s"}, "defaults": {MODEL: {"max_tokens": 77}}}
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,11 @@ import httpx2
 import pytest
 
 from tests.e2e.command import Home, Running
-from tests.e2e.engines import MODEL, Engine, FakeEngine, HeldBack, Received, Respond, answer
+from tests.e2e.conftest import StartEngine
+from tests.e2e.engines import MODEL, Engine, HeldBack, Received, answer
 from tests.e2e.gateway import ADMIN_KEY, DEADLINE_S, sum_of_samples, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-StartEngine = Callable[[Respond], Awaitable[FakeEngine]]
 
 CLIENTS = 8
 RELOADS = 12
