@@ -12,6 +12,9 @@ from gateway.protocol.answers import CompletionAnswer, Usage, failure_of, read_a
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event, for example with the log probabilities of many candidates. A longer one is not an event stream."""
 
+MAX_HELD_BYTES = 64 * 1024
+"""Most bytes of comments that are held until the answer begins; if there are more, they are dropped."""
+
 _BORDER_BYTES = 3
 """The bytes before a chunk that may belong to a blank line in it: the longest blank line has four bytes."""
 
@@ -57,6 +60,7 @@ class StreamScanner:
         self._parts: list[bytes] = []
         self._size = 0
         self._border = b""
+        self._held = b""
 
     @property
     def succeeded(self) -> bool:
@@ -73,6 +77,8 @@ class StreamScanner:
 
     def feed(self, chunk: bytes) -> bytes:
         """Add a chunk; return the bytes to forward to the client: all events that are complete now.
+
+        Comments before the answer are returned together with its first event.
 
         Raises:
             EventTooLarge: an event is larger than `MAX_EVENT_BYTES`.
@@ -91,13 +97,24 @@ class StreamScanner:
             end = _end_of_last_event(data)
         if end < len(data):
             self._keep(data[end:])
-        return self._scan(data[:end])
+        return self._release(self._scan(data[:end]))
 
     def close(self) -> bytes:
         """Return what to forward of the last event, if no blank line ends the stream."""
         tail = b"".join(self._parts)
         self._parts, self._size, self._border = [], 0, b""
-        return self._scan(tail)
+        events, self._held = self._held + self._scan(tail), b""
+        return events if self.begun or self.error is None else b""
+
+    def _release(self, events: bytes) -> bytes:
+        """Return what to forward now: nothing until the answer begins."""
+        if self.begun and not self._held:
+            return events
+        events, self._held = self._held + events, b""
+        if self.begun:
+            return events
+        self._held = events if len(events) <= MAX_HELD_BYTES else b""
+        return b""
 
     def _keep(self, part: bytes) -> None:
         """Keep the start of an event until the rest comes."""

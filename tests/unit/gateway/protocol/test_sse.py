@@ -153,3 +153,15 @@ def test_a_large_event_in_small_chunks_is_joined_once(monkeypatch):
 def test_media_types_are_compared_without_case(kind):
     assert is_event_stream(kind)
     assert not is_event_stream("application/json")
+
+
+def test_comments_before_the_answer_come_with_its_first_event():
+    scanner = StreamScanner(hide_usage=False)
+    assert scanner.feed(b": one\n\n") + scanner.feed(b"\n\n: two\n\n") == b""
+    assert scanner.feed(TOKEN) == b": one\n\n\n\n: two\n\n" + TOKEN
+
+
+def test_endless_comments_are_not_held(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_HELD_BYTES", 100)
+    scanner = scanned(*[b": keep-alive\n\n"] * 100)
+    assert len(scanner.feed(TOKEN)) <= 100 + len(TOKEN)
