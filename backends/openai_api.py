@@ -15,6 +15,20 @@ METRICS_PATH = "/metrics"
 
 MAX_RAW_ERROR_CHARS = 500
 
+TOO_LONG_STATUSES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
+TOO_LONG_PHRASES = (
+    "context length",  # vLLM, SGLang
+    "context window",
+    "context size",  # llama.cpp
+    "max_model_len",  # vLLM
+    "maximum model length",
+    "max_new_tokens` must be <=",  # TGI
+    "input is too long",
+    "prompt is too long",
+)
+"""Parts of the messages with which engines refuse a request as too long, in lower case."""
+
 
 class _Model(msgspec.Struct):
     id: str
@@ -77,6 +91,19 @@ def is_out_of_memory(status: int, error: EngineError) -> bool:
     True
     """
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR and "out of memory" in error.message.lower()
+
+
+def is_too_long(status: int, code: str | int | None, message: str) -> bool:
+    """Return whether an engine refuses a request because it is longer than the engine's context.
+
+    >>> is_too_long(400, None, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens")
+    True
+    >>> is_too_long(400, None, "temperature must be non-negative")
+    False
+    """
+    if status not in TOO_LONG_STATUSES:
+        return False
+    return code in TOO_LONG_CODES or any(phrase in message.lower() for phrase in TOO_LONG_PHRASES)
 
 
 def has_failed(status: int) -> bool:

@@ -15,7 +15,7 @@ Exception
 │ ├ RequestEvicted               after the queue, and not because of the engine
 │ │ ├ ClientTooSlow 408   ├ ClientGone 499   ├ ShuttingDown 503   └ QueueTimeout 504
 │ └ BackendError                 because of the engine or the connection to it
-│   ├ BackendRedirects 502   ├ CredentialsRefused 502
+│   ├ BackendAway 502   ├ BackendRedirects 502   ├ CredentialsRefused 502
 │   ├ BackendUnavailable 502   ├ BackendTimeout 504   ├ ProtocolError 502   ├ BackendFull 503   ├ BatchSplit 500
 │   └ BackendRefused             the engine's own status and error body, passed through
 │     └ BackendOutOfMemory
@@ -301,6 +301,10 @@ class BackendUnavailable(BackendError):
     code = "backend_unavailable"
 
 
+class BackendAway(BackendUnavailable):
+    """The engine took no connection, so it has not seen the request."""
+
+
 class BackendTimeout(BackendError):
     """The engine sent nothing for too long."""
 
@@ -345,10 +349,12 @@ class BatchSplit(BackendError):
 class BackendRefused(BackendError):
     """The engine refused the request, with a status and an error body of its own.
 
-    `retry_after` is the engine's `Retry-After`, if it sent one.
+    `retry_after` is the engine's `Retry-After`, if it sent one. `too_long` tells that the request is longer than the
+    engine's context.
     """
 
     retry_after: str | None = None
+    too_long: bool = False
 
     def __init__(
         self, message: str, *, status: int, type: str, param: str | None = None, code: str | int | None = None

@@ -36,6 +36,9 @@ MIN_PREFIX_TOKENS = 64
 BOUND_STEP = 64
 """Predicted limits of answers are multiples of this, so that static engines find requests with equal limits."""
 
+MAX_WAITING_FOR_BACKENDS = 1000
+"""Most requests that may wait while no backend of their model is reachable, for example while all engines restart."""
+
 PROMPT_MARGIN = 1.5
 """A prompt may have this many times its estimated tokens."""
 
@@ -114,6 +117,7 @@ class RequestBuilder:
             priority=self._priorities.get(context.app or "", 0),
             prefixes=_prefixes(generation, forecast.prompt_tokens),
             batch_key=generation.batch_key(),
+            context_tokens=forecast.prompt_tokens // generation.sequences + (generation.max_tokens or 1),
             fingerprint=context.fingerprint,
         )
         upstream_headers = forwarded_headers(headers, JSON, context.id)
@@ -150,6 +154,7 @@ class Generations:
         self._middleware = middleware
         self._limits = limits
         self._builder = builder
+        self._waiting_for_backends = 0
 
     def routes(self) -> list[ASGIRouteHandler]:
         """Return the route of every generation API."""
@@ -168,8 +173,21 @@ class Generations:
         card, generation = await self._decode(context, body, routing, model)
         self._check_size(generation)
         context.app = context.app or application_of_system_prompt(generation.system)
-        known = prediction_input(context.app, generation)
-        context.fingerprint = Fingerprint.of(context.app, generation.model, known.text, generation.text_bytes)
+        if self._pool.serves_now(generation.model):
+            return await self._forecast_and_send(context, client, context.app, generation, card)
+        if self._waiting_for_backends >= MAX_WAITING_FOR_BACKENDS:
+            raise NoBackend("No backend that serves the model is reachable now, and many requests wait for one")
+        self._waiting_for_backends += 1
+        try:
+            await self._forecast_and_send(context, client, context.app, generation, card)
+        finally:
+            self._waiting_for_backends -= 1
+
+    async def _forecast_and_send(
+        self, context: RequestContext, client: AsgiClient, app: str, generation: GenerationRequest, card: ModelCard
+    ) -> None:
+        known = prediction_input(app, generation)
+        context.fingerprint = Fingerprint.of(app, generation.model, known.text, generation.text_bytes)
         forecast = await self._forecaster.forecast(known, card.max_model_len)
         context.forecast = forecast
         self._builder.bound_answer(generation, forecast, card.max_model_len)

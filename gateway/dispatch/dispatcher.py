@@ -91,10 +91,10 @@ class Ticket:
             self._finished = True
             self._post(Finished(self.request.id, output_tokens))
 
-    def return_to_queue(self, *, full: bool) -> None:
+    def return_to_queue(self, *, full: bool, too_long: bool = False, away: bool = False) -> None:
         """Report that the backend did not take the request; `assignment` waits for the next backend."""
         self.reset()
-        self._post(Returned(self.request.id, full))
+        self._post(Returned(self.request.id, full, too_long, away))
 
     def reset(self) -> None:
         """Let `assignment` wait for another backend."""

@@ -17,6 +17,7 @@ from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
 from gateway.dispatch.retry_budget import RetryBudget
 from gateway.dispatch.suspect import Suspect
 from gateway.errors import (
+    BackendAway,
     BackendError,
     BackendFull,
     BackendRefused,
@@ -137,7 +138,11 @@ class GenerationProxy:
                     raise
                 failure = failure if isinstance(error, BackendFull) else error
                 if not isinstance(error, BatchSplit):
-                    run.ticket.return_to_queue(full=isinstance(error, BackendFull))
+                    run.ticket.return_to_queue(
+                        full=isinstance(error, BackendFull),
+                        too_long=_is_too_long(error),
+                        away=isinstance(error, BackendAway),
+                    )
 
     async def _attempt(self, assignment: Assignment, run: _Run) -> None:
         backend, sent_s = self._pool.backend(assignment.backend), self._monotonic()
@@ -183,6 +188,9 @@ class GenerationProxy:
     def _may_retry(self, error: BackendError, context: RequestContext) -> bool:
         if isinstance(error, (BackendFull, BatchSplit)):  # the engine did not fail, so this is not a retry
             return True
+        if _is_too_long(error) and context.backend and context.generation:
+            refused_again = not self._pool.serves_longer(context.generation.model, context.backend)
+            return not refused_again and self._budget.allows_another_place(context, self._monotonic())
         return self._budget.allows(error, context, self._monotonic())
 
     async def _send_batch_result(self, result: BatchResult, run: _Run) -> None:
@@ -270,3 +278,8 @@ def _may_refuse_usage(error: BackendRefused) -> bool:
     """Return whether an engine may have refused the request because it does not know `stream_options`."""
     named = "stream_options" in error.message or "stream_options" in (error.param or "")
     return error.status == 422 or (error.status == 400 and named)
+
+
+def _is_too_long(error: BackendError) -> bool:
+    """Return whether the engine refused the request as longer than its context."""
+    return isinstance(error, BackendRefused) and error.too_long

@@ -32,9 +32,15 @@ class RetryBudget:
 
         A request that an engine refused as wrong is not sent again.
         """
+        if isinstance(error, BackendRefused) and error.status < 500:
+            context.attempts += 1
+            return False
+        return self.allows_another_place(context, now)
+
+    def allows_another_place(self, context: RequestContext, now: float) -> bool:
+        """Count a failed attempt that may succeed elsewhere; return whether the request may be sent again."""
         context.attempts += 1
-        refused = isinstance(error, BackendRefused) and error.status < 500
-        return not refused and context.attempts < MAX_ATTEMPTS and self.take(now)
+        return context.attempts < MAX_ATTEMPTS and self.take(now)
 
     def take(self, now: float) -> bool:
         """Take one retry; return False if the budget is used up.

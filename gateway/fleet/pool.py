@@ -89,22 +89,39 @@ class BackendPool:
         return entry.backend
 
     def models(self) -> dict[str, ModelCard]:
-        """Return every model of every backend by its id. If several backends have a model, the first card counts."""
+        """Return every model of every backend by its id, with the largest known context."""
         cards: dict[str, ModelCard] = {}
         for entry in self.entries.values():
             for card in entry.models:
-                cards.setdefault(card.id, card)
+                known = cards.setdefault(card.id, card)
+                if (card.max_model_len or 0) > (known.max_model_len or 0):
+                    cards[card.id] = card
         return cards
 
+    def serves_longer(self, model: str, than: str) -> bool:
+        """Return whether a backend of a model may have a larger context than the backend of the name `than`."""
+        lengths = {e.name: [c.max_model_len for c in e.models if c.id == model] for e in self.entries.values()}
+        (limit,) = lengths.pop(than, None) or [None]
+        others = [length for found in lengths.values() for length in found]
+        return any(length is None or limit is None or length > limit for length in others)
+
+    def serves_now(self, model: str) -> bool:
+        """Return whether a backend of the model takes work now, or is about to be tried."""
+        return any(
+            entry.takes_work or self._is_tried_soon(entry)
+            for entry in self.entries.values()
+            if model in entry.model_names
+        )
+
     def require(self, model: str) -> ModelCard:
-        """Return the card of a model that a backend serves now, or is about to be tried with.
+        """Return the card of a model that a backend serves, or served when it was scraped last.
 
         Raises:
             ModelNotFound: no backend serves the model, and every backend has been scraped.
-            NoBackend: no backend that serves the model, or may serve it, is reachable.
+            NoBackend: all backends of the model drain, or a backend that has not answered yet may serve it.
         """
-        serving = [entry for entry in self.entries.values() if any(card.id == model for card in entry.models)]
-        if any(entry.takes_work or self._is_tried_soon(entry) for entry in serving):
+        serving = [entry for entry in self.entries.values() if model in entry.model_names]
+        if any(not entry.is_draining for entry in serving):
             return self.models()[model]
         if serving or any(entry.snapshot is None for entry in self.entries.values()) or not self.entries:
             raise NoBackend("No backend that serves the model is reachable now")

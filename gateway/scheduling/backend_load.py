@@ -192,8 +192,13 @@ class BackendLoad:
         if state.name in waiting.failed_on:
             return WaitReason.FAILED
         if state.name in waiting.avoids:
-            return WaitReason.TRIAL_RESERVED
+            reserved = self.is_reserved_from(waiting.request)
+            return WaitReason.TRIAL_RESERVED if reserved else WaitReason.CONTEXT
         return None
+
+    def fits_context(self, request: Request) -> bool:
+        """Return whether the backend's context is long enough for the request, as far as that is known."""
+        return self.state.max_model_len is None or request.context_tokens <= self.state.max_model_len
 
     def is_reserved_from(self, request: Request) -> bool:
         """Return whether the backend tries another request first, because it has failed this one."""

@@ -32,6 +32,7 @@ class Request:
         priority: a lower number goes first.
         prefixes: prefixes of the prompt, the longest first.
         batch_key: requests with the same key may share one call to a static engine; None: a call of its own.
+        context_tokens: tokens of the longest prompt and its requested answer; 0 if they are unknown.
         fingerprint: two requests with the same value are alike, and an engine probably fails both or none.
     """
 
@@ -45,6 +46,7 @@ class Request:
     priority: int = 0
     prefixes: tuple[Prefix, ...] = ()
     batch_key: int | None = None
+    context_tokens: int = 0
     fingerprint: tuple[int, int] | None = None
 
 
@@ -131,10 +133,15 @@ class Returned:
 
     `full` means that the backend has no room for now. Otherwise the backend failed, and the request never goes there
     again.
+
+    `too_long` means that the backend refused the request as longer than its context. `away` means that the backend took
+    no connection, so that the request may go there again.
     """
 
     id: str
     full: bool
+    too_long: bool = False
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +227,7 @@ class WaitReason(StrEnum):
 
     OTHER_MODEL = "serves other models"
     FAILED = "has failed this request"
+    CONTEXT = "has a context that is too small for the request"
     TRIAL_RESERVED = "tries another request first, after this one has failed there"
     UNHEALTHY = "is not healthy"
     FULL = "answered that it is full"

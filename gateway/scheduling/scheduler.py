@@ -55,6 +55,9 @@ from gateway.scheduling.static_batch import place_static_batch
 FULL_BACKOFF_S = 0.25
 """Seconds during which a backend that answered "full" gets no new requests."""
 
+AWAY_BACKOFF_S = 1.0
+"""Seconds for which the last backend of a model gets nothing after it took no connection. Scrapes decide meanwhile."""
+
 
 @dataclass(slots=True)
 class _Running:
@@ -110,8 +113,8 @@ class Scheduler:
                 self._grow(request_id, output_tokens, now)
             case Finished(request_id, output_tokens):
                 self._finish(request_id, output_tokens, now)
-            case Returned(request_id, full):
-                yield from self._take_back(request_id, full=full, now=now)
+            case Returned():
+                yield from self._take_back(message, now)
             case OutOfMemory(ids):
                 yield from self._split_batch(ids, now)
             case BackendObserved(state):
@@ -147,20 +150,24 @@ class Scheduler:
         if output_tokens:
             self._models[request.model].learn_one(request, output_tokens)
 
-    def _take_back(self, request_id: str, *, full: bool, now: float) -> Iterator[Action]:
-        """Put a running request back into its queue; drop it if all healthy backends of its model have failed it."""
-        run = self._running.pop(request_id, None)
+    def _take_back(self, message: Returned, now: float) -> Iterator[Action]:
+        """Put a request back into its queue; drop it if every healthy backend of its model has failed it."""
+        run = self._running.pop(message.id, None)
         if run is None:
             return
-        waiting, request = run.waiting, run.waiting.request
-        run.load.release(request, None, now)
-        if full:
-            run.load.full_until_s = now + FULL_BACKOFF_S
+        waiting, request, load = run.waiting, run.waiting.request, run.load
+        load.release(request, None, now)
+        if message.full:
+            load.full_until_s = now + FULL_BACKOFF_S
+        elif message.away and self._serving(request.model) <= waiting.failed_on | {load.name}:
+            load.full_until_s = now + AWAY_BACKOFF_S
         else:
-            failed_on = waiting.failed_on | {run.load.name}
-            waiting = replace(waiting, failed_on=failed_on, avoids=self._avoided(request))
+            if message.too_long and load.state.max_model_len is not None:
+                request = replace(request, context_tokens=max(request.context_tokens, load.state.max_model_len + 1))
+            waiting = replace(waiting, request=request, failed_on=waiting.failed_on | {load.name})
+            waiting.avoids = self._avoided(request)
         if waiting.failed_on and self._serving(request.model) <= waiting.failed_on:
-            yield Drop(request_id, DropReason.BACKENDS_FAILED)
+            yield Drop(message.id, DropReason.BACKENDS_FAILED)
         else:
             self._models[request.model].queue.push_back(waiting)
 
@@ -168,7 +175,7 @@ class Scheduler:
         """Put a batch that ran out of memory back as two batches. A single request goes to another backend."""
         runs = [self._running[request_id] for request_id in ids if request_id in self._running]
         if len(runs) == 1:
-            yield from self._take_back(runs[0].waiting.request.id, full=False, now=now)
+            yield from self._take_back(Returned(runs[0].waiting.request.id, full=False), now)
             return
         runs.sort(key=lambda run: run.waiting.output_tokens)
         for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
@@ -184,9 +191,9 @@ class Scheduler:
         if state.name not in self._loads:
             self._loads[state.name] = BackendLoad(state)
         load = self._loads[state.name]
-        before = load.state
+        before, was_selective = load.state, self._is_selective()
         load.on_scrape(state, now)
-        if _selects(before) != _selects(state):
+        if _selects(before) != _selects(state) and (was_selective or self._is_selective()):
             for model in self._models.values():
                 model.queue.reorder(self._policy, self._avoided)
         for name in state.models & self._models.keys():
@@ -201,7 +208,17 @@ class Scheduler:
 
     def _avoided(self, request: Request) -> frozenset[str]:
         """Return the backends on trial that try other requests first, because they have failed this one."""
-        return frozenset([load.name for load in self._loads.values() if load.is_reserved_from(request)])
+        loads = self._loads.values()
+        avoided = [load.name for load in loads if load.is_reserved_from(request)]
+        too_small = [load.name for load in loads if not load.fits_context(request)]
+        if too_small and self._serving(request.model).difference(too_small):
+            avoided += too_small
+        return frozenset(avoided)
+
+    def _is_selective(self) -> bool:
+        """Return whether some requests do not wait for some backends, besides those that have failed them."""
+        states = [load.state for load in self._loads.values()]
+        return any(state.reserved_from for state in states) or len({state.max_model_len for state in states}) > 1
 
     def _serving(self, model: str) -> set[str]:
         """Return the names of the healthy backends that serve a model."""
@@ -362,4 +379,4 @@ class Scheduler:
 
 def _selects(state: BackendState) -> tuple[object, ...]:
     """Return the part of a backend's state that changes which requests wait for it."""
-    return (state.reserved_from,)
+    return state.reserved_from, state.max_model_len, state.models, state.healthy

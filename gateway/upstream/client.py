@@ -14,7 +14,9 @@ import httpx2
 
 from backends.base import Backend, BackendSpec, Translation, UntranslatableError
 from backends.http import redirect_target
+from backends.openai_api import is_too_long
 from gateway.errors import (
+    BackendAway,
     BackendError,
     BackendFull,
     BackendOutOfMemory,
@@ -110,6 +112,7 @@ class UpstreamClient:
                     error = _refusal(backend, response.status_code, await UpstreamResponse(response, deadline).read())
                     if isinstance(error, BackendRefused):
                         error.retry_after = response.headers.get("retry-after")
+                        error.too_long = is_too_long(error.status, error.code, error.message)
                     raise error
                 yield UpstreamResponse(response, deadline, translation)
             finally:
@@ -270,6 +273,8 @@ class _Deadline:
                 raise self._error from exc
         if isinstance(exc, httpx2.ConnectTimeout):
             raise BackendTimeout("The engine did not accept a connection in time") from exc
+        if isinstance(exc, httpx2.ConnectError):
+            raise BackendAway("The engine took no connection") from exc
         if isinstance(exc, _TRANSPORT_ERRORS):
             raise BackendUnavailable("The connection to the engine failed") from exc
 

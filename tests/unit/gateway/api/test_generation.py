@@ -213,7 +213,7 @@ async def test_the_key_names_the_application():
         ({"body": b" " * 10_001}, 413, "request_too_large"),
         ({"body": chat(messages=[{"role": "user", "content": "x" * 1001}])}, 413, "request_too_large"),
         ({"body": chat(model="mistral")}, 404, "model_not_found"),
-        ({"script": [httpx2.ConnectError("no")]}, 502, "backend_unavailable"),
+        ({"script": [httpx2.ConnectError("no")] * 3}, 502, "backend_unavailable"),
         ({"script": [whole(b'{"error": {"message": "no", "code": "x"}}', status=422)]}, 422, "x"),
     ],
 )

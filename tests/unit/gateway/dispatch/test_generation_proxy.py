@@ -520,3 +520,23 @@ async def test_another_refusal_is_passed_on_at_once():
     relayed = await relay(hide_usage=True, gpu0=[whole(b'{"error": {"message": "too long"}}', status=400)])
     assert isinstance(relayed.error, BackendRefused)
     assert len(relayed.transport.sent) == 1
+
+
+TOO_LONG = b'{"error": {"message": "This model\'s maximum context length is 4096 tokens", "type": "BadRequestError"}}'
+
+
+async def test_request_that_is_too_long_for_one_engine_goes_to_a_longer_one(monkeypatch):
+    monkeypatch.setattr(BackendPool, "serves_longer", lambda self, model, than: than == "gpu0")
+    relayed = await relay(gpu0=[whole(TOO_LONG, status=400)], gpu1=[whole()])
+    assert (relayed.error, relayed.transport.hosts) == (None, ["gpu0", "gpu1"])
+
+
+async def test_request_that_is_too_long_for_all_engines_gets_their_refusal(monkeypatch):
+    monkeypatch.setattr(BackendPool, "serves_longer", lambda self, model, than: than == "gpu0")
+    relayed = await relay(gpu0=[whole(TOO_LONG, status=400)], gpu1=[whole(TOO_LONG, status=400)])
+    assert (relayed.error.status, relayed.transport.hosts) == (400, ["gpu0", "gpu1"])
+
+
+async def test_engine_that_takes_no_connection_for_a_moment_costs_no_request():
+    relayed = await relay(gpu0=[httpx2.ConnectError("refused"), whole()])
+    assert (relayed.error, relayed.transport.hosts) == (None, ["gpu0", "gpu0"])

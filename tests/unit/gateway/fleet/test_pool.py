@@ -171,11 +171,23 @@ async def test_model_that_no_backend_has_is_not_found():
     assert refusal.value.param == "model"
 
 
-async def test_model_of_an_unreachable_backend_is_unavailable():
+async def test_model_of_an_unreachable_backend_is_still_known():
     observed = ObservedPool(FakeBackend("gpu", serving("llama"), UNREACHABLE))
-    await observed.scrape(3)
-    with pytest.raises(NoBackend):
-        observed.pool.require("llama")
+    await observed.scrape()
+    assert observed.pool.serves_now("llama")
+    await observed.scrape(2)
+    assert observed.pool.require("llama").id == "llama"
+    assert not observed.pool.serves_now("llama")
+
+
+async def test_largest_context_of_a_model_is_listed():
+    cards = {"gpu-0": 4096, "gpu-1": 32768, "gpu-2": None}
+    observed = ObservedPool(*(FakeBackend(name, Snapshot((ModelCard("llama", n),))) for name, n in cards.items()))
+    await observed.scrape()
+    assert observed.pool.models() == {"llama": ModelCard("llama", 32768)}
+    assert observed.pool.serves_longer("llama", than="gpu-0")
+    observed.pool.remove("gpu-2", force=True)
+    assert not observed.pool.serves_longer("llama", than="gpu-1")
 
 
 async def test_model_that_an_unscraped_backend_may_have_is_unavailable():
