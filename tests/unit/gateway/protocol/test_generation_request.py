@@ -154,16 +154,11 @@ def test_half_a_character_and_a_byte_order_mark_are_repaired():
     assert repaired == b'{"model": "m", "x": "\\ufffd", "y": "\\ud83d\\ude00 \\\\ud83d \\ufffd"}'
 
 
-def test_the_search_for_values_takes_linear_time_on_strings_without_end(monkeypatch):
-    monkeypatch.setattr(generation_request, "MAX_VALUES", 1000)
-    check_size(b'["' + b'\\",' * 2_000_000)
-
-
 def test_a_body_of_too_many_values_is_too_large(monkeypatch):
     monkeypatch.setattr(generation_request, "MAX_VALUES", 1000)
-    check_size(b'["' + b"," * 5000 + b'"]')
+    check_size(b"[" + b"1," * 1000 + b"1]")
     with pytest.raises(BodyTooLarge):
-        check_size(b"[" + b"1," * 2000 + b"1]")
+        check_size(b"[" + b"1," * 1001 + b"1]")
 
 
 def test_a_priority_of_null_is_replaced():
