@@ -119,6 +119,8 @@ class BackendManager:
     async def change(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change a backend. Of a backend in the settings file, only `draining` can change.
 
+        Another `url` removes the API key, unless the same change sets one.
+
         Raises:
             InvalidRequest: a field is wrong; `param` names it.
             BackendNotFound: no backend has this name.
@@ -135,6 +137,8 @@ class BackendManager:
             others = {field: value for field, value in changes.items() if field != "draining"}
             if name not in self._configured:
                 old = self._stored[name]
+                if others.get("url", old.url) != old.url:  # or the key would be sent to whatever host is named now
+                    others = {"api_key": None, **others}
                 backend = self._read({**msgspec.to_builtins(old), **others})
                 await self._save(backend, draining=draining)
                 self._stored[name] = backend
