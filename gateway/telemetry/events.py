@@ -2,7 +2,7 @@
 
 import logging
 
-from gateway.errors import BackendError
+from gateway.errors import BackendError, BackendRefused
 from gateway.fleet.breaker import Circuit
 from gateway.telemetry.metrics import Metrics
 
@@ -30,8 +30,12 @@ class EventCounter:
         self._metrics.scrape_failures.labels(backend).inc()
 
     def backend_failure(self, backend: str, error: BackendError) -> None:
-        """Count that an attempt on a backend failed."""
-        self._metrics.backend_failures.labels(backend, str(error.code or error.status)).inc()
+        """Count that an attempt on a backend failed.
+
+        An engine chooses the code of its own refusal, perhaps from the request, so the label is the HTTP status then.
+        """
+        code = error.status if isinstance(error, BackendRefused) else error.code or error.status
+        self._metrics.backend_failures.labels(backend, str(code)).inc()
 
     def circuit_change(self, backend: str, circuit: Circuit) -> None:
         """Log and count that a backend's circuit changed."""
