@@ -69,7 +69,10 @@ class ServerSettings(_Section, frozen=True):
     """A stream that waits for its first token gets a comment this often, so that balancers keep the connection. The
     first comment comes with status 200: later errors are events of the stream. 0 sends no comments."""
     shutdown_s: PositiveSeconds = 30.0
-    """After a stop signal, running answers may take this long. Then their connections are closed."""
+    """After a stop signal, waiting and running requests may take this long. Then they end with an error."""
+    drain_delay_s: Annotated[float, Meta(ge=0)] = 5.0
+    """After SIGTERM, `/health/ready` is 503 and the gateway still accepts connections this long, so that balancers can
+    send requests elsewhere. It is part of `shutdown_s`. After Ctrl-C and in `magnus demo` there is no such time."""
     max_held_body_bytes: Positive = 128 * 1024 * 1024
     """Largest size of all request bodies together that the gateway holds, decompressed, while their requests wait or
     run. One application (or one address, in open mode) may hold half of it. Further bodies are answered with 503 and a
@@ -85,8 +88,9 @@ class DatabaseSettings(_Section, frozen=True):
     """`embedded` starts a PostgreSQL server of its own. Otherwise `postgresql://user:password@host:5432/database`.
     Options of libpq such as `?sslmode=require` work. Reserved characters in a password are percent-encoded: `/` is
     `%2F`."""
-    data_dir: str = "~/.local/share/magnus"
-    """Folder of the embedded database, the journal and the generated admin key."""
+    data_dir: str | None = None
+    """Folder of the embedded database, the journal and the generated admin key. If not set, it is `magnus` in the
+    folder of the variable `XDG_DATA_HOME`, which is `~/.local/share` by default."""
     retention_days: Positive = 90
     """Requests are deleted when they are older than this, and then end users and applications without requests."""
     store_prompts: bool = False
@@ -292,9 +296,12 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magnus"
 
 
-def data_dir(settings: Settings) -> Path:
-    """Return the folder of `database.data_dir`, with `~` resolved."""
-    return Path(settings.database.data_dir).expanduser()
+def data_dir(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of `database.data_dir`, with `~` resolved, or `magnus` in the user's data folder."""
+    if settings.database.data_dir is not None:
+        return Path(settings.database.data_dir).expanduser()
+    data_home = environ.get("XDG_DATA_HOME", "")
+    return (Path(data_home) if data_home.startswith("/") else Path.home() / ".local" / "share") / "magnus"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

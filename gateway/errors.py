@@ -274,10 +274,15 @@ class ClientGone(RequestEvicted):
 
 
 class ShuttingDown(RequestEvicted):
-    """The gateway is stopping."""
+    """The gateway is stopping. Another one may answer the request."""
 
     status = 503
     code = "shutting_down"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in seconds."""
+        return {"retry-after": "1"}
 
 
 class QueueTimeout(RequestEvicted):

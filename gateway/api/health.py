@@ -6,12 +6,15 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.admin import last_error_fields
+from gateway.api.running_requests import RunningRequests
 from gateway.clock import Clock
 from gateway.fleet.pool import BackendPool
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
-def health_routes(pool: BackendPool, alive: Callable[[], bool], clock: Clock) -> list[HTTPRouteHandler]:
+def health_routes(
+    pool: BackendPool, alive: Callable[[], bool], clock: Clock, running: RunningRequests
+) -> list[HTTPRouteHandler]:
     """Return `/health/live` (the process works) and `/health/ready` (at least one backend can take requests).
 
     `/health` is the same as `/health/live`: engines have that path, so existing checks of an engine still work.
@@ -20,6 +23,7 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool], clock: Clock) ->
         pool: the backends.
         alive: returns whether all required background tasks run; otherwise the gateway must be restarted.
         clock: source of all times.
+        running: says whether the gateway is stopping; then it is not ready, but still answers.
     """
 
     @get(["/health", "/health/live"])
@@ -34,10 +38,11 @@ def health_routes(pool: BackendPool, alive: Callable[[], bool], clock: Clock) ->
             for name, entry in pool.entries.items()
             if entry.last_error is not None and entry.last_error.current
         }
-        body: dict[str, object] = {"status": "ok" if pool.ready else "no backend", "backends": backends}
+        status = "stopping" if running.stopping else "ok" if pool.ready else "no backend"
+        body: dict[str, object] = {"status": status, "backends": backends}
         if errors:
             body["last_error"] = errors
-        return Response(body, status_code=200 if pool.ready else 503)
+        return Response(body, status_code=200 if status == "ok" else 503)
 
     return [live, ready]
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
@@ -11,6 +11,7 @@ from litestar.types import Receive, Scope, Send
 
 from gateway.api.asgi import AsgiClient
 from gateway.api.request_recorder import RequestRecorder
+from gateway.api.running_requests import RunningRequests
 from gateway.clock import Clock
 from gateway.dispatch.context import RequestContext
 from gateway.errors import ClientGone, GatewayError, MethodNotAllowed
@@ -28,6 +29,7 @@ class Middleware:
 
     recorder: RequestRecorder
     clock: Clock
+    running: RunningRequests = field(default_factory=RunningRequests)
 
     def route(self, path: str, api_format: ApiFormat, handler: Handler) -> ASGIRouteHandler:
         """Return a route that accepts POST."""
@@ -40,7 +42,8 @@ class Middleware:
             try:
                 if scope.get("method") != "POST":
                     raise MethodNotAllowed(f"{path} accepts POST only", allowed=("POST", "OPTIONS"))
-                await handler(context, client)
+                with self.running.one():
+                    await handler(context, client)
             except ClientGone as gone:
                 error = None if context.complete else gone
             except GatewayError as failure:

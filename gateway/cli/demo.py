@@ -71,9 +71,9 @@ def demo(  # noqa: PLR0913 - one parameter per option
 
 
 def _with_port(settings: Settings, port: int | None) -> Settings:
-    if port is None:
-        return settings
-    return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, port=port))
+    port = settings.server.port if port is None else port
+    server = msgspec.structs.replace(settings.server, port=port, drain_delay_s=0.0)
+    return msgspec.structs.replace(settings, server=server)
 
 
 async def _run(the_demo: Demo, *, stay: bool, as_json: bool) -> None:

@@ -28,6 +28,7 @@ from gateway.api.middleware import Middleware
 from gateway.api.models import model_routes
 from gateway.api.passthrough import Passthrough
 from gateway.api.request_recorder import RequestRecorder
+from gateway.api.running_requests import RunningRequests
 from gateway.clock import Clock
 from gateway.config import Settings, data_dir
 from gateway.dispatch.dispatcher import Dispatcher
@@ -72,6 +73,7 @@ class _Core:
     predictor: Predictor
     scheduler: Scheduler
     dispatcher: Dispatcher
+    running: RunningRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,23 @@ class Gateway:
         """End the start early, if it still waits for the database."""
         self._stopping.set()
 
+    @property
+    def running(self) -> int:
+        """Number of requests that wait or run."""
+        return len(self._core.running)
+
     def begin_shutdown(self) -> None:
-        """Evict the waiting requests and take no new ones. The running ones finish."""
+        """Report that the gateway is not ready any more. It still answers requests."""
+        self._core.running.stopping = True
+
+    async def requests_finished(self, timeout_s: float) -> None:
+        """Wait until the requests of this moment have their answers, at most `timeout_s`."""
+        await self._core.running.finished(timeout_s)
+
+    def end_requests(self) -> None:
+        """End all requests, waiting and running, with the error `shutting_down`, and take no new ones."""
         self._core.dispatcher.close()
+        self._core.running.end()
 
     async def apply(self, settings: Settings) -> None:
         """Apply the settings that can change while the gateway runs.
@@ -182,7 +198,7 @@ def _build_core(settings: Settings, clock: Clock) -> _Core:
     dispatcher = Dispatcher(scheduler, clock.monotonic, events.stale_metrics)
     predictor = Predictor(events.fallback)
     builder = RequestBuilder(scheduling.queue_timeout_s, scheduling.priorities, model_rules(settings))
-    return _Core(settings, builder, clock, metrics, events, predictor, scheduler, dispatcher)
+    return _Core(settings, builder, clock, metrics, events, predictor, scheduler, dispatcher, RunningRequests())
 
 
 def _build_fleet(core: _Core, store: BackendStore, transport: httpx2.AsyncBaseTransport) -> BackendManager:
@@ -248,9 +264,8 @@ def _public_routes(
     authenticator: Authenticator = OpenAccess()
     if settings.auth.mode == "keys":
         authenticator = KeyAuthenticator(keys.lookup, clock.monotonic)
-    middleware = Middleware(
-        RequestRecorder(recorder.record, core.predictor, core.metrics, settings.database.store_prompts), clock
-    )
+    request_recorder = RequestRecorder(recorder.record, core.predictor, core.metrics, settings.database.store_prompts)
+    middleware = Middleware(request_recorder, clock, core.running)
     body_budget = BodyBudget(server.max_held_body_bytes, server.max_body_bytes)
     limits = Limits(
         server.max_body_bytes, server.max_text_bytes, server.body_timeout_s, server.keepalive_s, body_budget
@@ -287,7 +302,7 @@ def _operator_routes(
     overview = Overview(stats.read, recorder.state, core.scheduler, fleet.pool, core.predictor, core.clock)
     gauges = Gauges(core.metrics, core.scheduler, fleet.pool.entries, recorder.counts)
     return [
-        *health_routes(fleet.pool, tasks.alive, core.clock),
+        *health_routes(fleet.pool, tasks.alive, core.clock, core.running),
         metrics_route(core.metrics, gauges.refresh),
         *admin_routes(overview, admin_key),
         *backend_routes(fleet, overview.backends, admin_key),

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ from gateway.upstream.transport import Http1Transport
 
 KEEP_ALIVE_S = 75
 """Idle connections close after this time. Clients and proxies close them earlier, so no request meets a closing one."""
+
+LAST_ANSWERS_S = 5
+"""How long the errors of requests that a stop has ended may take to reach their clients."""
 
 GC_THRESHOLDS = (20_000, 10, 10)
 """Thresholds of the garbage collector: it runs less often than by default, because each run stops the event loop."""
@@ -57,8 +62,8 @@ async def running(
 ) -> AsyncGenerator[RunningGateway]:
     """Run the gateway until the block ends, with an embedded Postgres if the settings name no other database.
 
-    SIGINT and SIGTERM stop it: waiting requests are evicted, and running ones have `server.shutdown_s` to finish. A
-    second SIGINT stops it at once. SIGHUP reloads the settings.
+    SIGINT and SIGTERM stop it: waiting and running requests have `server.shutdown_s` to finish. A second SIGINT stops
+    it at once. SIGHUP reloads the settings.
 
     Args:
         settings: all settings.
@@ -190,12 +195,14 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=round(settings.server.shutdown_s),
+                timeout_graceful_shutdown=LAST_ANSWERS_S,
             )
         )
         self.listening = asyncio.Event()
         self.failed = False
         self._gateway = gateway
+        self._settings = settings.server
+        self._terminated = False
 
     def stop(self) -> None:
         """Stop serving, or the start if it is still under way."""
@@ -204,6 +211,14 @@ class _Server(uvicorn.Server):
             self._gateway.abandon_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGINT and self.should_exit:
+            os._exit(128 + sig)  # the embedded Postgres and simulated engines end with this process
+        self._terminated = sig == signal.SIGTERM
+        if sig == signal.SIGINT and self._gateway.running:
+            sys.stderr.write(
+                f"Stopping: {self._gateway.running} requests have up to {self._settings.shutdown_s:g} s to finish. "
+                "Ctrl-C stops at once.\n"
+            )
         super().handle_exit(sig, frame)
         self.stop()
 
@@ -221,7 +236,20 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Report that the gateway is not ready, then accept no connections, then end what is left."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._settings.shutdown_s
         self._gateway.begin_shutdown()
+        # Each answer ends its connection, so that the client's next request goes to another gateway.
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        if self._terminated:
+            await asyncio.sleep(min(self._settings.drain_delay_s, self._settings.shutdown_s))
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._gateway.requests_finished(end_s - loop.time())
+        self._gateway.end_requests()
         await super().shutdown(sockets)
 
     @contextmanager

@@ -5,7 +5,16 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 
-from gateway.config import BackendSettings, ModelDefaults, Settings, cache_dir, load, read_backend
+from gateway.config import (
+    BackendSettings,
+    DatabaseSettings,
+    ModelDefaults,
+    Settings,
+    cache_dir,
+    data_dir,
+    load,
+    read_backend,
+)
 from gateway.errors import SettingsError
 from gateway.scheduling.policies import policy_named
 
@@ -410,3 +419,17 @@ def test_no_secret_shows_where_settings_are_shown():
     shown = repr(load(None, environ))
     assert "a-secret" not in shown
     assert "name='a'" in shown
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environ", "folder"),
+    [
+        (None, {"XDG_DATA_HOME": "/srv/data"}, Path("/srv/data/magnus")),
+        (None, {"XDG_DATA_HOME": "relative"}, Path.home() / ".local/share/magnus"),
+        (None, {}, Path.home() / ".local/share/magnus"),
+        ("/var/lib/magnus", {"XDG_DATA_HOME": "/srv/data"}, Path("/var/lib/magnus")),
+    ],
+)
+def test_data_is_in_the_users_data_folder_unless_set(chosen, environ, folder):
+    settings = Settings(database=DatabaseSettings(data_dir=chosen))
+    assert data_dir(settings, environ) == folder
