@@ -307,7 +307,7 @@ class BackendUnavailable(BackendError):
 
 
 class BackendAway(BackendUnavailable):
-    """The engine took no connection, so it has not seen the request."""
+    """The engine accepted no connection, so it has not seen the request. The client sees a `BackendUnavailable`."""
 
 
 class BackendTimeout(BackendError):
