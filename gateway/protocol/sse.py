@@ -97,7 +97,8 @@ class StreamScanner:
             end = _end_of_last_event(data)
         if end < len(data):
             self._keep(data[end:])
-        return self._release(self._scan(data[:end]))
+        whole = self._scan(data[:end])
+        return whole if self.begun and not self._held else self._release(whole)
 
     def close(self) -> bytes:
         """Return what to forward of the last event, if no blank line ends the stream."""
@@ -108,8 +109,6 @@ class StreamScanner:
 
     def _release(self, events: bytes) -> bytes:
         """Return what to forward now: nothing until the answer begins."""
-        if self.begun and not self._held:
-            return events
         events, self._held = self._held + events, b""
         if self.begun:
             return events
@@ -191,7 +190,7 @@ class StreamScanner:
 
 def names_error(events: bytes) -> bool:
     """Return whether an event may have the type `error`."""
-    return b"event: error" in events or b"event:error" in events
+    return b"event:" in events and (b"event: error" in events or b"event:error" in events)
 
 
 def _end_of_last_event(data: bytes) -> int:
