@@ -26,7 +26,7 @@ from tests.e2e.engines import (
     token,
     whole,
 )
-from tests.e2e.gateway import DEADLINE_S, Gateway, serving, settings_of, until
+from tests.e2e.gateway import Gateway, serving, settings_of, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -379,31 +379,6 @@ async def test_full_queue_rejects_with_retry_after(
     assert int(rejected.headers["retry-after"]) >= 1
     assert [content_of(response) for response in await asyncio.gather(*requests)] == ["hello"] * 3
     await gateway.wait_for_totals(app, requests=4, ok=3, rejected=1)
-
-
-async def test_stopping_gateway_evicts_waiting_requests_and_finishes_running_ones(
-    start_engine: StartEngine, database_url: str, tmp_path: Path, app: str
-) -> None:
-    held = HeldBack()
-    busy = await start_engine(held)
-    settings = settings_of(database_url, tmp_path, [busy.backend("busy", max_concurrency=1)], server={"shutdown_s": 20})
-    async with httpx2.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
-        async with serving(settings) as gateway:
-            asking = gateway.with_client(client)
-            first = asyncio.create_task(post(asking, app))
-            await until(busy.has_received(1), "the engine has the first request")
-            second = asyncio.create_task(post(asking, app))
-            await until(gateway.shows("magnus_queue_waiting", 1), "the second waits")
-            released = asyncio.create_task(_release_after(second, held))
-        await released
-
-        assert error_of(await second, 503)["code"] == "shutting_down"
-        assert content_of(await first) == "hello"
-
-
-async def _release_after(evicted: asyncio.Task[httpx2.Response], held: HeldBack) -> None:
-    await asyncio.wait([evicted])
-    held.go.set()
 
 
 async def test_gateway_serves_and_journals_without_a_database(

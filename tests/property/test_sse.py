@@ -133,7 +133,8 @@ def test_error_and_later_events_are_not_forwarded(before, error, after, line_end
     stream = b"".join(event.rendered(line_end) for event in (*before, error, *after))
     forwarded, scanner = scan(data.draw(cut(stream)))
 
-    assert forwarded == b"".join(event.rendered(line_end) for event in before)
+    answer_began = any(event.body is not None for event in before)  # comments before the answer are held
+    assert forwarded == b"".join(event.rendered(line_end) for event in before if answer_began)
     assert scanner.error == error.error
     assert not scanner.succeeded
     assert learned(scanner)[:3] == said(before)[:3]
