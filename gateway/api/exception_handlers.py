@@ -7,7 +7,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from gateway.api.edge import allowed_methods
+from gateway.api.middleware import allowed_methods
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, RouteNotFound
 from gateway.protocol.error_bodies import openai_error
 

@@ -15,7 +15,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.generation_proxy import GenerationProxy
 from gateway.dispatch.passthrough_proxy import only_model
 from gateway.errors import BodyTooLarge, NoBackend
-from gateway.fleet.breaker import Fingerprint
+from gateway.fleet.breaker import fingerprint_of
 from gateway.fleet.pool import BackendPool
 from gateway.prediction.prediction_input import PredictionInput, bounded
 from gateway.prediction.predictor import Forecast, Forecaster
@@ -23,7 +23,6 @@ from gateway.protocol.api_formats import GENERATION_FORMATS
 from gateway.protocol.generation_request import (
     GenerationRequest,
     ModelRules,
-    Routing,
     read_routing,
     utf8_bytes,
 )
@@ -70,13 +69,15 @@ class RequestBuilder:
         """Return the model rules of the next request."""
         return self._rules
 
-    def read(self, context: RequestContext, body: bytes, routing: Routing, model: str) -> GenerationRequest:
+    def read(
+        self, context: RequestContext, body: bytes, edits: Mapping[str, bytes | None], model: str
+    ) -> GenerationRequest:
         """Decode the body and apply the model rules.
 
         Args:
             context: of the request; gets the decoded body.
             body: in JSON.
-            routing: the fields of the body that were decoded first.
+            edits: of `read_routing`.
             model: the model's own name; the body gets it if it has no model.
 
         Raises:
@@ -84,10 +85,10 @@ class RequestBuilder:
             BodyTooLarge: the body has too many parts.
         """
         generation = context.api_format.read_request(body)
-        generation.edits.update(routing.edits(context.id))
-        if routing.named is None:
+        generation.edits.update(edits)
+        if not generation.model:
             generation.model = model
-        if routing.lacks_model:
+        if "model" in edits:
             generation.edits["model"] = msgspec.json.encode(model)
         self._rules.apply(generation)
         context.generation = generation
@@ -167,10 +168,10 @@ class Generations:
             GatewayError: the request is rejected, dropped from the queue, or failed.
         """
         context.app = await self._authenticator.application(client.headers)
-        routing, body = await off_loop(await client.body(self._limits, context.app), read_routing)
-        named, rules = routing.named, self._builder.current_rules()
-        model = only_model(self._pool) if named is None else rules.resolve(named)
-        card, generation = await self._decode(context, body, routing, model)
+        raw = await client.body(self._limits, context.app)
+        named, edits, body = await off_loop(raw, lambda raw: read_routing(raw, context.id))
+        model = only_model(self._pool) if named is None else self._builder.current_rules().resolve(named)
+        card, generation = await self._decode(context, body, edits, model)
         self._check_size(generation)
         context.app = context.app or application_of_system_prompt(generation.system)
         if self._pool.serves_now(generation.model):
@@ -187,7 +188,7 @@ class Generations:
         self, context: RequestContext, client: AsgiClient, app: str, generation: GenerationRequest, card: ModelCard
     ) -> None:
         known = prediction_input(app, generation)
-        context.fingerprint = Fingerprint.of(app, generation.model, known.text, generation.text_bytes)
+        context.fingerprint = fingerprint_of(app, generation.model, known.text, generation.text_bytes)
         forecast = await self._forecaster.forecast(known, card.max_model_len)
         context.forecast = forecast
         self._builder.bound_answer(generation, forecast, card.max_model_len)
@@ -197,20 +198,22 @@ class Generations:
             await self._proxy.run(context, request, upstream_request, client)
 
     async def _decode(
-        self, context: RequestContext, body: bytes, routing: Routing, model: str
+        self, context: RequestContext, body: bytes, edits: Mapping[str, bytes | None], model: str
     ) -> tuple[ModelCard, GenerationRequest]:
         """Look up the model, and then decode the body: an unknown model is not worth the work."""
         try:
             card = self._pool.require(model)
         except NoBackend:
             context.app = context.app or application_of_system_prompt(
-                (await off_loop(body, self._reader(context, routing, model))).system
+                (await off_loop(body, self._reader(context, edits, model))).system
             )
             raise
-        return card, await off_loop(body, self._reader(context, routing, model))
+        return card, await off_loop(body, self._reader(context, edits, model))
 
-    def _reader(self, context: RequestContext, routing: Routing, model: str) -> Callable[[bytes], GenerationRequest]:
-        return lambda body: self._builder.read(context, body, routing, model)
+    def _reader(
+        self, context: RequestContext, edits: Mapping[str, bytes | None], model: str
+    ) -> Callable[[bytes], GenerationRequest]:
+        return lambda body: self._builder.read(context, body, edits, model)
 
     def _check_size(self, generation: GenerationRequest) -> None:
         limit = self._limits.max_text_bytes

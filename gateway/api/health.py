@@ -6,7 +6,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.admin import last_error_fields
-from gateway.api.running_requests import RunningRequests
+from gateway.api.middleware import RunningRequests
 from gateway.clock import Clock
 from gateway.fleet.pool import BackendPool
 from gateway.telemetry.metrics import CONTENT_TYPE, Metrics

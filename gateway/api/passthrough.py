@@ -14,7 +14,7 @@ from gateway.api.generation import forwarded_headers
 from gateway.api.middleware import Middleware
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.passthrough_proxy import PassthroughProxy
-from gateway.fleet.breaker import Fingerprint
+from gateway.fleet.breaker import fingerprint_of
 from gateway.protocol.api_formats import COMPLETIONS, MESSAGES, ApiFormat
 from gateway.protocol.forms import read_model, with_model, without_privileges
 from gateway.protocol.generation_request import ModelRules
@@ -71,7 +71,7 @@ class Passthrough:
         model = named and self.rules().resolve(named)
         if model and model != named:
             body = with_model(body, content_type, model)
-        context.fingerprint = Fingerprint.of(app, context.route, body[:FINGERPRINT_BYTES], len(body))
+        context.fingerprint = fingerprint_of(app, context.route, body[:FINGERPRINT_BYTES], len(body))
         query = f"?{client.query.decode('latin-1')}" if client.query else ""
         headers = forwarded_headers(client.headers, content_type, context.id)
         upstream_request = UpstreamRequest(context.route + query, headers, body)

@@ -14,8 +14,7 @@ from backends.base import Backend
 from gateway.dispatch.batch_call import BatchCalls, BatchRequest
 from gateway.dispatch.context import Client, RequestContext
 from gateway.dispatch.dispatcher import Assignment, Dispatcher, Ticket
-from gateway.dispatch.retry_budget import RetryBudget
-from gateway.dispatch.suspect import Suspect
+from gateway.dispatch.retry_budget import RetryBudget, Suspect
 from gateway.errors import (
     BackendAway,
     BackendError,

@@ -9,8 +9,7 @@ from contextlib import aclosing
 
 from backends.base import Backend
 from gateway.dispatch.context import Client, RequestContext
-from gateway.dispatch.retry_budget import RetryBudget
-from gateway.dispatch.suspect import Suspect
+from gateway.dispatch.retry_budget import RetryBudget, Suspect
 from gateway.errors import BackendError, InvalidRequest, NoBackend
 from gateway.fleet.breaker import Circuit, Fingerprint
 from gateway.fleet.entry import BackendEntry

@@ -59,16 +59,13 @@ class Circuit(StrEnum):
     OPEN = "open"
 
 
-class Fingerprint(NamedTuple):
-    """Hashes of a request's application and prompt: two requests with the same fingerprint are the same test."""
+Fingerprint = tuple[int, int]
+"""Hashes of a request's application and prompt: two requests with the same fingerprint are the same test."""
 
-    app: int
-    prompt: int
 
-    @classmethod
-    def of(cls, app: str | None, *prompt: object) -> "Fingerprint":
-        """Return the fingerprint of a request. It is valid within this process."""
-        return cls(hash(app), hash(prompt))
+def fingerprint_of(app: str | None, *prompt: object) -> Fingerprint:
+    """Return the fingerprint of a request. It is valid within this process."""
+    return hash(app), hash(prompt)
 
 
 class _Outcome(NamedTuple):
@@ -218,10 +215,10 @@ class Breaker:
 
     def _is_one_application(self) -> bool:
         """Return whether all failures are of one application, and another application gets answers."""
-        apps = {outcome.fingerprint.app if outcome.fingerprint else None for outcome in self._failures()}
+        apps = {outcome.fingerprint[0] if outcome.fingerprint else None for outcome in self._failures()}
         if len(apps) != 1 or None in apps:
             return False
-        return any(o.succeeded and o.fingerprint and o.fingerprint.app not in apps for o in self._outcomes)
+        return any(o.succeeded and o.fingerprint and o.fingerprint[0] not in apps for o in self._outcomes)
 
     def _failures(self) -> Iterable[_Outcome]:
         return (outcome for outcome in self._outcomes if not outcome.succeeded)

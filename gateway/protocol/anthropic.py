@@ -17,8 +17,7 @@ from gateway.protocol.generation_request import (
     size,
     utf8_bytes,
 )
-from gateway.protocol.openai import Turns, last_user_text, odd_bytes, read_odd_turns, text_of
-from gateway.protocol.prompt_prefixes import prompt_prefixes
+from gateway.protocol.openai import Turns, last_user_text, odd_bytes, prompt_prefixes, read_odd_turns, text_of
 from gateway.protocol.typed_events import StreamEvent, TypedScanner, Vocabulary
 
 _FINISH_REASONS = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}

@@ -22,7 +22,7 @@ def read_model(body: bytes, content_type: str) -> str | None:
     """
     boundary = _boundary(content_type)
     if boundary is None:
-        return read_routing(body)[0].named
+        return read_routing(body, "")[0]
     name = b"".join([body[start:end] for start, end in _model_spans(body, boundary)])
     return name[:_MAX_NAME_BYTES].decode(errors="replace") or None
 
@@ -53,8 +53,8 @@ def without_privileges(body: bytes, content_type: str, request_id: str) -> bytes
     """
     if _boundary(content_type) is not None:
         return body
-    routing, body = read_routing(body)
-    edits = routing.edits(request_id)
+    _, edits, body = read_routing(body, request_id)
+    edits.pop("model", None)
     return with_edits(body, edits) if edits else body
 
 

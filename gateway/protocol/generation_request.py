@@ -271,7 +271,7 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes | msgspec.Raw) -> T:
         raise InvalidRequest("The body is nested too deeply") from error
 
 
-class Routing(msgspec.Struct):
+class _Routing(msgspec.Struct):
     """The fields of a body that the gateway needs before all others.
 
     Attributes:
@@ -284,19 +284,10 @@ class Routing(msgspec.Struct):
     priority: msgspec.Raw = ABSENT
     request_id: msgspec.Raw = ABSENT
 
-    @property
-    def named(self) -> str | None:
-        """The name of the model; None if the body has none, or something else in its place."""
-        return self.model if isinstance(self.model, str) and self.model else None
-
-    @property
-    def lacks_model(self) -> bool:
-        """Whether the body has no model, so that the gateway may add one."""
-        return self.model is None or self.model == ""
-
     def edits(self, request_id: str) -> dict[str, bytes | None]:
-        """Return the fields to replace or remove (None) before an engine gets the body."""
         edits: dict[str, bytes | None] = {}
+        if self.model is None or self.model == "":
+            edits["model"] = None
         if bytes(self.priority):
             edits["priority"] = None
         if bytes(self.request_id):
@@ -304,28 +295,37 @@ class Routing(msgspec.Struct):
         return edits
 
 
-_routing_decoder = msgspec.json.Decoder(Routing)
+_routing_decoder = msgspec.json.Decoder(_Routing)
 
 
-def read_routing(body: bytes) -> tuple[Routing, bytes]:
-    """Return the fields that route the request, and the body without what strict JSON parsers reject.
+def read_routing(body: bytes, request_id: str) -> tuple[str | None, dict[str, bytes | None], bytes]:
+    """Read the fields that route a request, before all others.
 
-    A byte order mark is removed. Half of a character (an escaped surrogate without the other one) is replaced. The rest
-    of the body is only checked for being JSON.
+    Args:
+        body: as the client sent it.
+        request_id: the gateway's own id of the request.
+
+    Returns:
+        The name of the model, or None if the body has none or something else in its place; the fields to replace or
+        remove (None) before an engine gets the body, with `model` among them if the body has none; and the body without
+        what strict JSON parsers reject. A byte order mark is removed from it. Half of a character (an escaped surrogate
+        without the other one) is replaced. The rest of the body is only checked for being JSON.
 
     Raises:
         InvalidRequest: the body is not a JSON object in UTF-8.
         BodyTooLarge: more than `MAX_VALUES` commas.
 
-    >>> read_routing(b'{"model": "m", "messages": []}')[0].named
-    'm'
+    >>> read_routing(b'{"model": "m", "priority": 1}', "ours")[:2]
+    ('m', {'priority': None})
     """
     check_size(body)
     try:
-        return _routing_decoder.decode(body), body
+        routing = _routing_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = _SURROGATES.sub(rb"\1\\ufffd", body.removeprefix(_BOM))
-        return decode(_routing_decoder, body), body
+        routing = decode(_routing_decoder, body)
+    model = routing.model if isinstance(routing.model, str) and routing.model else None
+    return model, routing.edits(request_id), body
 
 
 def check_size(body: bytes) -> None:

@@ -20,15 +20,13 @@ from gateway.api.admin_users import user_routes
 from gateway.api.asgi import Limits
 from gateway.api.auth import Authenticator, KeyAuthenticator, OpenAccess
 from gateway.api.body_budget import BodyBudget
-from gateway.api.edge import Edge
 from gateway.api.exception_handlers import exception_handlers
 from gateway.api.generation import Generations, RequestBuilder
 from gateway.api.health import health_routes, metrics_route
-from gateway.api.middleware import Middleware
+from gateway.api.middleware import Edge, Middleware, RunningRequests
 from gateway.api.models import model_routes
 from gateway.api.passthrough import Passthrough
 from gateway.api.request_recorder import RequestRecorder
-from gateway.api.running_requests import RunningRequests
 from gateway.clock import Clock
 from gateway.config import Settings, data_dir
 from gateway.dispatch.dispatcher import Dispatcher

@@ -1,6 +1,6 @@
 """The values that the parts of the gateway take, derived from the settings."""
 
-from gateway.api.edge import Cors
+from gateway.api.middleware import Cors
 from gateway.config import Settings
 from gateway.protocol.generation_request import ModelRules
 from gateway.scheduling.messages import QueueLimits

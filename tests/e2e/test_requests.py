@@ -86,7 +86,7 @@ WHOLE = [
         {"message": {"content": "so", "reasoning_content": "hm", "reasoning": "hm"}},
         id="reasoning",
     ),
-    pytest.param({"priority": -3, "vllm_xargs": {"a": [1e3]}}, {"message": {"content": "a"}}, id="unknown"),
+    pytest.param({"vllm_xargs": {"a": [1e3]}}, {"message": {"content": "a"}}, id="unknown"),
 ]
 
 
@@ -118,7 +118,10 @@ STREAMS = [
     pytest.param({"logprobs": True}, [event(delta={"content": "a"}, logprobs=LOGPROBS)] * 4, id="logprobs"),
     pytest.param(
         {"n": 2},
-        [event(index=number % 2, delta={"content": "a"}, finish_reason=None) for number in range(4)],
+        [
+            *(event(index=number % 2, delta={"content": "a"}, finish_reason=None) for number in range(4)),
+            event(index=1, delta={}, finish_reason="stop"),
+        ],
         id="several answers",
     ),
 ]

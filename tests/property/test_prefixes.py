@@ -5,8 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.openai import read_chat
-from gateway.protocol.prompt_prefixes import MAX_TURNS
+from gateway.protocol.openai import MAX_TURNS, read_chat
 
 texts = st.text(max_size=30)
 messages = st.builds(

@@ -20,7 +20,7 @@ class Built:
     def __init__(self, api_format, prompt_tokens=1000, app="chat", bound_tokens=None, **fields):
         context = request_context(7.0, api_format, app=app)
         body = json.dumps({"model": "llama", **fields}).encode()
-        self.generation = BUILDER.read(context, body, read_routing(body)[0], "llama")
+        self.generation = BUILDER.read(context, body, read_routing(body, context.id)[1], "llama")
         if bound_tokens is not None:
             self.generation.bound_answer(bound_tokens)
         forecast = Forecast(PredictionInput(app, "llama"), prompt_tokens, LENGTH, "history")

@@ -16,7 +16,7 @@ from gateway.errors import (
     ProtocolError,
     QueueTimeout,
 )
-from gateway.fleet.breaker import FAILURES_TO_OPEN, Circuit, Fingerprint
+from gateway.fleet.breaker import FAILURES_TO_OPEN, Circuit, fingerprint_of
 from gateway.fleet.pool import BackendPool
 from gateway.protocol import sse
 from gateway.protocol.api_formats import CHAT, MESSAGES
@@ -422,7 +422,7 @@ async def test_a_whole_message_is_read():
 def open_if_one_more_fails(pool, name):
     """Fail a backend with so many other requests that one more failure opens its circuit."""
     for number in range(FAILURES_TO_OPEN - 1):
-        pool.record_failure(name, ProtocolError("failed"), now(), Fingerprint.of("other", number))
+        pool.record_failure(name, ProtocolError("failed"), now(), fingerprint_of("other", number))
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def open_if_one_more_fails(pool, name):
 )
 async def test_request_that_fails_alike_on_several_engines_counts_against_none(failed):
     relayed = await relay(
-        fingerprint=Fingerprint.of("app", "bad"),
+        fingerprint=fingerprint_of("app", "bad"),
         gpu0=[failed],
         gpu1=[Answer(*failed.script, status=failed.status, kind=failed.kind)],
     )
@@ -441,7 +441,7 @@ async def test_request_that_fails_alike_on_several_engines_counts_against_none(f
 
 
 async def test_request_that_only_one_engine_fails_counts_against_it():
-    relayed = await relay(fingerprint=Fingerprint.of("app", "good"), gpu0=[whole(b"oops", status=500)], gpu1=[whole()])
+    relayed = await relay(fingerprint=fingerprint_of("app", "good"), gpu0=[whole(b"oops", status=500)], gpu1=[whole()])
     open_if_one_more_fails(relayed.pool, "gpu0")
     assert relayed.pool.entries["gpu0"].circuit is not Circuit.CLOSED
 

@@ -7,10 +7,10 @@ from gateway.fleet.breaker import (
     TRIAL_RESERVED_S,
     Breaker,
     Circuit,
-    Fingerprint,
+    fingerprint_of,
 )
 
-BAD = Fingerprint.of("bad", "prompt")
+BAD = fingerprint_of("bad", "prompt")
 
 
 def fail(breaker, *fingerprints, now=0.0):
@@ -20,7 +20,7 @@ def fail(breaker, *fingerprints, now=0.0):
 
 
 def prompts(app, count=FAILURES_TO_OPEN):
-    return [Fingerprint.of(app, number) for number in range(count)]
+    return [fingerprint_of(app, number) for number in range(count)]
 
 
 def half_open(*fingerprints):
@@ -39,7 +39,7 @@ def test_repeated_request_between_answers_does_not_open_the_circuit():
     for number in range(3 * MIN_OUTCOMES):
         fail(breaker, BAD)
         if number % 4 == 0:
-            breaker.record_success(0.0, 0.0, Fingerprint.of("good", number))
+            breaker.record_success(0.0, 0.0, fingerprint_of("good", number))
     assert breaker.circuit is Circuit.CLOSED
 
 
@@ -49,21 +49,21 @@ def test_different_prompts_open_the_circuit():
 
 
 def test_one_prompt_of_different_applications_opens_the_circuit():
-    assert fail(Breaker(), *(Fingerprint.of(app, "hi") for app in "abcde")).circuit is Circuit.OPEN
+    assert fail(Breaker(), *(fingerprint_of(app, "hi") for app in "abcde")).circuit is Circuit.OPEN
 
 
 def test_one_application_does_not_open_the_circuit_while_another_gets_answers():
     breaker = Breaker()
-    breaker.record_success(0.0, 0.0, Fingerprint.of("good", "prompt"))
+    breaker.record_success(0.0, 0.0, fingerprint_of("good", "prompt"))
     fail(breaker, *prompts("bad", 3 * MIN_OUTCOMES))
     assert breaker.circuit is Circuit.CLOSED
-    fail(breaker, Fingerprint.of("good", "other prompt"))
+    fail(breaker, fingerprint_of("good", "other prompt"))
     assert breaker.circuit is Circuit.OPEN
 
 
 def test_failed_connections_have_no_fingerprint_and_always_count():
     breaker = Breaker()
-    breaker.record_success(0.0, 0.0, Fingerprint.of("good", "prompt"))
+    breaker.record_success(0.0, 0.0, fingerprint_of("good", "prompt"))
     assert fail(breaker, *[None] * FAILURES_TO_OPEN).circuit is Circuit.OPEN
 
 
@@ -98,7 +98,7 @@ def test_answered_trial_ends_the_reservation():
 def test_failure_that_is_taken_back_does_not_count():
     breaker = fail(Breaker(), BAD, *prompts("a")[1:-1])
     breaker.take_back(BAD, 0.0)
-    assert fail(breaker, Fingerprint.of("b", "prompt")).circuit is Circuit.CLOSED
+    assert fail(breaker, fingerprint_of("b", "prompt")).circuit is Circuit.CLOSED
 
 
 def test_failure_that_is_taken_back_closes_the_circuit_that_it_opened():

@@ -15,7 +15,7 @@ from gateway.errors import (
     NoBackend,
     ProtocolError,
 )
-from gateway.fleet.breaker import FAILURES_TO_OPEN, FIRST_BACKOFF_S, RAMP_S, RAMP_START, Circuit, Fingerprint
+from gateway.fleet.breaker import FAILURES_TO_OPEN, FIRST_BACKOFF_S, RAMP_S, RAMP_START, Circuit, fingerprint_of
 from gateway.fleet.entry import FAILURES_TO_UNHEALTHY
 from gateway.fleet.pool import MAX_INTERVAL_FACTOR, BackendPool
 from gateway.scheduling.messages import BackendRemoved
@@ -418,7 +418,7 @@ async def test_last_backend_whose_scrapes_fail_is_shut_out():
 
 async def test_answered_failures_count_by_fingerprint_and_failed_connections_each():
     observed = await pair()
-    bad = Fingerprint.of("bad", "prompt")
+    bad = fingerprint_of("bad", "prompt")
     for error in (BackendRefused("no", status=500, type="x"), ProtocolError("what?")):
         for _ in range(2 * FAILURES_TO_OPEN):
             observed.pool.record_failure("gpu-0", error, 0.0, bad)
@@ -431,7 +431,7 @@ async def test_answered_failures_count_by_fingerprint_and_failed_connections_eac
 async def test_scheduler_gets_the_requests_that_a_trial_is_reserved_from():
     observed = ObservedPool(FakeBackend("gpu-0", serving("llama")))
     await observed.scrape()
-    fingerprints = {Fingerprint.of("a", number) for number in range(FAILURES_TO_OPEN)}
+    fingerprints = {fingerprint_of("a", number) for number in range(FAILURES_TO_OPEN)}
     for fingerprint in fingerprints:
         observed.pool.record_failure("gpu-0", BackendRefused("no", status=500, type="x"), 0.0, fingerprint)
     assert last(observed, "gpu-0").reserved_from == fingerprints

@@ -136,7 +136,7 @@ def test_a_request_id_that_the_client_set_is_replaced_by_ours(key):
 
 def completion_with_edits(body):
     request = read_completion(body)
-    request.edits.update(read_routing(body)[0].edits("ours"))
+    request.edits.update(read_routing(body, "ours")[1])
     return request
 
 
@@ -147,10 +147,10 @@ def test_a_limit_that_is_not_understood_is_not_replaced_by_the_default(limit):
 
 
 def test_half_a_character_and_a_byte_order_mark_are_repaired():
-    routing, repaired = read_routing(
-        b'\xef\xbb\xbf{"model": "m", "x": "\\ud83d", "y": "\\ud83d\\ude00 \\\\ud83d \\ude00"}'
+    name, _, repaired = read_routing(
+        b'\xef\xbb\xbf{"model": "m", "x": "\\ud83d", "y": "\\ud83d\\ude00 \\\\ud83d \\ude00"}', "ours"
     )
-    assert routing.named == "m"
+    assert name == "m"
     assert repaired == b'{"model": "m", "x": "\\ufffd", "y": "\\ud83d\\ude00 \\\\ud83d \\ufffd"}'
 
 
