@@ -206,4 +206,7 @@ async def test_priority_is_added_only_where_the_engine_supports_it(
     added = heeding.received[0].body
     assert added.startswith(sent[:-1] + b',"priority":')
     assert isinstance(json.loads(added)["priority"], int)
-    assert heeding.received[1].body == ranked
+    replaced = json.loads(heeding.received[1].body)
+    assert isinstance(replaced["priority"], int)
+    assert replaced["priority"] != 9
+    assert {**replaced, "priority": 9} == json.loads(ranked)
